@@ -1,0 +1,257 @@
+"""What follows from what happened to an attempt: the records after its begin, its end, its return, its lost owner.
+
+Pure: each function takes records and gives the records that one script writes.
+"""
+
+from typing import Final, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from galaxy_mail.domain.acceptance import RECIPIENTS_SUPPRESSED, Suppressed, drop_suppressed
+from galaxy_mail.domain.records import (
+    Attempt,
+    AttemptStatus,
+    DeadLetter,
+    Delivery,
+    DeliveryStatus,
+    Failure,
+    RenderedContent,
+    Result,
+    SendResult,
+)
+from galaxy_mail.domain.states import FINISHED, move, move_attempt
+
+S = DeliveryStatus
+A = AttemptStatus
+
+RETRIES_EXHAUSTED: Final = "retries_exhausted"
+CRASH_LOOP: Final = "crash_loop"
+OWNERSHIP_LOST: Final = "ownership_lost"
+OUTCOME_UNKNOWN: Final = "outcome_unknown"
+
+BEGUN_LOSSES_MAX: Final = 3  # the third loss of a begun attempt ends the delivery: it may be what kills its owners
+LOSSES_MAX: Final = 10  # so does the tenth loss in all
+
+
+class RetryPolicy(Struct, frozen=True, kw_only=True):
+    delays_ms: tuple[int, ...] = (60_000, 300_000, 1_800_000)
+    fail_unknown_outcome: bool = False  # MAIL_UNKNOWN_OUTCOME=fail: rather no mail than a second copy
+
+
+class Begun(Struct, frozen=True, kw_only=True):
+    """The records of an attempt whose provider call may start once they are written."""
+
+    delivery: Delivery
+    attempt: Attempt
+
+
+class Conclusion(Struct, frozen=True, kw_only=True):
+    """How an attempt ended and what comes next. `next_attempt` and `dead_letter` exclude each other."""
+
+    before: Delivery  # as stored until now: the indexes move from it
+    delivery: Delivery
+    attempt: Attempt
+    next_attempt: Attempt | None = None
+    dead_letter: DeadLetter | None = None
+
+
+class Returned(Struct, frozen=True, kw_only=True):
+    """An attempt as it goes back to the schedule: same number, its original due time."""
+
+    before: Delivery
+    delivery: Delivery
+    attempt: Attempt
+
+
+def begin(
+    delivery: Delivery, attempt: Attempt, *, rendered: RenderedContent | None, provider: str, now_ms: int
+) -> Begun:
+    """Rendering and the start of sending, one write. `rendered` is given when this begin fixes the content."""
+    path: tuple[S, ...] = (S.SENDING,)
+    changes: dict[str, object] = {"next_attempt_at_ms": None}
+    if delivery.rendered_at_ms is None:
+        changes["rendered_at_ms"] = now_ms
+        if delivery.status is S.QUEUED:
+            path = (S.RENDERED, S.SENDING)
+    if rendered is not None:
+        changes["locale_used"] = rendered.locale_used
+        changes["locale_fallback_used"] = rendered.locale_fallback_used
+        if not delivery.secret:
+            changes["subject"] = rendered.subject
+    return Begun(
+        delivery=move(delivery, *path, at_ms=now_ms, **changes),
+        attempt=move_attempt(attempt, A.IN_PROGRESS, started_at_ms=now_ms, provider=provider),
+    )
+
+
+def conclude(
+    delivery: Delivery, attempt: Attempt, result: SendResult, policy: RetryPolicy, *, now_ms: int
+) -> Conclusion:
+    """What a provider's answer to an attempt in progress leads to (spec section 3, the table)."""
+    ended = move_attempt(
+        attempt,
+        result.status,
+        finished_at_ms=now_ms,
+        result=result.result,
+        failure=result.failure,
+        provider_code=result.provider_code,
+        refused_recipients=result.refused_recipients,
+        outcome_unknown=result.outcome_unknown,
+    )
+    match result.result:
+        case Result.ACCEPTED:
+            after = move(delivery, S.SENT, at_ms=now_ms, failure=None)
+        case Result.SUPPRESSED:
+            after = move(delivery, S.SUPPRESSED, at_ms=now_ms, failure=result.failure)
+        case Result.PERMANENT_FAILURE:
+            after = move(delivery, S.FAILED, at_ms=now_ms, failure=result.failure)
+        case Result.TRANSIENT_FAILURE:
+            if result.outcome_unknown and policy.fail_unknown_outcome:
+                return _failed_unknown(delivery, ended, now_ms=now_ms)
+            if delivery.retries_used >= len(policy.delays_ms):
+                return _dead(delivery, ended, RETRIES_EXHAUSTED, result.failure, now_ms=now_ms)
+            due_ms = now_ms + policy.delays_ms[delivery.retries_used]
+            return _again(
+                delivery, ended, due_ms=due_ms, failure=result.failure, now_ms=now_ms, retries=delivery.retries_used + 1
+            )
+        case _:
+            assert_never(result.result)
+    return Conclusion(before=delivery, delivery=after, attempt=ended)
+
+
+def conclude_render_failure(delivery: Delivery, attempt: Attempt, failure: Failure, *, now_ms: int) -> Conclusion:
+    """The content can't be made: no provider call, and no retry would help."""
+    return Conclusion(
+        before=delivery,
+        delivery=move(delivery, S.FAILED, at_ms=now_ms, failure=failure),
+        attempt=move_attempt(
+            attempt,
+            A.PROVIDER_REJECTED,
+            finished_at_ms=now_ms,
+            result=Result.PERMANENT_FAILURE,
+            failure=failure,
+        ),
+    )
+
+
+def suppress_late(delivery: Delivery, suppressed: Suppressed) -> Delivery:
+    """This delivery less the recipients that were suppressed since it was accepted; the status stays."""
+    envelope, dropped = drop_suppressed(delivery.envelope, suppressed)
+    return replace(
+        delivery, envelope=envelope, suppressed_recipients=delivery.suppressed_recipients + dropped
+    )
+
+
+def conclude_late_suppression(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Conclusion:
+    """Nobody is left to mail: no provider call, and this is no failure."""
+    reason = Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed")
+    return Conclusion(
+        before=delivery,
+        delivery=move(delivery, S.SUPPRESSED, at_ms=now_ms, failure=reason),
+        attempt=move_attempt(
+            attempt, A.PROVIDER_REJECTED, finished_at_ms=now_ms, result=Result.SUPPRESSED, failure=reason
+        ),
+    )
+
+
+def conclude_lost_owner(
+    delivery: Delivery, attempt: Attempt, policy: RetryPolicy, *, losses: int, now_ms: int
+) -> Conclusion | None:
+    """What the loss of an attempt's owner leads to; None: the attempt had not begun, and its new owner goes on with it.
+
+    `losses` counts every lost owner of the delivery, this one included.
+    """
+    if attempt.status is A.SCHEDULED:
+        if losses < LOSSES_MAX:
+            return None
+        failure = Failure(code=CRASH_LOOP, summary=f"its owner was lost {losses} times")
+        ended = move_attempt(
+            attempt, A.TIMED_OUT, finished_at_ms=now_ms, result=Result.TRANSIENT_FAILURE, failure=failure
+        )
+        return _dead(delivery, ended, CRASH_LOOP, failure, now_ms=now_ms)
+    begun_losses = delivery.begun_losses + 1
+    lost = Failure(code=OWNERSHIP_LOST, summary="the process that was sending it was lost before it recorded an outcome")
+    ended = move_attempt(
+        attempt,
+        A.TIMED_OUT,
+        finished_at_ms=now_ms,
+        result=Result.TRANSIENT_FAILURE,
+        failure=lost,
+        outcome_unknown=True,
+    )
+    counted = replace(delivery, begun_losses=begun_losses)
+    if policy.fail_unknown_outcome:
+        return _rebase(_failed_unknown(counted, ended, now_ms=now_ms), delivery)
+    if begun_losses >= BEGUN_LOSSES_MAX or losses >= LOSSES_MAX:
+        failure = Failure(code=CRASH_LOOP, summary=f"its owner was lost {losses} times")
+        return _rebase(_dead(counted, ended, CRASH_LOOP, failure, now_ms=now_ms), delivery)
+    again = _again(counted, ended, due_ms=now_ms, failure=lost, now_ms=now_ms, retries=delivery.retries_used)
+    return _rebase(again, delivery)
+
+
+def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
+    """Work returned before the provider could have taken the message: as if it had never begun.
+
+    Content that a begin fixed stays fixed (`rendered`); otherwise the delivery is `queued` as before.
+    """
+    if attempt.status is A.SCHEDULED:
+        return Returned(before=delivery, delivery=delivery, attempt=attempt)
+    fixed = S.RENDERED if delivery.rendered_at_ms is not None else S.QUEUED
+    return Returned(
+        before=delivery,
+        delivery=move(delivery, fixed, at_ms=now_ms, next_attempt_at_ms=attempt.scheduled_for_ms),
+        attempt=move_attempt(attempt, A.SCHEDULED, started_at_ms=None, provider=None),
+    )
+
+
+def is_finished(attempt: Attempt) -> bool:
+    return attempt.status in FINISHED
+
+
+def _again(
+    delivery: Delivery, ended: Attempt, *, due_ms: int, failure: Failure | None, now_ms: int, retries: int
+) -> Conclusion:
+    number = ended.attempt_no + 1
+    return Conclusion(
+        before=delivery,
+        delivery=move(
+            delivery,
+            S.QUEUED,
+            at_ms=now_ms,
+            failure=failure,
+            attempt_count=number,
+            retries_used=retries,
+            next_attempt_at_ms=due_ms,
+        ),
+        attempt=ended,
+        next_attempt=Attempt(
+            delivery_id=delivery.delivery_id, attempt_no=number, status=A.SCHEDULED, scheduled_for_ms=due_ms
+        ),
+    )
+
+
+def _dead(delivery: Delivery, ended: Attempt, reason: str, failure: Failure | None, *, now_ms: int) -> Conclusion:
+    return Conclusion(
+        before=delivery,
+        delivery=move(delivery, S.DEAD_LETTER, at_ms=now_ms, failure=failure),
+        attempt=ended,
+        dead_letter=DeadLetter(
+            delivery_id=delivery.delivery_id,
+            reason=reason,
+            failure=failure,
+            attempt_count=delivery.attempt_count,
+            created_at_ms=now_ms,
+        ),
+    )
+
+
+def _failed_unknown(delivery: Delivery, ended: Attempt, *, now_ms: int) -> Conclusion:
+    failure = Failure(code=OUTCOME_UNKNOWN, summary="the provider may have the message; a second copy is not wanted")
+    return Conclusion(
+        before=delivery, delivery=move(delivery, S.FAILED, at_ms=now_ms, failure=failure), attempt=ended
+    )
+
+
+def _rebase(conclusion: Conclusion, before: Delivery) -> Conclusion:
+    return replace(conclusion, before=before)

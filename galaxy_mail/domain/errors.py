@@ -1,0 +1,17 @@
+"""The root of this package's exceptions, and those that the domain raises. Never: text with secrets."""
+
+
+class GalaxyMailError(Exception):
+    """Everything that Galaxy Mail raises on purpose."""
+
+
+class FieldError(GalaxyMailError):
+    """One value of a request is not acceptable.
+
+    `field` is a path such as `envelope.to[1]`, `message` says what is wrong with the value and never repeats it.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+        self.message = message
