@@ -1,7 +1,7 @@
 """Mail addresses: one normal spelling each, so that equal mailboxes compare equal. Never: DNS, display names.
 
 The normal form is an addr-spec as SMTP takes it (RFC 5321 §4.1.2, RFC 6531 §3.3): the local part as it was
-given (NFC, quoted only where it must be), the domain in lower case and as A-labels (`xn--…`). A-labels because
+given (NFC, quoted only where it must be), the domain in lower case and as A-labels (`xn--…`). Those, because
 a domain then has a single spelling that does not change with Unicode versions, compares equal in indexes and
 suppression lists, and goes through relays without SMTPUTF8.
 """
