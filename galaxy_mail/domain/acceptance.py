@@ -25,6 +25,7 @@ from galaxy_mail.domain.records import (
 OUTCOME_SENT: Final = "sent"  # durably accepted into the pipeline; not: SMTP is done
 OUTCOME_SUPPRESSED: Final = "suppressed"
 RECIPIENTS_SUPPRESSED: Final = "recipients_suppressed"
+LARGE_CONTENT_BYTES: Final = 64 * 1024  # content beyond it is not read with a batch of claims
 
 
 class MailRequest(Struct, frozen=True, kw_only=True):
@@ -72,7 +73,9 @@ def suppression_entries(envelope: Envelope) -> tuple[str, ...]:
     return tuple(entries)
 
 
-def drop_suppressed(envelope: Envelope, suppressed: Suppressed) -> tuple[Envelope, tuple[SuppressedRecipient, ...]]:
+def drop_suppressed(
+    envelope: Envelope, suppressed: Suppressed
+) -> tuple[Envelope, tuple[SuppressedRecipient, ...]]:
     """The envelope of those who may be mailed, and the others with the reason, in the envelope's order."""
     if not suppressed:
         return envelope, ()
@@ -84,7 +87,9 @@ def drop_suppressed(envelope: Envelope, suppressed: Suppressed) -> tuple[Envelop
     return envelope.without(frozenset(s.address for s in dropped)), tuple(dropped)
 
 
-def accept(request: MailRequest, *, suppressed: Suppressed, message_domain: str, now_ms: int) -> Acceptance:
+def accept(
+    request: MailRequest, *, suppressed: Suppressed, message_domain: str, idempotency_ttl_ms: int, now_ms: int
+) -> Acceptance:
     """The records of this request: queued and due at once, or suppressed when nobody is left to mail.
 
     `suppressed` holds the entries of `suppression_entries` that apply; `message_domain` is the right side of Message-ID.
@@ -110,13 +115,16 @@ def accept(request: MailRequest, *, suppressed: Suppressed, message_domain: str,
         parent_delivery_id=request.parent_delivery_id,
         attempt_count=1 if anyone else 0,
         next_attempt_at_ms=now_ms if anyone else None,
-        failure=None if anyone else Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed"),
+        failure=None
+        if anyone
+        else Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed"),
         message_id=f"{request.delivery_id}@{message_domain}",
         request_id=request.request_id,
         trace_id=request.trace_id,
         traceparent=request.traceparent,
         requested_at_ms=request.requested_at_ms,
         resent_by=request.resent_by,
+        large=content.size() > LARGE_CONTENT_BYTES,
         created_at_ms=now_ms,
         updated_at_ms=now_ms,
         finished_at_ms=None if anyone else now_ms,
@@ -133,6 +141,7 @@ def accept(request: MailRequest, *, suppressed: Suppressed, message_domain: str,
             fingerprint=request.fingerprint,
             delivery_id=request.delivery_id,
             outcome=OUTCOME_SENT if anyone else OUTCOME_SUPPRESSED,
+            expires_at_ms=now_ms + idempotency_ttl_ms,
         ),
     )
 

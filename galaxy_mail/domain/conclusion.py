@@ -30,7 +30,9 @@ CRASH_LOOP: Final = "crash_loop"
 OWNERSHIP_LOST: Final = "ownership_lost"
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
 
-BEGUN_LOSSES_MAX: Final = 3  # the third loss of a begun attempt ends the delivery: it may be what kills its owners
+BEGUN_LOSSES_MAX: Final = (
+    3  # the third loss of a begun attempt ends the delivery: it may be what kills its owners
+)
 LOSSES_MAX: Final = 10  # so does the tenth loss in all
 
 
@@ -113,14 +115,21 @@ def conclude(
                 return _dead(delivery, ended, RETRIES_EXHAUSTED, result.failure, now_ms=now_ms)
             due_ms = now_ms + policy.delays_ms[delivery.retries_used]
             return _again(
-                delivery, ended, due_ms=due_ms, failure=result.failure, now_ms=now_ms, retries=delivery.retries_used + 1
+                delivery,
+                ended,
+                due_ms=due_ms,
+                failure=result.failure,
+                now_ms=now_ms,
+                retries=delivery.retries_used + 1,
             )
         case _:
             assert_never(result.result)
     return Conclusion(before=delivery, delivery=after, attempt=ended)
 
 
-def conclude_render_failure(delivery: Delivery, attempt: Attempt, failure: Failure, *, now_ms: int) -> Conclusion:
+def conclude_render_failure(
+    delivery: Delivery, attempt: Attempt, failure: Failure, *, now_ms: int
+) -> Conclusion:
     """The content can't be made: no provider call, and no retry would help."""
     return Conclusion(
         before=delivery,
@@ -171,7 +180,9 @@ def conclude_lost_owner(
         )
         return _dead(delivery, ended, CRASH_LOOP, failure, now_ms=now_ms)
     begun_losses = delivery.begun_losses + 1
-    lost = Failure(code=OWNERSHIP_LOST, summary="the process that was sending it was lost before it recorded an outcome")
+    lost = Failure(
+        code=OWNERSHIP_LOST, summary="the process that was sending it was lost before it recorded an outcome"
+    )
     ended = move_attempt(
         attempt,
         A.TIMED_OUT,
@@ -231,7 +242,9 @@ def _again(
     )
 
 
-def _dead(delivery: Delivery, ended: Attempt, reason: str, failure: Failure | None, *, now_ms: int) -> Conclusion:
+def _dead(
+    delivery: Delivery, ended: Attempt, reason: str, failure: Failure | None, *, now_ms: int
+) -> Conclusion:
     return Conclusion(
         before=delivery,
         delivery=move(delivery, S.DEAD_LETTER, at_ms=now_ms, failure=failure),
@@ -247,7 +260,9 @@ def _dead(delivery: Delivery, ended: Attempt, reason: str, failure: Failure | No
 
 
 def _failed_unknown(delivery: Delivery, ended: Attempt, *, now_ms: int) -> Conclusion:
-    failure = Failure(code=OUTCOME_UNKNOWN, summary="the provider may have the message; a second copy is not wanted")
+    failure = Failure(
+        code=OUTCOME_UNKNOWN, summary="the provider may have the message; a second copy is not wanted"
+    )
     return Conclusion(
         before=delivery, delivery=move(delivery, S.FAILED, at_ms=now_ms, failure=failure), attempt=ended
     )

@@ -67,23 +67,23 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of what is stored: immutable, compared by value, unknown members ignored (an older release may read)."""
 
 
-class Failure(Record):
+class Failure(Record, frozen=True, kw_only=True):
     code: str  # machine-readable, from a closed set
     summary: str  # one line for people, free of secrets
 
 
-class SuppressedRecipient(Record):
+class SuppressedRecipient(Record, frozen=True, kw_only=True):
     address: str
     reason: str
 
 
-class RefusedRecipient(Record):
+class RefusedRecipient(Record, frozen=True, kw_only=True):
     address: str
     provider_code: str  # "550 5.1.1"
     summary: str
 
 
-class Envelope(Record, forbid_unknown_fields=True):
+class Envelope(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whom one mail goes to. Addresses are normalised (`addresses.parse_address`)."""
 
     to: tuple[str, ...]
@@ -105,7 +105,7 @@ class Envelope(Record, forbid_unknown_fields=True):
         )
 
 
-class Attachment(Record, forbid_unknown_fields=True):
+class Attachment(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     filename: str
     content_type: str
     content_base64: str
@@ -116,7 +116,7 @@ class Attachment(Record, forbid_unknown_fields=True):
         return self.content_id is not None
 
 
-class RenderedContent(Record):
+class RenderedContent(Record, frozen=True, kw_only=True):
     """What a reader sees. The same delivery is rendered once; retries send the same."""
 
     subject: str
@@ -126,7 +126,7 @@ class RenderedContent(Record):
     locale_fallback_used: bool | None = None
 
 
-class Content(Record):
+class Content(Record, frozen=True, kw_only=True):
     """What was asked for, kept beside the delivery because it may be large. Written once, at acceptance.
 
     Either the rendered members or the template members are set, by the delivery's `payload_mode`.
@@ -141,6 +141,12 @@ class Content(Record):
     variables: Mapping[str, Json] | None = None
     attachments: tuple[Attachment, ...] = ()
 
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        text = sum(len(part) for part in (self.subject, self.text_body, self.html_body) if part is not None)
+        variables = len(_ENCODER.encode(self.variables)) if self.variables else 0
+        return text + variables + sum(len(a.content_base64) for a in self.attachments)
+
     def rendered(self) -> RenderedContent | None:
         """What there is to send when nothing has to be rendered, else None."""
         if self.subject is None or self.text_body is None:
@@ -148,7 +154,7 @@ class Content(Record):
         return RenderedContent(subject=self.subject, text_body=self.text_body, html_body=self.html_body)
 
 
-class Delivery(Record):
+class Delivery(Record, frozen=True, kw_only=True):
     """One logical mail: one SMTP envelope."""
 
     delivery_id: str
@@ -176,6 +182,7 @@ class Delivery(Record):
     traceparent: str | None = None  # W3C Trace Context: of the span that accepted
     requested_at_ms: int | None = None  # as the caller of the stream said
     resent_by: str | None = None
+    large: bool = False  # its content is read only by the slot that sends it
     created_at_ms: int
     updated_at_ms: int
     rendered_at_ms: int | None = None
@@ -187,7 +194,7 @@ class Delivery(Record):
         return self.lane is Lane.PRIORITY
 
 
-class Attempt(Record):
+class Attempt(Record, frozen=True, kw_only=True):
     """One try to hand a delivery to the provider."""
 
     delivery_id: str
@@ -204,7 +211,7 @@ class Attempt(Record):
     outcome_unknown: bool = False
 
 
-class DeadLetter(Record):
+class DeadLetter(Record, frozen=True, kw_only=True):
     """A delivery that was given up and waits for an operator."""
 
     delivery_id: str
@@ -214,13 +221,14 @@ class DeadLetter(Record):
     created_at_ms: int
 
 
-class IdempotencyRecord(Record):
+class IdempotencyRecord(Record, frozen=True, kw_only=True):
     fingerprint: str  # SHA-256, hex
     delivery_id: str
     outcome: str  # "sent" | "suppressed": what the first request was answered
+    expires_at_ms: int  # from then on it counts as absent, whether or not its key is gone
 
 
-class MalformedCommand(Record):
+class MalformedCommand(Record, frozen=True, kw_only=True):
     """A stream entry that could not be accepted, kept for operators."""
 
     entry_id: str
@@ -230,7 +238,7 @@ class MalformedCommand(Record):
     recorded_at_ms: int
 
 
-class Suppression(Record):
+class Suppression(Record, frozen=True, kw_only=True):
     """Nobody is mailed at this address, or in this domain (`@example.org`)."""
 
     address: str
@@ -239,7 +247,7 @@ class Suppression(Record):
     created_at_ms: int
 
 
-class SendResult(Record):
+class SendResult(Record, frozen=True, kw_only=True):
     """A provider's classified answer to one attempt. Secrets and bodies are never in it."""
 
     result: Result

@@ -1,0 +1,231 @@
+"""The intake stream: its offset, its reader's lease, what it lost. Never: the meaning of an entry.
+
+The offset moves inside the script that makes an entry safe, and only from the entry's predecessor. So a batch sent in one
+pipeline stops at its first failure (everything behind it answers "not next"), and a second reader changes nothing.
+The lease only keeps readers from working twice; the offset is what makes them correct.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+from msgspec import Struct
+
+from galaxy_mail.domain.records import (
+    IdempotencyRecord,
+    MalformedCommand,
+    Source,
+    Suppression,
+    decode,
+    encode,
+)
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.commands import Call, Command, Entry, RedisLink, Reply
+from galaxy_mail.storage.epoch import Epoch, entry_number
+from galaxy_mail.storage.keys import Keys
+from galaxy_mail.storage.script import script
+from galaxy_mail.storage.store import BACKSTOP_MS, SKIP, StreamPosition, answered
+
+READ_COMMANDS: Final = script("read_commands")
+RECORD_MALFORMED: Final = script("record_malformed")
+LEASE: Final = script("lease")
+NOTE_LOST: Final = script("note_lost")
+
+BATCH_ENTRIES: Final = 250
+BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+class Known(Struct, frozen=True):
+    """What Redis knew about a batch before it was accepted."""
+
+    records: dict[tuple[Source, str], IdempotencyRecord]  # by (source, idempotency key)
+    raw_records: dict[tuple[Source, str], bytes]
+    deliveries: frozenset[str]  # ids that exist
+    suppressed: dict[str, str]  # suppression entry -> reason
+
+
+class StreamState(Struct, frozen=True, kw_only=True):
+    """How the stream stands to the offset."""
+
+    offset: str  # "" before the first entry
+    length: int
+    last_entry_id: str
+    lag: int  # entries behind the offset; exact while the stream lost none
+    lost: int  # trimmed or deleted before they were read, and not counted yet
+    restarted: bool  # it was deleted and begins again below the offset: nothing would ever be read
+    consumed: int
+
+
+class CommandStream:
+    """One reader's view of the intake stream."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        keys: Keys,
+        epoch: Epoch,
+        malformed_kept_ms: int,
+        owner: str,
+        script_now: Callable[[], int] | None = None,
+    ) -> None:
+        self.link = link
+        self.keys = keys
+        self.epoch = epoch
+        self._owner = owner
+        self._malformed_kept_ms = malformed_kept_ms
+        self._script_now = script_now
+
+    # The lease
+
+    async def hold_lease(self, ttl_ms: int) -> bool:
+        """Takes or keeps the right to read; False while another process has it. Raises RedisTrouble."""
+        now = self._script_now() if self._script_now is not None else ""
+        [reply] = await self.link.pipeline([Call(LEASE, (k.INGRESS_LEASE,), (self._owner, now, ttl_ms))])
+        return cast("list[int]", answered(reply))[0] == 1
+
+    async def give_up_lease(self) -> None:
+        """Lets the next reader in at once. Raises RedisTrouble."""
+        await self.hold_lease(0)
+
+    # Reading
+
+    async def offset(self) -> str:
+        """The last entry that needs no more work; "" before the first one. Raises RedisTrouble."""
+        self.epoch.refuse_if_strange()
+        [reply] = await self.link.pipeline([("GET", self.keys.offset)])
+        offset = cast("bytes | None", answered(reply)) or b""
+        return offset.decode()
+
+    async def read(self, after: str) -> list[Entry]:
+        """The entries behind `after`, bounded by number and bytes; none where there are none. Raises RedisTrouble."""
+        [reply] = await self.link.pipeline(
+            [Call(READ_COMMANDS, (self.keys.command_stream,), (after or "0-0", BATCH_ENTRIES, BATCH_BYTES))]
+        )
+        return [
+            (entry_id.decode(), list(zip(parts[::2], parts[1::2], strict=True)))
+            for entry_id, parts in cast("list[tuple[bytes, list[bytes]]]", answered(reply))
+        ]
+
+    async def wait_for_more(self, after: str, *, block_ms: int) -> bool:
+        """Waits until there is an entry behind `after`, at most `block_ms`. Raises RedisTrouble."""
+        return bool(
+            await self.link.read_stream(self.keys.command_stream, after or "0-0", count=1, block_ms=block_ms)
+        )
+
+    async def look_up(
+        self,
+        idempotency: Sequence[tuple[Source, str]],
+        delivery_ids: Sequence[str],
+        suppressions: Sequence[str],
+    ) -> Known:
+        """What a batch has to be told apart by, in one round trip. Raises RedisTrouble."""
+        commands: list[Command | Call] = []
+        if idempotency:
+            commands.append(("MGET", *(k.idempotency(source, key) for source, key in idempotency)))
+        if suppressions:
+            commands.append(("HMGET", k.SUPPRESSIONS, *suppressions))
+        commands += [("EXISTS", k.delivery(delivery_id)) for delivery_id in delivery_ids]
+        replies = [answered(reply) for reply in await self.link.pipeline(commands)] if commands else []
+        raw: dict[tuple[Source, str], bytes] = {}
+        if idempotency:
+            found = cast("list[bytes | None]", replies.pop(0))
+            raw = {key: data for key, data in zip(idempotency, found, strict=True) if data is not None}
+        suppressed: dict[str, str] = {}
+        if suppressions:
+            found = cast("list[bytes | None]", replies.pop(0))
+            suppressed = {
+                entry: decode(data, Suppression).reason
+                for entry, data in zip(suppressions, found, strict=True)
+                if data is not None
+            }
+        return Known(
+            records={key: decode(data, IdempotencyRecord) for key, data in raw.items()},
+            raw_records=raw,
+            deliveries=frozenset(i for i, exists in zip(delivery_ids, replies, strict=True) if exists == 1),
+            suppressed=suppressed,
+        )
+
+    # Accepting: calls for one pipeline, each moving the offset past its entry
+
+    def skip_call(self, position: StreamPosition) -> Call:
+        return Call(SKIP, (self.keys.offset, self.keys.consumed), (position.entry_id, position.predecessor))
+
+    def malformed_call(self, record: MalformedCommand, position: StreamPosition) -> Call:
+        return Call(
+            RECORD_MALFORMED,
+            (k.malformed(record.entry_id), k.IDX_MALFORMED, self.keys.offset, self.keys.consumed),
+            (
+                encode(record),
+                record.recorded_at_ms,
+                record.recorded_at_ms + self._malformed_kept_ms + BACKSTOP_MS,
+                position.entry_id,
+                position.predecessor,
+            ),
+        )
+
+    async def apply(self, calls: Sequence[Call]) -> list[Reply]:
+        """Runs the calls in order, as durably as configured. Raises RedisTrouble: some may have been run."""
+        self.epoch.refuse_if_strange()
+        return await self.link.accept_pipeline(calls)
+
+    # Losses
+
+    async def state(self) -> StreamState:
+        """How the stream stands to the offset. Raises RedisTrouble."""
+        offset_reply, consumed_reply, exists, info = await self.link.pipeline(
+            [
+                ("GET", self.keys.offset),
+                ("GET", self.keys.consumed),
+                ("EXISTS", self.keys.command_stream),
+                ("XINFO", "STREAM", self.keys.command_stream),
+            ]
+        )
+        offset = (cast("bytes | None", answered(offset_reply)) or b"").decode()
+        consumed = int(cast("bytes | None", answered(consumed_reply)) or 0)
+        if answered(exists) == 0:  # never written to, or deleted: the next entry may come below the offset
+            return StreamState(
+                offset=offset, length=0, last_entry_id="", lag=0, lost=0, restarted=False, consumed=consumed
+            )
+        flat = cast("list[Reply]", answered(info))
+        facts = dict(zip(cast("list[bytes]", flat[::2]), flat[1::2], strict=True))
+        length = cast("int", facts[b"length"])
+        added = cast("int", facts[b"entries-added"])
+        last = cast("bytes", facts[b"last-generated-id"]).decode()
+        first = cast("list[bytes] | None", facts[b"first-entry"])
+        restarted = entry_number(last) < entry_number(offset)
+        lost = 0
+        # Trimming takes the oldest: while an entry that was consumed is still there, none was lost unread.
+        everything_is_ahead = first is None or entry_number(first[0].decode()) > entry_number(offset)
+        if everything_is_ahead and not restarted:
+            lost = max(0, added - length - consumed)
+        lag = length if everything_is_ahead else max(0, added - consumed)
+        return StreamState(
+            offset=offset,
+            length=length,
+            last_entry_id=last,
+            lag=0 if restarted else lag,
+            lost=lost,
+            restarted=restarted,
+            consumed=consumed,
+        )
+
+    async def note_lost(self, state: StreamState) -> bool:
+        """Counts what `state` says was lost, once over all processes. Raises RedisTrouble."""
+        [reply] = await self.link.pipeline(
+            [Call(NOTE_LOST, (self.keys.consumed, k.META), (state.consumed, state.lost, self.link.now_ms()))]
+        )
+        return cast("list[int]", answered(reply))[0] == 1
+
+    async def trim(self, *, keep_ms: int) -> int:
+        """Removes entries older than `keep_ms`, never one past the offset; how many went. Raises RedisTrouble."""
+        offset = await self.offset()
+        if not offset:
+            return 0
+        old = self.link.now_ms() - keep_ms
+        milliseconds, sequence = entry_number(offset)
+        # MINID keeps its argument; the entry at the offset may go, so the bound is the next possible id.
+        bound = min((max(old, 0), 0), (milliseconds, sequence + 1))
+        [reply] = await self.link.pipeline(
+            [("XTRIM", self.keys.command_stream, "MINID", "=", f"{bound[0]}-{bound[1]}")]
+        )
+        return cast("int", answered(reply))

@@ -1,0 +1,21 @@
+#!lua flags=allow-oom
+--[[ note_lost: count stream entries that were trimmed or deleted before anybody read them, once.
+
+  KEYS[1]  consumed  string  entries that the offset has passed
+  KEYS[2]  meta      hash    stream_lost, stream_lost_at_ms
+  ARGV[1]  seen      what the caller read as consumed
+  ARGV[2]  lost      how many are missing
+  ARGV[3]  now_ms
+
+  Returns  {1}  counted
+           {0}  stale: `consumed` is not what the caller read; nothing changed
+  Twice: {0}, nothing is written again.
+]]
+local consumed, meta = KEYS[1], KEYS[2]
+local seen, lost, now_ms = ARGV[1], ARGV[2], ARGV[3]
+
+if (redis.call("GET", consumed) or "0") ~= seen then return {0} end
+redis.call("INCRBY", consumed, lost)
+redis.call("HINCRBY", meta, "stream_lost", lost)
+redis.call("HSET", meta, "stream_lost_at_ms", now_ms)
+return {1}

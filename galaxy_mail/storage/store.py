@@ -1,0 +1,592 @@
+"""The way of a delivery through Redis: accept, claim, begin, finish, release. Never: a decision about it.
+
+Each method applies what the domain decided in one script and turns the script's answer into a value or an exception.
+All of them may be called twice with the same arguments: a lost reply (`OutcomeUnknown`) is followed by the same call.
+
+Claims, in one picture (the schedule's scores are times from which a delivery may be claimed)::
+
+    accept        due = now                                 schedule: now        claims: -
+    claim         owner A, token 17                         schedule: now + ttl  claims: 17
+    begin, renew  A goes on                                 schedule: now + ttl  claims: 17
+    finish        A records, next attempt or none           schedule: due | -    claims: -
+    A dies        nothing happens until now + ttl, then B claims: token 18; A's 17 is stale for ever
+"""
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Final, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from galaxy_mail.domain.acceptance import Acceptance
+from galaxy_mail.domain.conclusion import Begun, Conclusion, Returned
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.records import (
+    Attempt,
+    AttemptStatus,
+    Content,
+    Delivery,
+    DeliveryStatus,
+    IdempotencyRecord,
+    Lane,
+    RenderedContent,
+    Suppression,
+    decode,
+    encode,
+)
+from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.commands import Call, RedisLink, Reply
+from galaxy_mail.storage.epoch import Epoch
+from galaxy_mail.storage.errors import RedisRefused
+from galaxy_mail.storage.keys import Keys
+from galaxy_mail.storage.script import script
+
+DAY_MS: Final = 24 * 60 * 60 * 1000
+BACKSTOP_MS: Final = DAY_MS  # a key's TTL ends so much after the janitor should have forgotten it
+LOST_PLACES: Final = 50  # lost owners' work taken over in one claim at most
+
+ACCEPT: Final = script("accept")
+SKIP: Final = script("skip")
+CLAIM: Final = script("claim")
+BEGIN: Final = script("begin")
+FINISH: Final = script("finish")
+RELEASE: Final = script("release")
+RENEW: Final = script("renew")
+PARK: Final = script("park")
+
+
+class Answer(IntEnum):
+    """The first element of what a script returns; the same number means the same in all of them."""
+
+    STALE = 0
+    DONE = 1
+    REPLAY = 2
+    DELIVERY_EXISTS = 3
+    SUPPRESSED = 4
+    NOT_NEXT = 5
+    EXPIRED = 6
+
+
+class Retention(Struct, frozen=True, kw_only=True):
+    """How long records are kept, in ms; all but idempotency from the terminal state on."""
+
+    idempotency_ms: int = 7 * DAY_MS
+    delivery_ms: int = 30 * DAY_MS
+    attempt_ms: int = 90 * DAY_MS  # dead letters, what died with them, and malformed commands too
+
+
+class StaleClaim(GalaxyMailError):
+    """Another owner has the delivery; nothing was changed. Not raised for a claim that expired untaken, but by begin."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(f"the claim of {delivery_id} is gone")
+        self.delivery_id = delivery_id
+
+
+class Accepted(Struct, frozen=True):
+    """It is durable now."""
+
+
+class Replay(Struct, frozen=True):
+    """The same (source, idempotency key) was accepted before: what its record says."""
+
+    record: IdempotencyRecord
+    raw: bytes  # as stored, to be replaced once it is past its time
+
+
+class DeliveryExists(Struct, frozen=True):
+    """Another delivery has this id. Nothing was written."""
+
+
+class NewlySuppressed(Struct, frozen=True):
+    """Recipients are on the suppression list: entry -> reason. Nothing was written."""
+
+    entries: dict[str, str]
+
+
+class NotNext(Struct, frozen=True):
+    """The stream's offset is elsewhere: an earlier entry was refused, or another reader was here. Nothing was written."""
+
+    offset: str
+
+
+AcceptAnswer = Accepted | Replay | DeliveryExists | NewlySuppressed | NotNext
+
+
+class StreamPosition(Struct, frozen=True):
+    """Where an entry stands: accepted only when the stored offset is its predecessor."""
+
+    entry_id: str
+    predecessor: str  # "" for the first entry ever
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """An attempt that this process owns until its time runs out, with the records as they are now."""
+
+    delivery_id: str
+    token: str
+    lane: Lane
+    losses: int  # 0, or how many owners it lost, the latest just now
+    epoch: int  # of the store when it was claimed
+    delivery: Delivery
+    attempt: Attempt
+    content: Content | None  # None: large, to be read by `load`
+    rendered: RenderedContent | None
+
+
+class Claimed(Struct, frozen=True, kw_only=True):
+    """What one claim gave."""
+
+    claims: list[Claim]
+    now_ms: int
+    next_due_ms: int | None  # when the next one becomes due; None: nothing is scheduled
+    more: bool  # more was due than there were places
+    parked: list[str]  # ids whose records can't be read: out of the way, for operators
+
+
+class Store:
+    """Applies decisions. `script_now` replaces the server's clock in tests and in the simulation."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        keys: Keys,
+        retention: Retention,
+        claim_ttl_ms: int,
+        epoch: Epoch,
+        durable: bool = False,
+        script_now: Callable[[], int] | None = None,
+    ) -> None:
+        self.link = link
+        self.keys = keys
+        self.retention = retention
+        self.claim_ttl_ms = claim_ttl_ms
+        self.epoch = epoch
+        self._touch = "1" if durable else ""
+        self._script_now = script_now
+
+    def now_ms(self) -> int:
+        """Epoch milliseconds on Redis' clock."""
+        return self.link.now_ms()
+
+    def _now_argument(self) -> int | str:
+        return self._script_now() if self._script_now is not None else ""
+
+    # Intake
+
+    async def accept(
+        self, acceptance: Acceptance, *, unless_suppressed: Sequence[str] = (), replaced: bytes = b""
+    ) -> AcceptAnswer:
+        """Makes it durable, or says why not. `unless_suppressed`: entries to look for in the suppression list first."""
+        self.epoch.refuse_if_strange()
+        call = self.accept_call(acceptance, unless_suppressed=unless_suppressed, replaced=replaced)
+        [reply] = await self.link.accept_pipeline([call])
+        return accept_answer(reply, unless_suppressed)
+
+    def accept_call(
+        self,
+        acceptance: Acceptance,
+        *,
+        unless_suppressed: Sequence[str] = (),
+        replaced: bytes = b"",
+        position: StreamPosition | None = None,
+    ) -> Call:
+        """The script call that `accept` makes, for those who send many in one pipeline."""
+        delivery = acceptance.delivery
+        delivery_id = delivery.delivery_id
+        keys: list[str] = [
+            k.idempotency(delivery.source, delivery.idempotency_key),
+            k.delivery(delivery_id),
+            k.payload(delivery_id),
+            k.attempt(delivery_id, 1),
+            self.keys.lane(delivery.lane),
+            k.SUPPRESSIONS,
+            k.IDX_EXPIRES,
+            self.keys.offset,
+            self.keys.consumed,
+            k.status_index(delivery.status),
+            *k.fixed_indexes(delivery),
+        ]
+        if delivery.parent_delivery_id is not None:
+            keys.append(k.children_index(delivery.parent_delivery_id))
+        forget_at_ms = (
+            delivery.created_at_ms + self.retention.delivery_ms if acceptance.attempt is None else None
+        )
+        return Call(
+            ACCEPT,
+            tuple(keys),
+            (
+                delivery_id,
+                encode(acceptance.idempotency),
+                acceptance.idempotency.expires_at_ms + BACKSTOP_MS,
+                encode(delivery),
+                encode(acceptance.content),
+                encode(acceptance.rendered) if acceptance.rendered is not None else b"",
+                encode(acceptance.attempt) if acceptance.attempt is not None else b"",
+                delivery.created_at_ms,
+                "" if forget_at_ms is None else forget_at_ms,
+                "" if forget_at_ms is None else forget_at_ms + BACKSTOP_MS,
+                replaced,
+                self._touch,
+                "" if position is None else position.entry_id,
+                "" if position is None else position.predecessor,
+                *unless_suppressed,
+            ),
+        )
+
+    # Sending
+
+    async def claim(self, *, priority_places: int, normal_places: int, look_for_lost: bool) -> Claimed:
+        """Owns what is due, as far as there are places, and reads its records. Raises RedisTrouble.
+
+        When that fails after Redis has claimed, the claims expire and are taken over: `claim_ttl_ms` later.
+        """
+        epoch = self.epoch.number
+        [reply] = await self.link.pipeline(
+            [
+                Call(
+                    CLAIM,
+                    (
+                        k.CLAIMS,
+                        k.CLAIM_SEQUENCE,
+                        k.CLAIM_LOSSES,
+                        self.keys.priority_schedule,
+                        self.keys.schedule,
+                    ),
+                    (
+                        self._now_argument(),
+                        self.claim_ttl_ms,
+                        priority_places,
+                        normal_places,
+                        LOST_PLACES if look_for_lost else 0,
+                    ),
+                )
+            ]
+        )
+        now, next_due, priority_left, normal_left, *taken = cast("list[bytes]", answered(reply))
+        tickets = [
+            _Ticket(
+                delivery_id=delivery_id.decode(),
+                token=token.decode(),
+                lane=Lane.PRIORITY if lane == b"p" else Lane.NORMAL,
+                losses=int(losses),
+            )
+            for delivery_id, token, lane, losses in cast("list[list[bytes]]", taken)
+        ]
+        for ticket in tickets:
+            self.epoch.saw_sequence(int(ticket.token.rpartition("-")[2]))
+        claims, parked = await self._read_claims(tickets, epoch) if tickets else ([], [])
+        next_due_ms = int(next_due)
+        return Claimed(
+            claims=claims,
+            now_ms=int(now),
+            next_due_ms=None if next_due_ms < 0 else next_due_ms,
+            more=b"1" in (priority_left, normal_left),
+            parked=parked,
+        )
+
+    async def _read_claims(self, tickets: "list[_Ticket]", epoch: int) -> tuple[list[Claim], list[str]]:
+        [reply] = await self.link.pipeline([("MGET", *(k.delivery(t.delivery_id) for t in tickets))])
+        readable: list[tuple[_Ticket, Delivery]] = []
+        parked: list[_Ticket] = []
+        for ticket, data in zip(tickets, cast("list[bytes | None]", answered(reply)), strict=True):
+            delivery = _readable(data, Delivery)
+            if delivery is None:
+                parked.append(ticket)
+            else:
+                readable.append((ticket, delivery))
+
+        # The record tells what a scheduled attempt holds; only what an owner lost after its begin has to be read.
+        begun = [pair for pair in readable if pair[1].status is DeliveryStatus.SENDING]
+        small = [pair for pair in readable if not pair[1].large]
+        reads: list[tuple[bytes | str | int, ...]] = [
+            ("HMGET", k.payload(ticket.delivery_id), "content", "rendered") for ticket, _ in small
+        ]
+        if begun:
+            reads.append(("MGET", *(k.attempt(d.delivery_id, d.attempt_count) for _, d in begun)))
+        replies = await self.link.pipeline(reads) if reads else []
+        payloads = {
+            ticket.delivery_id: cast("list[bytes | None]", answered(payload))
+            for (ticket, _), payload in zip(small, replies, strict=False)
+        }
+        attempts: dict[str, bytes | None] = {}
+        if begun:
+            records = cast("list[bytes | None]", answered(replies[-1]))
+            attempts = {t.delivery_id: data for (t, _), data in zip(begun, records, strict=True)}
+
+        claims: list[Claim] = []
+        for ticket, delivery in readable:
+            attempt: Attempt | None = scheduled_attempt(delivery)
+            if delivery.status is DeliveryStatus.SENDING:
+                attempt = _readable(attempts[ticket.delivery_id], Attempt)
+            content: Content | None = None
+            rendered: RenderedContent | None = None
+            if not delivery.large:
+                raw_content, raw_rendered = payloads[ticket.delivery_id]
+                content = _readable(raw_content, Content)
+                rendered = None if raw_rendered is None else _readable(raw_rendered, RenderedContent)
+            if attempt is None or delivery.status in TERMINAL or (content is None and not delivery.large):
+                parked.append(ticket)
+                continue
+            claims.append(
+                Claim(
+                    delivery_id=ticket.delivery_id,
+                    token=ticket.token,
+                    lane=ticket.lane,
+                    losses=ticket.losses,
+                    epoch=epoch,
+                    delivery=delivery,
+                    attempt=attempt,
+                    content=content,
+                    rendered=rendered,
+                )
+            )
+        if parked:
+            await self.link.pipeline(
+                [Call(PARK, (k.CLAIMS, self.keys.lane(t.lane)), (t.delivery_id, t.token)) for t in parked]
+            )
+        return claims, [t.delivery_id for t in parked]
+
+    async def load(self, claim: Claim) -> Claim:
+        """This claim with its content. Raises StaleClaim when the content is gone: so is the claim, then."""
+        if claim.content is not None:
+            return claim
+        [reply] = await self.link.pipeline([("HMGET", k.payload(claim.delivery_id), "content", "rendered")])
+        raw_content, raw_rendered = cast("list[bytes | None]", answered(reply))
+        content = _readable(raw_content, Content)
+        if content is None:
+            raise StaleClaim(claim.delivery_id)
+        rendered = None if raw_rendered is None else _readable(raw_rendered, RenderedContent)
+        return msgspec.structs.replace(claim, content=content, rendered=rendered)
+
+    async def begin(
+        self,
+        claim: Claim,
+        begun: Begun,
+        *,
+        rendered: RenderedContent | None,
+        unless_suppressed: Sequence[str] = (),
+    ) -> NewlySuppressed | None:
+        """Starts the attempt and renews the claim; from then on the provider may be called. Raises StaleClaim, RedisTrouble.
+
+        A NewlySuppressed answer means that nothing was written because of those entries of `unless_suppressed`.
+        """
+        self._refuse_if_dropped(claim)
+        delivery = begun.delivery
+        [reply] = await self.link.pipeline(
+            [
+                Call(
+                    BEGIN,
+                    (
+                        k.CLAIMS,
+                        self.keys.lane(claim.lane),
+                        k.SUPPRESSIONS,
+                        k.delivery(delivery.delivery_id),
+                        k.payload(delivery.delivery_id),
+                        k.attempt(delivery.delivery_id, begun.attempt.attempt_no),
+                        k.status_index(claim.delivery.status),
+                        k.status_index(delivery.status),
+                    ),
+                    (
+                        claim.delivery_id,
+                        claim.token,
+                        self._now_argument(),
+                        self.claim_ttl_ms,
+                        encode(delivery),
+                        encode(begun.attempt),
+                        encode(rendered) if rendered is not None else b"",
+                        delivery.created_at_ms,
+                        *unless_suppressed,
+                    ),
+                )
+            ]
+        )
+        answer, *rest = cast("list[int | bytes | None]", answered(reply))
+        if answer == Answer.DONE:
+            return None
+        if answer == Answer.SUPPRESSED:
+            return NewlySuppressed(_reasons(unless_suppressed, cast("list[bytes | None]", rest)))
+        raise StaleClaim(claim.delivery_id)
+
+    async def finish(self, claim: Claim, conclusion: Conclusion) -> None:
+        """Records the outcome and drops the claim. Raises StaleClaim, RedisTrouble."""
+        self._refuse_if_dropped(claim)
+        before, delivery, attempt = conclusion.before, conclusion.delivery, conclusion.attempt
+        following, dead_letter = conclusion.next_attempt, conclusion.dead_letter
+        terminal = delivery.status in TERMINAL
+        finished_at_ms = delivery.updated_at_ms
+        attempts_end_ms = finished_at_ms + self.retention.attempt_ms
+        forget_at_ms = self.forget_at_ms(delivery)
+        delivery_id = delivery.delivery_id
+        [reply] = await self.link.pipeline(
+            [
+                Call(
+                    FINISH,
+                    (
+                        k.CLAIMS,
+                        self.keys.lane(claim.lane),
+                        k.CLAIM_LOSSES,
+                        k.delivery(delivery_id),
+                        k.payload(delivery_id),
+                        k.attempt(delivery_id, attempt.attempt_no),
+                        k.attempt(delivery_id, attempt.attempt_no + 1),
+                        k.status_index(before.status),
+                        k.status_index(delivery.status),
+                        self.keys.dead_letter(delivery_id),
+                        k.IDX_DEAD_LETTERS,
+                        k.IDX_EXPIRES,
+                        *(
+                            k.attempt(delivery_id, number)
+                            for number in range(1, attempt.attempt_no)
+                            if terminal
+                        ),
+                    ),
+                    (
+                        delivery_id,
+                        claim.token,
+                        encode(delivery),
+                        encode(attempt),
+                        encode(following) if following is not None else b"",
+                        following.scheduled_for_ms if following is not None else "",
+                        encode(dead_letter) if dead_letter is not None else b"",
+                        delivery.created_at_ms,
+                        finished_at_ms,
+                        forget_at_ms if terminal else "",
+                        forget_at_ms + BACKSTOP_MS if terminal else "",
+                        attempts_end_ms + BACKSTOP_MS if terminal else "",
+                    ),
+                )
+            ]
+        )
+        self._fenced(reply, claim)
+
+    def forget_at_ms(self, delivery: Delivery) -> int:
+        """When a terminal delivery is past its time; a dead letter is kept as long as its attempts, to be resent."""
+        dead = delivery.status is DeliveryStatus.DEAD_LETTER
+        kept_ms = (
+            max(self.retention.delivery_ms, self.retention.attempt_ms) if dead else self.retention.delivery_ms
+        )
+        return (delivery.finished_at_ms or delivery.updated_at_ms) + kept_ms
+
+    async def release(self, claim: Claim, returned: Returned) -> None:
+        """Gives the work back: due when it was, same attempt. Raises StaleClaim, RedisTrouble."""
+        self._refuse_if_dropped(claim)
+        began = returned.before is not returned.delivery
+        [reply] = await self.link.pipeline(
+            [
+                Call(
+                    RELEASE,
+                    (
+                        k.CLAIMS,
+                        self.keys.lane(claim.lane),
+                        k.delivery(claim.delivery_id),
+                        k.attempt(claim.delivery_id, returned.attempt.attempt_no),
+                        k.status_index(returned.before.status),
+                        k.status_index(returned.delivery.status),
+                    ),
+                    (
+                        claim.delivery_id,
+                        claim.token,
+                        returned.attempt.scheduled_for_ms,
+                        encode(returned.delivery) if began else b"",
+                        encode(returned.attempt) if began else b"",
+                        returned.delivery.created_at_ms,
+                    ),
+                )
+            ]
+        )
+        self._fenced(reply, claim)
+
+    async def renew(self, claim: Claim) -> None:
+        """Keeps the claim for another TTL. Raises StaleClaim, RedisTrouble."""
+        self._refuse_if_dropped(claim)
+        [reply] = await self.link.pipeline(
+            [
+                Call(
+                    RENEW,
+                    (k.CLAIMS, self.keys.lane(claim.lane)),
+                    (claim.delivery_id, claim.token, self._now_argument(), self.claim_ttl_ms),
+                )
+            ]
+        )
+        self._fenced(reply, claim)
+
+    def _refuse_if_dropped(self, claim: Claim) -> None:
+        """After a roll-back of the store nobody knows what a claim of before is worth."""
+        if claim.epoch != self.epoch.number:
+            raise StaleClaim(claim.delivery_id)
+
+    def _fenced(self, reply: Reply, claim: Claim) -> None:
+        [answer] = cast("list[int]", answered(reply))
+        if answer != Answer.DONE:
+            raise StaleClaim(claim.delivery_id)
+
+
+class _Ticket(Struct, frozen=True, kw_only=True):
+    """A claim before its records are read."""
+
+    delivery_id: str
+    token: str
+    lane: Lane
+    losses: int
+
+
+def answered(reply: Reply) -> Reply:
+    """The reply, unless it is Redis' refusal: then that is raised."""
+    if isinstance(reply, RedisRefused):
+        raise reply
+    return reply
+
+
+def accept_answer(reply: Reply, asked: Sequence[str] = ()) -> AcceptAnswer:
+    """What the accept script said. Raises RedisRefused."""
+    answer, *rest = cast("list[int | bytes]", answered(reply))
+    match answer:
+        case Answer.DONE:
+            return Accepted()
+        case Answer.REPLAY:
+            raw = cast("bytes", rest[0])
+            return Replay(decode(raw, IdempotencyRecord), raw)
+        case Answer.DELIVERY_EXISTS:
+            return DeliveryExists()
+        case Answer.SUPPRESSED:
+            return NewlySuppressed(_reasons(asked, cast("list[bytes | None]", rest)))
+        case Answer.NOT_NEXT:
+            return NotNext(cast("bytes", rest[0]).decode())
+        case _:
+            raise AssertionError(f"accept answered {answer!r}")
+
+
+def scheduled_attempt(delivery: Delivery) -> Attempt:
+    """The attempt that a delivery which waits for it has, from the delivery's own record."""
+    return Attempt(
+        delivery_id=delivery.delivery_id,
+        attempt_no=delivery.attempt_count,
+        status=AttemptStatus.SCHEDULED,
+        scheduled_for_ms=delivery.next_attempt_at_ms or delivery.created_at_ms,
+    )
+
+
+def _reasons(asked: Sequence[str], found: Sequence[bytes | None]) -> dict[str, str]:
+    # A Lua table ends at its last non-nil element, so the answer may be shorter than the question.
+    return {
+        entry: decode(data, Suppression).reason
+        for entry, data in zip(asked, found, strict=False)
+        if data is not None
+    }
+
+
+R = TypeVar("R", bound=Struct)
+
+
+def _readable(data: bytes | None, kind: type[R]) -> R | None:
+    """The record, or None where there is none or a newer release wrote what this one can't read."""
+    if data is None:
+        return None
+    try:
+        return decode(data, kind)
+    except msgspec.DecodeError:
+        return None
