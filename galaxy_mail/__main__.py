@@ -1,0 +1,6 @@
+"""`python -m galaxy_mail` is the command `galaxy-mail`. Never: anything else."""
+
+from galaxy_mail.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="galaxy-mail")

@@ -1,0 +1,252 @@
+"""How environment variables become one checked record of settings. Never: which variables there are (`config.py`)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
+
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.settings.kinds import hidden_credentials
+
+T = TypeVar("T")
+
+FILE_SUFFIX: Final = "_FILE"  # names a file that holds the secret, as containers mount them
+SECRET_FILE_MAX_BYTES: Final = 64 * 1024
+_SETTING: Final = "galaxy_mail.setting"
+
+
+class Problem(NamedTuple):
+    """What is wrong with one variable. The message never repeats a secret."""
+
+    variable: str
+    message: str
+
+
+class ConfigError(GalaxyMailError):
+    """The environment makes no configuration. `problems` has all of them, in the settings' order."""
+
+    exit_status: Final = 2
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = (f"  {problem.variable}: {problem.message}" for problem in problems)
+        super().__init__("\n".join((f"the configuration has {count}", *lines)))
+        self.problems = problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One variable: all that parsing, masking, `check-config` and the docs need to know."""
+
+    field: str
+    variable: str
+    parse: Callable[[str], object]
+    default: str | None  # as it would stand in the environment; None: the variable is required
+    meaning: str
+    mask: Callable[[str], str] | None  # set for a secret, which may also come from a file
+    is_gate: bool
+
+    @property
+    def file_variable(self) -> str | None:
+        return self.variable + FILE_SUFFIX if self.mask else None
+
+
+def setting(
+    variable: str,
+    parse: Callable[[str], T],
+    default: str | None,
+    meaning: str,
+    *,
+    mask: Callable[[str], str] | None = None,
+) -> T:
+    """A field that is read from `variable`. `default` is spelt as in the environment; None means required.
+
+    `mask` makes it a secret and says what may be shown of it.
+    """
+    given = {} if default is None else {"default": parse(default)}
+    made: T = _field(given, variable, parse, default, meaning, mask, is_gate=False)
+    return made
+
+
+def gate(
+    variable: str,
+    parse: Callable[[str], T],
+    absent: T,
+    meaning: str,
+    *,
+    mask: Callable[[str], str] | None = None,
+) -> T:
+    """A field that keeps somebody out. It is `absent` only where its variable is left out altogether.
+
+    Set but empty is a problem: an accident in a deployment's templates must not open a gate.
+    """
+    made: T = _field({"default": absent}, variable, parse, "", meaning, mask, is_gate=True)
+    return made
+
+
+def _field(
+    given: Mapping[str, object],
+    variable: str,
+    parse: Callable[[str], object],
+    default: str | None,
+    meaning: str,
+    mask: Callable[[str], str] | None,
+    *,
+    is_gate: bool,
+) -> Any:
+    about = {
+        "variable": variable,
+        "parse": parse,
+        "default": default,
+        "meaning": meaning,
+        "mask": mask,
+        "is_gate": is_gate,
+    }
+    return field(**given, repr=mask is None, metadata={_SETTING: about})  # type: ignore[call-overload]  # `given` has one key at most
+
+
+class Effective(NamedTuple):
+    """What a variable comes down to, fit to be shown."""
+
+    variable: str
+    shown: str
+    origin: str  # "default", "environment", or the variable that named the file
+
+
+class Settings:
+    """Base of the classes of settings: they are read from an environment, whole or not at all."""
+
+    accepts: ClassVar[str]  # variables that start so are ours, and one that nobody reads is a typo
+
+    @classmethod
+    def settings(cls) -> tuple[Setting, ...]:
+        """Every variable, in the order in which it is documented."""
+        own = fields(cls)  # type: ignore[arg-type]  # every class of settings is a dataclass
+        return tuple(Setting(field=one.name, **one.metadata[_SETTING]) for one in own)
+
+    @classmethod
+    def variables(cls) -> tuple[str, ...]:
+        """Every variable that is read, those that name files of secrets included."""
+        names = ((one.variable, one.file_variable) for one in cls.settings())
+        return tuple(name for pair in names for name in pair if name)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """The effective settings. Raises ConfigError with every problem, not only the first."""
+        settings = cls.settings()
+        problems: list[Problem] = []
+        wrong: set[str] = set()
+        values: dict[str, object] = {}
+        for one in settings:
+            if one.default is None:
+                values[one.field] = ""  # a place-holder, for the checks further down
+            try:
+                raw, origin = _raw(one, env)
+                if raw is not None:
+                    values[one.field] = _parsed(one, raw, origin)
+                elif one.default is None:
+                    raise _Bad(one.variable, "is required")
+            except _Bad as bad:
+                problems.append(bad.problem)
+                wrong.add(one.variable)
+        made = cls(**values)
+        # Two values of which one is no value can't contradict each other.
+        problems += [
+            Problem(about[0], message) for about, message in made.conflicts() if wrong.isdisjoint(about)
+        ]
+        order = {name: number for number, name in enumerate(cls.variables())}
+        problems.sort(key=lambda problem: order[problem.variable])
+        problems += _unknown(env, cls.accepts)
+        if problems:
+            raise ConfigError(tuple(problems))
+        return made
+
+    @classmethod
+    def effective(cls, env: Mapping[str, str]) -> tuple[Effective, ...]:
+        """What each variable comes down to, secrets masked. For an environment that `from_env` took."""
+        shown: list[Effective] = []
+        for one in cls.settings():
+            raw, origin = _raw(one, env)
+            value = raw if raw is not None else one.default or ""
+            shown.append(Effective(one.variable, one.mask(value) if one.mask else value, origin))
+        return tuple(shown)
+
+    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Values that don't go together: the variables concerned, first the one to name, and what is wrong."""
+        yield from ()
+
+
+class _Bad(Exception):
+    """One variable gives no value."""
+
+    def __init__(self, variable: str, message: str) -> None:
+        super().__init__(variable, message)
+        self.problem = Problem(variable, message)
+
+
+def _raw(one: Setting, env: Mapping[str, str]) -> tuple[str | None, str]:
+    """What is given for a setting, None where nothing is, and where that stands. Raises _Bad for a bad file."""
+    raw = env.get(one.variable)
+    if one.file_variable and (path := env.get(one.file_variable)):
+        if raw:
+            raise _Bad(one.variable, f"is set, and so is {one.file_variable}; only one can count")
+        return _secret_from(one.file_variable, path), one.file_variable
+    if raw is None or not (raw.strip() or one.is_gate):
+        return None, "default"  # left empty is left out
+    return raw if one.mask else raw.strip(), "environment"
+
+
+def _secret_from(variable: str, path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(SECRET_FILE_MAX_BYTES + 1)
+    except OSError as error:
+        raise _Bad(variable, f"{path!r} can't be read: {error.strerror}") from None
+    if len(content) > SECRET_FILE_MAX_BYTES:
+        raise _Bad(variable, f"{path!r} has more than {SECRET_FILE_MAX_BYTES} bytes")
+    try:
+        value = content.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise _Bad(variable, f"{path!r} is not UTF-8") from None
+    if not value:
+        raise _Bad(variable, f"{path!r} is empty")
+    return value
+
+
+def _parsed(one: Setting, raw: str, origin: str) -> object:
+    try:
+        return one.parse(raw)
+    except ValueError as error:
+        variable = one.variable if origin == "environment" else origin
+        if one.mask or not raw:
+            raise _Bad(variable, str(error)) from None
+        seen = hidden_credentials(raw)  # somebody may have taken this variable for another
+        raise _Bad(variable, f"{seen if len(seen) <= 60 else seen[:57] + '...'!r} {error}") from None
+
+
+def _unknown(env: Mapping[str, str], accepts: str) -> Iterator[Problem]:
+    known = {variable for kind in _kinds_of(Settings) for variable in kind.variables()}
+    for variable in sorted(env):
+        if variable.startswith(accepts) and variable not in known:
+            import difflib  # only a mistake pays for it
+
+            near = difflib.get_close_matches(variable, sorted(known), n=1)
+            yield Problem(
+                variable, f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"
+            )
+
+
+def _kinds_of(cls: type[Settings]) -> Iterator[type[Settings]]:
+    for kind in cls.__subclasses__():
+        yield kind
+        yield from _kinds_of(kind)
+
+
+def markdown_table(settings: tuple[Setting, ...]) -> str:
+    """The settings as the docs show them."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for one in settings:
+        default = "*required*" if one.default is None else f"`{one.default}`" if one.default else ""
+        also = f"; secret, may stand in a file that `{one.file_variable}` names" if one.file_variable else ""
+        rows.append(f"| `{one.variable}` | {default} | {one.meaning}{also} |")
+    return "\n".join(rows) + "\n"
