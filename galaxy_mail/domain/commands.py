@@ -1,0 +1,407 @@
+"""A stream entry as Notification publishes it: fields to a request, or why it is malformed. Never: an exception.
+
+An entry is judged in this order, and the first verdict counts: unknown fields, missing ones, an unsupported source or
+payload mode, values that break their field's grammar (empty ones and doubled names too), the payload's size, the
+payload's content. Conflicts with what is stored come last, and elsewhere.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from galaxy_mail.domain import ids, raw_fields
+from galaxy_mail.domain.acceptance import MailRequest
+from galaxy_mail.domain.addresses import BadAddress, parse_address
+from galaxy_mail.domain.errors import FieldError
+from galaxy_mail.domain.fingerprint import fingerprint, without_empty
+from galaxy_mail.domain.locales import BadLocale, parse_locale
+from galaxy_mail.domain.records import (
+    Attachment,
+    Content,
+    Envelope,
+    Json,
+    Lane,
+    MalformedCommand,
+    PayloadMode,
+    Source,
+)
+from galaxy_mail.domain.strict_json import MAX_NUMBER, StrictJsonError, loads, shown_name
+
+SUBJECT_MAX_CHARS: Final = (
+    998  # what a line of a message may hold (RFC 5322 §2.1.1); lists show subjects whole
+)
+FILENAME_MAX_CHARS: Final = 255
+CONTENT_TYPE_MAX_CHARS: Final = 255
+CONTENT_ID_MAX_CHARS: Final = 255
+NAMES_SHOWN_MAX: Final = 5
+MESSAGE_MAX_CHARS: Final = 500  # of what is said about a malformed command
+
+REQUIRED_FIELDS: Final = (
+    "delivery_id",
+    "source",
+    "payload_mode",
+    "idempotency_key",
+    "requested_at_ms",
+    "payload_json",
+)
+OPTIONAL_FIELDS: Final = ("request_id", "trace_id", "traceparent")  # tracing only: no part of the fingerprint
+SOURCES: Final = (Source.NOTIFICATION,)
+
+# Header values: what would end a line or a string is refused (RFC 5322 §2.2), and so is what no reader can see.
+HEADER_TEXT_SYNTAX: Final = r"[^\u0000-\u0008\u000A-\u001F\u007F]*"
+FILENAME_SYNTAX: Final = r"[^\u0000-\u001F\u007F]+"
+CONTENT_ID_SYNTAX: Final = r"[!-;=?-~]+"  # between the angle brackets that the header adds (RFC 2392)
+# RFC 6838 §4.2 for the type's names, RFC 2045 §5.1 for parameters.
+_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+CONTENT_TYPE_SYNTAX: Final = (
+    r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
+    rf'([ \t]*;[ \t]*{_NAME}=({_NAME}|"([ !#-\[\]-~]|\\[ -~])*"))*'
+)
+REQUESTED_AT_SYNTAX: Final = r"[1-9][0-9]{0,15}"
+BASE64_SYNTAX: Final = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
+
+_HEADER_TEXT: Final = re.compile(HEADER_TEXT_SYNTAX)
+_FILENAME: Final = re.compile(FILENAME_SYNTAX)
+_CONTENT_ID: Final = re.compile(CONTENT_ID_SYNTAX)
+_CONTENT_TYPE: Final = re.compile(CONTENT_TYPE_SYNTAX)
+_COMPOSITE_TYPE: Final = re.compile(r"(?:multipart|message)/", re.IGNORECASE)
+_REQUESTED_AT: Final = re.compile(REQUESTED_AT_SYNTAX)
+_BASE64_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+Fields = Sequence[tuple[bytes, bytes]]
+P = TypeVar("P", bound=Struct)
+
+
+class FailureCode(StrEnum):
+    """Why a command is malformed."""
+
+    MISSING_FIELD = "missing_field"
+    UNKNOWN_FIELD = "unknown_field"
+    INVALID_FIELD = "invalid_field"
+    UNSUPPORTED_SOURCE = "unsupported_source"
+    UNSUPPORTED_PAYLOAD_MODE = "unsupported_payload_mode"
+    INVALID_PAYLOAD = "invalid_payload"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"  # these two are found by the store
+    DELIVERY_ID_CONFLICT = "delivery_id_conflict"
+
+
+class CommandLimits(Struct, frozen=True, kw_only=True):
+    payload_max_bytes: int = 10 * 1024 * 1024
+    recipients_max: int = 50  # of to, cc and bcc together; of reply_to on its own
+    attachments_max: int = 100
+
+
+class Malformed(Struct, frozen=True, kw_only=True):
+    """An entry that is no command. The message names fields and rules, and repeats no value."""
+
+    entry_id: str
+    failure_code: FailureCode
+    message: str
+
+
+class EnvelopePayload(Struct, frozen=True, forbid_unknown_fields=True):
+    to: list[str]
+    cc: list[str] = []
+    bcc: list[str] = []
+    reply_to: list[str] = []
+
+
+class AttachmentPayload(Struct, frozen=True, forbid_unknown_fields=True):
+    filename: str
+    content_type: str
+    content_base64: str
+    content_id: str | UnsetType = UNSET
+
+
+class RenderedPayload(Struct, frozen=True, forbid_unknown_fields=True):
+    envelope: EnvelopePayload
+    subject: str
+    text_body: str
+    html_body: str | UnsetType = UNSET
+    attachments: list[AttachmentPayload] = []
+
+
+class TemplatePayload(Struct, frozen=True, forbid_unknown_fields=True):
+    envelope: EnvelopePayload
+    template_id: str
+    locale: str
+    variables: dict[str, Json]
+    attachments: list[AttachmentPayload] = []
+
+
+def decode_command(entry_id: str, fields: Fields, limits: CommandLimits) -> MailRequest | Malformed:
+    """The request that this entry makes, or why it makes none. Never raises."""
+    try:
+        return _request(fields, limits)
+    except _Refused as refused:
+        code, message = refused.failure_code, refused.message
+    except MemoryError:  # no fault of the entry: it may well be read later
+        raise
+    except Exception as error:  # noqa: BLE001 - an entry that crashed its reader would be read again for ever
+        code = FailureCode.INVALID_PAYLOAD
+        message = f"reading it failed in a way that nobody foresaw ({type(error).__name__}): a defect of this service"
+    return Malformed(entry_id=entry_id, failure_code=code, message=_bounded(message))
+
+
+def malformed_record(
+    entry_id: str, fields: Fields, failure_code: FailureCode, message: str, now_ms: int
+) -> MalformedCommand:
+    """What is kept of a malformed entry: its raw fields up to 64 KiB in all, whatever bytes they are."""
+    return MalformedCommand(
+        entry_id=entry_id,
+        fields=raw_fields.keep(fields),
+        failure_code=failure_code.value,
+        message=_bounded(message),
+        recorded_at_ms=now_ms,
+    )
+
+
+class _Refused(Exception):
+    def __init__(self, failure_code: FailureCode, message: str) -> None:
+        super().__init__(message)
+        self.failure_code = failure_code
+        self.message = message
+
+
+_GRAMMAR: Final[dict[bytes, tuple[re.Pattern[str], str]]] = {
+    b"delivery_id": (
+        ids.DELIVERY_ID,
+        f"dot-separated runs of A-Z a-z 0-9 _ ~ - with {ids.DELIVERY_ID_MAX_CHARS} characters in all",
+    ),
+    b"idempotency_key": (
+        ids.IDEMPOTENCY_KEY,
+        f"1 to {ids.IDEMPOTENCY_KEY_MAX_CHARS} printable ASCII characters",
+    ),
+    b"requested_at_ms": (_REQUESTED_AT, f"a positive whole number of milliseconds up to {MAX_NUMBER}"),
+    b"request_id": (ids.TRACING_ID, f"1 to {ids.TRACING_MAX_CHARS} printable ASCII characters"),
+    b"trace_id": (ids.TRACING_ID, f"1 to {ids.TRACING_MAX_CHARS} printable ASCII characters"),
+    b"traceparent": (ids.TRACEPARENT, "a W3C trace context"),
+}
+_REQUIRED: Final = frozenset(name.encode() for name in REQUIRED_FIELDS)
+_FIELDS: Final = _REQUIRED | frozenset(name.encode() for name in OPTIONAL_FIELDS)
+_SOURCES: Final = frozenset(source.encode() for source in SOURCES)
+_MODES: Final = {mode.encode(): mode for mode in PayloadMode}
+_OPTIONAL_LISTS: Final = frozenset({"cc", "bcc", "reply_to"})
+
+
+def _request(fields: Fields, limits: CommandLimits) -> MailRequest:
+    values = dict(fields)
+    texts = _texts(fields, values)
+    payload_json = values[b"payload_json"]
+    if len(payload_json) > limits.payload_max_bytes:
+        raise _Refused(
+            FailureCode.PAYLOAD_TOO_LARGE,
+            f"payload_json: has {len(payload_json)} bytes, and {limits.payload_max_bytes} are allowed",
+        )
+    mode = _MODES[values[b"payload_mode"]]
+    try:
+        payload = loads(payload_json)
+        content = _content(payload, mode, limits)
+    except StrictJsonError as error:
+        raise _Refused(FailureCode.INVALID_PAYLOAD, f"payload_json: {error.message}") from None
+    except FieldError as error:
+        raise _Refused(FailureCode.INVALID_PAYLOAD, str(error)) from None
+    requested_at_ms = int(texts["requested_at_ms"])
+    return MailRequest(
+        delivery_id=texts["delivery_id"],
+        source=Source.NOTIFICATION,
+        lane=Lane.NORMAL,
+        payload_mode=mode,
+        idempotency_key=texts["idempotency_key"],
+        fingerprint=fingerprint(
+            {
+                "delivery_id": texts["delivery_id"],
+                "source": Source.NOTIFICATION.value,
+                "payload_mode": mode.value,
+                "idempotency_key": texts["idempotency_key"],
+                "requested_at_ms": requested_at_ms,
+                "payload": _comparable(payload),
+            }
+        ),
+        content=content,
+        request_id=texts.get("request_id"),
+        trace_id=texts.get("trace_id"),
+        traceparent=texts.get("traceparent"),
+        requested_at_ms=requested_at_ms,
+    )
+
+
+def _texts(fields: Fields, values: dict[bytes, bytes]) -> dict[str, str]:
+    """The values that have a grammar, checked, by name."""
+    if unknown := values.keys() - _FIELDS:
+        raise _Refused(FailureCode.UNKNOWN_FIELD, f"unknown: {_listed(unknown)}")
+    if missing := _REQUIRED - values.keys():
+        raise _Refused(FailureCode.MISSING_FIELD, f"missing: {_listed(missing)}")
+    doubled: set[bytes] = set()
+    if len(values) < len(fields):
+        doubled = {name for name, count in Counter(name for name, _ in fields).items() if count > 1}
+    # A name that comes twice, or with nothing, has no value that could be unsupported: it is invalid, below.
+    source, mode = values[b"source"], values[b"payload_mode"]
+    if source not in _SOURCES and source and b"source" not in doubled:
+        raise _Refused(FailureCode.UNSUPPORTED_SOURCE, f"source: must be {_alternatives(_SOURCES)}")
+    if mode not in _MODES and mode and b"payload_mode" not in doubled:
+        raise _Refused(FailureCode.UNSUPPORTED_PAYLOAD_MODE, f"payload_mode: must be {_alternatives(_MODES)}")
+    texts: dict[str, str] = {}
+    problems = [f"{name.decode()}: comes more than once" for name in sorted(doubled)]
+    for name, value in values.items():
+        if name in doubled:
+            continue
+        if not value:
+            problems.append(f"{name.decode()}: is empty")
+        elif (rule := _GRAMMAR.get(name)) is not None:
+            text = value.decode("ascii", "replace")
+            if not rule[0].fullmatch(text) or (name == b"requested_at_ms" and int(text) > MAX_NUMBER):
+                problems.append(f"{name.decode()}: must be {rule[1]}")
+            texts[name.decode()] = text
+    if problems:
+        raise _Refused(FailureCode.INVALID_FIELD, "; ".join(problems))
+    return texts
+
+
+def _content(payload: Json, mode: PayloadMode, limits: CommandLimits) -> Content:
+    """Raises FieldError for what breaks a rule of the payload."""
+    if mode is PayloadMode.RENDERED:
+        rendered = _shaped(payload, RenderedPayload)
+        if not _HEADER_TEXT.fullmatch(rendered.subject):
+            raise FieldError("subject", "line breaks and control characters are not allowed")
+        if len(rendered.subject) > SUBJECT_MAX_CHARS:
+            raise FieldError("subject", f"has more than {SUBJECT_MAX_CHARS} characters")
+        return Content(
+            envelope=_envelope(rendered.envelope, limits),
+            subject=rendered.subject,
+            text_body=rendered.text_body,
+            html_body=None if rendered.html_body is UNSET else rendered.html_body,
+            attachments=_attachments(rendered.attachments, limits),
+        )
+    template = _shaped(payload, TemplatePayload)
+    if not ids.TEMPLATE_ID.fullmatch(template.template_id):
+        rule = f"must be dot-separated runs of A-Z a-z 0-9 _ - with {ids.TEMPLATE_ID_MAX_CHARS} characters in all"
+        raise FieldError("template_id", rule)
+    try:
+        locale = parse_locale(template.locale)
+    except BadLocale as bad:
+        raise FieldError("locale", str(bad)) from None
+    return Content(
+        envelope=_envelope(template.envelope, limits),
+        template_id=template.template_id,
+        locale=locale,
+        variables=template.variables,
+        attachments=_attachments(template.attachments, limits),
+    )
+
+
+def _shaped(payload: Json, kind: type[P]) -> P:
+    try:
+        return msgspec.convert(payload, kind)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).rpartition(" - at `$")
+        if not problem:
+            problem, path = path, ""
+    raise FieldError(path.strip(".`") or "payload_json", problem)
+
+
+def _envelope(envelope: EnvelopePayload, limits: CommandLimits) -> Envelope:
+    if not envelope.to:
+        raise FieldError("envelope.to", "needs an address")
+    if len(envelope.to) + len(envelope.cc) + len(envelope.bcc) > limits.recipients_max:
+        raise FieldError(
+            "envelope", f"to, cc and bcc have more than {limits.recipients_max} addresses together"
+        )
+    if len(envelope.reply_to) > limits.recipients_max:
+        raise FieldError("envelope.reply_to", f"has more than {limits.recipients_max} addresses")
+    return Envelope(
+        to=_addresses("to", envelope.to),
+        cc=_addresses("cc", envelope.cc),
+        bcc=_addresses("bcc", envelope.bcc),
+        reply_to=_addresses("reply_to", envelope.reply_to),
+    )
+
+
+def _addresses(name: str, texts: list[str]) -> tuple[str, ...]:
+    addresses: list[str] = []
+    for text in texts:
+        try:
+            addresses.append(parse_address(text))
+        except BadAddress as bad:
+            raise FieldError(f"envelope.{name}[{len(addresses)}]", str(bad)) from None
+    return tuple(addresses)
+
+
+def _attachments(attachments: list[AttachmentPayload], limits: CommandLimits) -> tuple[Attachment, ...]:
+    if len(attachments) > limits.attachments_max:
+        raise FieldError("attachments", f"has more than {limits.attachments_max} members")
+    content_ids: set[str] = set()
+    for index, attachment in enumerate(attachments):
+        if problem := _attachment_problem(attachment, content_ids):
+            raise FieldError(f"attachments[{index}].{problem[0]}", problem[1])
+    return tuple(
+        Attachment(
+            filename=attachment.filename,
+            content_type=attachment.content_type,
+            content_base64=attachment.content_base64,
+            content_id=None if attachment.content_id is UNSET else attachment.content_id,
+        )
+        for attachment in attachments
+    )
+
+
+def _attachment_problem(attachment: AttachmentPayload, content_ids: set[str]) -> tuple[str, str] | None:
+    """Which member breaks which rule. `content_ids` are those of the attachments before, and gets this one's."""
+    filename, content_type, content_id = attachment.filename, attachment.content_type, attachment.content_id
+    if not _FILENAME.fullmatch(filename) or len(filename) > FILENAME_MAX_CHARS:
+        return (
+            "filename",
+            f"must be 1 to {FILENAME_MAX_CHARS} characters without line breaks and control characters",
+        )
+    if len(content_type) > CONTENT_TYPE_MAX_CHARS or not _CONTENT_TYPE.fullmatch(content_type):
+        return "content_type", f"must be a media type of at most {CONTENT_TYPE_MAX_CHARS} characters"
+    if _COMPOSITE_TYPE.match(content_type):
+        return "content_type", "multipart and message types can't be sent as base64 (RFC 2045 6.4)"
+    if content_id is not UNSET:
+        if not _CONTENT_ID.fullmatch(content_id) or len(content_id) > CONTENT_ID_MAX_CHARS:
+            rule = f"must be 1 to {CONTENT_ID_MAX_CHARS} printable ASCII characters without blanks and angle brackets"
+            return "content_id", rule
+        if content_id in content_ids:
+            return "content_id", "another attachment has the same one"
+        content_ids.add(content_id)
+    if not _is_base64(attachment.content_base64):
+        return "content_base64", "must be base64 (RFC 4648 4) with its padding and without line breaks"
+    return None
+
+
+def _is_base64(text: str) -> bool:
+    """As BASE64_SYNTAX, but fast for megabytes."""
+    if len(text) % 4 or not text.isascii():
+        return False
+    padding = 2 if text.endswith("==") else 1 if text.endswith("=") else 0
+    return not text[: len(text) - padding].encode().translate(None, _BASE64_ALPHABET)
+
+
+def _comparable(payload: Json) -> Json:
+    """The payload as its fingerprint sees it; its shape was checked."""
+    payload = without_empty(payload, {"attachments"})
+    payload["envelope"] = without_empty(payload["envelope"], _OPTIONAL_LISTS)
+    return payload
+
+
+def _listed(names: Collection[bytes]) -> str:
+    shown = [shown_name(name.decode("utf-8", "replace")) for name in sorted(names)[:NAMES_SHOWN_MAX]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _alternatives(values: Collection[bytes]) -> str:
+    return " or ".join(sorted(value.decode() for value in values))
+
+
+def _bounded(message: str) -> str:
+    """Names of members that came in are in it, whatever they hold."""
+    if not message.isprintable():
+        message = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in message)
+    return message if len(message) <= MESSAGE_MAX_CHARS else message[: MESSAGE_MAX_CHARS - 1] + "…"

@@ -1,0 +1,62 @@
+"""How a delivery id is made, and the grammar of every id and key that comes in. Never: what they stand for."""
+
+import re
+from typing import Final
+
+DELIVERY_ID_MAX_CHARS: Final = 128
+TEMPLATE_ID_MAX_CHARS: Final = 128
+IDEMPOTENCY_KEY_MAX_CHARS: Final = 255
+TRACING_MAX_CHARS: Final = 128
+
+# Each syntax is the `pattern` of the contracts, which say the length apart from it.
+DELIVERY_ID_SYNTAX: Final = (
+    r"[A-Za-z0-9_~-]+(\.[A-Za-z0-9_~-]+)*"  # a dot-atom: it is the left side of Message-ID
+)
+TEMPLATE_ID_SYNTAX: Final = (
+    r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"  # a folder's name that can't lead out of its parent
+)
+ENTRY_ID_SYNTAX: Final = r"[0-9]{1,20}-[0-9]{1,20}"
+PRINTABLE_ASCII_SYNTAX: Final = r"[ -~]+"
+# W3C Trace Context §3.2.2: version 00 has four members; a later one may go on after another dash. No id is all zeros.
+TRACEPARENT_SYNTAX: Final = (
+    r"(00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    r"|(?!00|ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]*)?)"
+)
+
+
+def _grammar(syntax: str, max_chars: int) -> re.Pattern[str]:
+    """For `fullmatch`."""
+    return re.compile(rf"(?=.{{1,{max_chars}}}\Z)(?:{syntax})")
+
+
+DELIVERY_ID: Final = _grammar(DELIVERY_ID_SYNTAX, DELIVERY_ID_MAX_CHARS)
+TEMPLATE_ID: Final = _grammar(TEMPLATE_ID_SYNTAX, TEMPLATE_ID_MAX_CHARS)
+ENTRY_ID: Final = re.compile(ENTRY_ID_SYNTAX)
+IDEMPOTENCY_KEY: Final = _grammar(PRINTABLE_ASCII_SYNTAX, IDEMPOTENCY_KEY_MAX_CHARS)
+TRACING_ID: Final = _grammar(PRINTABLE_ASCII_SYNTAX, TRACING_MAX_CHARS)  # `request_id` and `trace_id`
+TRACEPARENT: Final = _grammar(TRACEPARENT_SYNTAX, TRACING_MAX_CHARS)
+
+ULID_RANDOM_BYTES: Final = 10
+_ULID_CHARS: Final = 26
+_CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # without i, l, o and u, which are misread
+_CROCKFORD_PAIRS: Final = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
+
+
+def new_delivery_id(now_ms: int, random_bytes: bytes) -> str:
+    """A ULID in lower case: 48 bits of time, then the ten random bytes; later ids sort after earlier ones."""
+    if not 0 <= now_ms < 1 << 48 or len(random_bytes) != ULID_RANDOM_BYTES:
+        raise ValueError("a ULID takes a time of 48 bits and ten random bytes")
+    number = now_ms << 80 | int.from_bytes(random_bytes, "big")
+    return "".join(
+        [_CROCKFORD_PAIRS[number >> shift & 1023] for shift in range(5 * (_ULID_CHARS - 2), -1, -10)]
+    )
+
+
+def valid_tracing_id(text: str | None) -> str | None:
+    """The tracing id if it is one, else None: tracing never gets a request refused (W3C Trace Context §3.2)."""
+    return text if text is not None and TRACING_ID.fullmatch(text) else None
+
+
+def valid_traceparent(text: str | None) -> str | None:
+    """As `valid_tracing_id`, for the header `traceparent`."""
+    return text if text is not None and TRACEPARENT.fullmatch(text) else None

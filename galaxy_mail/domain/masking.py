@@ -1,0 +1,109 @@
+"""What operators may see of what callers sent: secrets by their name masked, free text withheld. Never: in place."""
+
+import json
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Final
+
+from galaxy_mail.domain.raw_fields import Kept, numbered, read_back
+from galaxy_mail.domain.records import Json
+
+MASK: Final = "***"
+SECRET_WORDS: Final = frozenset({"code", "password", "token", "secret"})
+
+# Fields whose grammar leaves no room for content: shown as they came, so that an operator sees what is wrong with them.
+_PLAIN_FIELDS: Final = frozenset(
+    {
+        "delivery_id",
+        "source",
+        "payload_mode",
+        "idempotency_key",
+        "requested_at_ms",
+        "request_id",
+        "trace_id",
+        "traceparent",
+    }
+)
+_PLAIN_MAX_CHARS: Final = 256
+_NUMBERED: Final = re.compile(r" \([0-9]+\)\Z")  # how `raw_fields` keeps a name that comes twice
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SECRET_BYTES: Final = re.compile(b"|".join(word.encode() for word in sorted(SECRET_WORDS)), re.IGNORECASE)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a member of this name is masked: one of its words is a secret word (`code`, `resetToken`, `BACKUP_CODES`)."""
+    if name.lower() in SECRET_WORDS:
+        return True
+    return any(word.lower().removesuffix("s") in SECRET_WORDS for word in _WORD.findall(name))
+
+
+def mask_variables(variables: Mapping[str, Json]) -> dict[str, Json]:
+    """These template variables with secret-named members masked at any depth."""
+    return {name: MASK if is_secret_name(name) else _masked(value) for name, value in variables.items()}
+
+
+def mask_fields(fields: Mapping[str, str]) -> dict[str, str]:
+    """The kept raw fields of a malformed command (`raw_fields.keep`) as operators see them."""
+    return {name: _shown(_NUMBERED.sub("", name), read_back(stored)) for name, stored in fields.items()}
+
+
+def _masked(value: Json) -> Json:
+    if isinstance(value, Mapping):
+        return mask_variables(value)
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
+    return value
+
+
+def _shown(name: str, kept: Kept) -> str:
+    if is_secret_name(name):
+        return MASK
+    if kept.text is None:
+        return _shown_bytes(kept)
+    masked = _masked_json(kept.text)
+    if masked is not None:
+        return masked
+    if name in _PLAIN_FIELDS and kept.whole_sha256 is None and len(kept.text) <= _PLAIN_MAX_CHARS:
+        return kept.text
+    return _digest(kept, kept.text.encode())
+
+
+def _shown_bytes(kept: Kept) -> str:
+    """Base64, unless what it spells names a secret: `{"code":"…"}` in Latin-1 or UTF-16 is no less readable."""
+    encoded = kept.base64 or ""
+    try:
+        raw = b64decode(encoded, validate=True)
+    except ValueError:
+        return _digest(kept, encoded.encode())
+    if kept.whole_sha256 is not None or _SECRET_BYTES.search(raw.replace(b"\0", b"")):
+        return _digest(kept, raw)
+    return f"base64:{encoded}"
+
+
+def _masked_json(text: str) -> str | None:
+    """This JSON object or array with secret-named members masked; None where the text is neither.
+
+    Read leniently: what the strict decoder refused, such as a name that comes twice, is what an operator looks for.
+    """
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        value = json.loads(text, object_pairs_hook=_masked_members)
+        masked = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return None
+    return masked.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair fits no answer
+
+
+def _masked_members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    members: dict[str, Json] = {}
+    for name, value in pairs:
+        members[numbered(name, members)] = MASK if is_secret_name(name) else value
+    return members
+
+
+def _digest(kept: Kept, shown: bytes) -> str:
+    """What identifies withheld text without telling it."""
+    return f"{kept.whole_bytes} bytes, SHA-256 {kept.whole_sha256 or sha256(shown).hexdigest()}"

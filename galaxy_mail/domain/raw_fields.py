@@ -1,0 +1,115 @@
+"""A malformed command's fields as they are kept: bounded text, whatever bytes they were. Never: fit to be shown as they are.
+
+A stream entry maps byte strings to byte strings, and a name may come twice. What is kept maps text to text, so that it
+fits a JSON record:
+
+    text                        the value, when it is UTF-8
+    text:<text>                 the same, when it would begin like one of these markers
+    base64:<...>                bytes that are not UTF-8
+    cut:<bytes>:<sha256>:<...>  a value that was cut, with the length and the hash of the whole; then one of the above
+
+Names are spelt alike. The second `source` is kept as `source (2)`.
+"""
+
+from base64 import b64encode
+from collections.abc import Container, Sequence
+from hashlib import sha256
+from typing import Final
+
+from msgspec import Struct
+
+RAW_FIELDS_MAX_BYTES: Final = 64 * 1024  # names and values as kept, in all
+NAME_MAX_BYTES: Final = 256
+LEFT_OUT: Final = "(left out)"  # stands for fields that no space was left for
+
+_TEXT: Final = "text:"
+_BASE64: Final = "base64:"
+_CUT: Final = "cut:"
+_MARKERS: Final = (_TEXT, _BASE64, _CUT)
+_CUT_COST_BYTES: Final = len(f"{_CUT}{2**63}:{'0' * 64}:") + len(_BASE64)
+_NUMBERING_COST_BYTES: Final = len(" (4294967295)")
+_LEFT_OUT_COST_BYTES: Final = 64
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+
+class Kept(Struct, frozen=True):
+    """One kept value, read back."""
+
+    text: str | None  # None: it was not UTF-8
+    base64: str | None  # set when `text` is not
+    whole_bytes: int  # the length before any cut
+    whole_sha256: str | None  # set when it was cut
+
+
+def keep(fields: Fields) -> dict[str, str]:
+    """The fields as they are stored: the short ones whole, the long ones cut where space ends."""
+    room = RAW_FIELDS_MAX_BYTES - _LEFT_OUT_COST_BYTES
+    kept: dict[int, tuple[str, str]] = {}
+    # Shortest first: a payload of megabytes must not crowd out the ids that tell whose it is.
+    for index in sorted(range(len(fields)), key=lambda index: len(fields[index][0]) + len(fields[index][1])):
+        raw_name, raw_value = fields[index]
+        name = _spell(raw_name, NAME_MAX_BYTES)
+        room -= len(name.encode()) + _NUMBERING_COST_BYTES
+        if room < _CUT_COST_BYTES:
+            break
+        value = _spell(raw_value, room)
+        room -= len(value.encode())
+        kept[index] = (name, value)
+    stored: dict[str, str] = {}
+    for index in sorted(kept):
+        name, value = kept[index]
+        stored[numbered(name, stored)] = value
+    if len(kept) < len(fields):
+        stored[numbered(LEFT_OUT, stored)] = f"{len(fields) - len(kept)} fields"
+    return stored
+
+
+def read_back(stored: str) -> Kept:
+    """What `keep` made of a value. Text that it did not make is taken for what it looks like; never raises."""
+    whole_bytes, whole_sha256 = None, None
+    if stored.startswith(_CUT) and stored.count(":") >= 3:
+        _, length, whole_sha256, stored = stored.split(":", 3)
+        whole_bytes = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
+    if stored.startswith(_BASE64):
+        encoded = stored.removeprefix(_BASE64)
+        padding = len(encoded) - len(encoded.rstrip("="))
+        size = len(encoded) * 3 // 4 - padding
+        return Kept(None, encoded, size if whole_bytes is None else whole_bytes, whole_sha256)
+    text = stored.removeprefix(_TEXT)
+    return Kept(text, None, len(text.encode()) if whole_bytes is None else whole_bytes, whole_sha256)
+
+
+def numbered(name: str, taken: Container[str]) -> str:
+    """`name`, or `name (2)` and so on where that is taken."""
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name} ({number})"
+    return candidate
+
+
+def _spell(raw: bytes, max_bytes: int) -> str:
+    """`raw` in at most `max_bytes` bytes of UTF-8, of which there are `_CUT_COST_BYTES` at least."""
+    spelt = _spell_whole(raw) if len(raw) <= max_bytes else None
+    if spelt is not None and len(spelt.encode()) <= max_bytes:
+        return spelt
+    room = max_bytes - _CUT_COST_BYTES
+    head = raw[:room]
+    try:
+        raw.decode()
+        begun = _marked(head.decode("utf-8", "ignore"))  # "ignore" drops a last character that was cut in two
+    except UnicodeDecodeError:
+        begun = _BASE64 + b64encode(head[: room // 4 * 3]).decode()
+    return f"{_CUT}{len(raw)}:{sha256(raw).hexdigest()}:{begun}"
+
+
+def _spell_whole(raw: bytes) -> str:
+    try:
+        return _marked(raw.decode())
+    except UnicodeDecodeError:
+        return _BASE64 + b64encode(raw).decode()
+
+
+def _marked(text: str) -> str:
+    return _TEXT + text if text.startswith(_MARKERS) else text

@@ -1,0 +1,150 @@
+"""JSON as both intakes take it: one text, one value (RFC 8259 as bounded by RFC 7493). Never: a guess at what was meant.
+
+Two readers of the same text must not see different requests, and two spellings of a value must have one fingerprint.
+So names come once, numbers stay within what a double holds exactly, and `1.0` is read as `1`.
+"""
+
+import json
+import re
+from typing import Final, NoReturn
+
+import msgspec
+
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.records import Json
+
+MAX_DEPTH: Final = 32
+MAX_NUMBER: Final = (
+    2**53 - 1
+)  # beyond it neighbouring integers share one double (RFC 7493 §2.2, RFC 8785 §3.2.2.3)
+ITEMS_MAX: Final = (
+    100_000  # commas between values: ten megabytes of them would hold the event loop for seconds
+)
+NAME_SHOWN_MAX: Final = 64  # of a name in an error message
+
+_BOM: Final = b"\xef\xbb\xbf"
+_DIGITS_SURE: Final = 15  # so many characters never spell an integer beyond MAX_NUMBER
+_DIGITS_MAX: Final = (
+    17  # a sign and sixteen digits; more are refused before the conversion, whose cost is quadratic
+)
+# As many commas outside of strings; possessive, so that time is linear in the text that it takes to find them.
+_TOO_MANY_ITEMS: Final = re.compile(
+    rb'(?>[^",]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^",]*+)*+,){%d}+' % (ITEMS_MAX + 1), re.DOTALL
+)
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class StrictJsonError(GalaxyMailError, ValueError):
+    """The bytes are not one JSON value that everybody reads alike. The message never repeats a value."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
+    """The value that these bytes spell. Raises StrictJsonError, and nothing else, for bytes that are refused.
+
+    Equal values (RFC 8785) come out equal: an integral number as `int`, whatever its spelling.
+    """
+    if len(data) > ITEMS_MAX and _has_too_many_items(data):
+        raise StrictJsonError(f"more than {ITEMS_MAX} members and elements")
+    problem = ""
+    value: Json = None
+    # Errors are raised below the handlers: those of the decoders hold the whole text, secrets included.
+    try:
+        text = data.decode("utf-8")
+        value = _DECODER.decode(text)
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 (byte {error.start})"
+    except json.JSONDecodeError as error:
+        problem = f"not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+    except RecursionError:
+        problem = f"nested deeper than {max_depth} levels"
+    if data.startswith(_BOM):
+        problem = "a byte order mark is not allowed"  # RFC 8259 §8.1
+    elif not data:
+        problem = "empty"
+    if problem:
+        raise StrictJsonError(problem)
+    # Every level opens with a bracket, so few brackets, in strings or not, settle it without a look at the value.
+    if data.count(b"[") + data.count(b"{") > max_depth and _deeper_than(max_depth, value):
+        raise StrictJsonError(f"nested deeper than {max_depth} levels")
+    if _SURROGATE_ESCAPE.search(data) and not _encodable(value):
+        raise StrictJsonError("half of a surrogate pair is not a character")  # RFC 7493 §2.1
+    return value
+
+
+def shown_name(name: str) -> str:
+    """A member's name as an error message may hold it: printable and short."""
+    printable = "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name[:NAME_SHOWN_MAX]
+    )
+    return printable + ("…" if len(name) > NAME_SHOWN_MAX else "")
+
+
+def _members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise StrictJsonError(f"the member `{shown_name(name)}` comes twice in one object")
+            seen.add(name)
+    return members
+
+
+def _integer(text: str) -> int:
+    if len(text) > _DIGITS_SURE and (len(text) > _DIGITS_MAX or abs(int(text)) > MAX_NUMBER):
+        _refuse_number()
+    return int(text)
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    if not -MAX_NUMBER <= number <= MAX_NUMBER:  # infinity too, which is what 1e999 becomes
+        _refuse_number()
+    return int(number) if number.is_integer() else number
+
+
+def _refuse_number() -> NoReturn:
+    raise StrictJsonError(f"a number is beyond ±{MAX_NUMBER} and would lose digits; send it as text")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise StrictJsonError(f"{name} is not JSON")
+
+
+def _has_too_many_items(data: bytes) -> bool:
+    """Found before the value is built; long texts may have as many commas as they like."""
+    return data.count(b",") > ITEMS_MAX and _TOO_MANY_ITEMS.match(data) is not None
+
+
+def _deeper_than(max_depth: int, value: Json) -> bool:
+    level: list[Json] = [value]
+    for _ in range(max_depth):
+        below: list[Json] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                below += item.values()
+            elif kind is list:
+                below += item
+        level = [item for item in below if type(item) is dict or type(item) is list]
+        if not level:
+            return False
+    return True
+
+
+def _encodable(value: Json) -> bool:
+    try:
+        _ENCODER.encode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_members, parse_int=_integer, parse_float=_number, parse_constant=_no_constant
+)
