@@ -1,0 +1,279 @@
+"""How every exchange with a relay may end, and what each ending means for the attempt. Never: I/O.
+
+`OUTCOMES` is the one place that says so. An exchange is a step of the way from the host name to the answer to the
+final dot; an ending is what came of it where that is not simply the next step.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from galaxy_mail.domain.records import AttemptStatus, Failure, RefusedRecipient, Result, SendResult
+from galaxy_mail.providers.smtp.replies import Reply
+
+
+class Exchange(StrEnum):
+    """The steps in the order in which a first message takes them. The values are for people."""
+
+    CONNECT = "connect"
+    TLS = "TLS handshake"
+    GREETING = "greeting"
+    EHLO = "EHLO"  # and HELO
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    RSET = "RSET"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    BODY = "message"  # from the 354 until the final dot has left whole: the relay can't have the message
+    FINAL = "final dot"  # from then on until its answer: the relay may have it
+    QUIT = "QUIT"  # after the last message: no row below, for it ends no attempt
+
+
+class Ending(StrEnum):
+    ACCEPTED = "accepted"
+    PERMANENT = "permanent"  # 5yz
+    TRANSIENT = "transient"  # 4yz
+    CLOSING = "closing"  # 421: the relay gives up the connection and not the message
+    BAD_REPLY = "bad_reply"  # no SMTP, a digit that is not legal here, or an answer that nobody asked for
+    HUNG_UP = "hung_up"
+    TIMED_OUT = "timed_out"
+    UNRESOLVED = "unresolved"  # the relay's name
+    UNREACHABLE = "unreachable"
+    UNVERIFIED = "unverified"  # the relay's certificate
+    BROKEN = "broken"  # the handshake, other than by the certificate
+    INJECTED = "injected"  # bytes in clear that would have been read as if TLS had protected them
+    NOT_OFFERED = "not_offered"
+    IN_CLEAR = "in_clear"  # would give the password away
+    TOO_LARGE = "too_large"
+    MALFORMED = "malformed"  # ours: the message has no spelling as a mail
+    CLAIM_SHORT = "claim_short"  # too little of the claim is left to start what can't be undone
+    CUT_OFF = "cut_off"  # by the end of a stop's grace
+
+
+class Outcome(Struct, frozen=True):
+    result: Result
+    status: AttemptStatus
+    failure_code: str | None
+    outcome_unknown: bool = False  # the relay may have the message all the same
+    keeps_connection: bool = False
+
+
+def _refused(code: str) -> Outcome:
+    """The relay said no, for good, and stays."""
+    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+
+
+def _deferred(code: str) -> Outcome:
+    """The relay said not now, and stays."""
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+
+
+def _refused_early(code: str) -> Outcome:
+    """The relay said no before it had everything: it takes the rest for commands, so the connection is lost."""
+    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
+
+
+def _deferred_early(code: str) -> Outcome:
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
+
+
+def _failed(code: str) -> Outcome:
+    """The way to the relay is bad, or the relay is: not the message's fault."""
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code)
+
+
+def _late(code: str) -> Outcome:
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code)
+
+
+def _failed_undecided(code: str) -> Outcome:
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, outcome_unknown=True)
+
+
+def _late_undecided(code: str) -> Outcome:
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, outcome_unknown=True)
+
+
+X = Exchange
+OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
+    (X.CONNECT, Ending.UNRESOLVED): _failed("name_not_resolved"),
+    (X.CONNECT, Ending.UNREACHABLE): _failed("connect_failed"),
+    (X.CONNECT, Ending.TIMED_OUT): _late("connect_timed_out"),
+    #
+    (X.TLS, Ending.UNVERIFIED): _failed("tls_unverified"),
+    (X.TLS, Ending.BROKEN): _failed("tls_failed"),
+    (X.TLS, Ending.HUNG_UP): _failed("disconnected"),
+    (X.TLS, Ending.TIMED_OUT): _late("tls_timed_out"),
+    # A relay or a configuration at fault, whatever the digit: the message is worth another try.
+    (X.GREETING, Ending.PERMANENT): _failed("greeting_refused"),
+    (X.GREETING, Ending.TRANSIENT): _failed("greeting_refused"),
+    (X.GREETING, Ending.CLOSING): _failed("greeting_refused"),
+    (X.GREETING, Ending.BAD_REPLY): _failed("bad_reply"),
+    (X.GREETING, Ending.HUNG_UP): _failed("disconnected"),
+    (X.GREETING, Ending.TIMED_OUT): _late("greeting_timed_out"),
+    #
+    (X.EHLO, Ending.PERMANENT): _failed("ehlo_refused"),  # HELO too
+    (X.EHLO, Ending.TRANSIENT): _failed("ehlo_refused"),
+    (X.EHLO, Ending.CLOSING): _failed("ehlo_refused"),
+    (X.EHLO, Ending.BAD_REPLY): _failed("bad_reply"),
+    (X.EHLO, Ending.HUNG_UP): _failed("disconnected"),
+    (X.EHLO, Ending.TIMED_OUT): _late("ehlo_timed_out"),
+    #
+    (X.STARTTLS, Ending.NOT_OFFERED): _failed("starttls_unavailable"),
+    (X.STARTTLS, Ending.INJECTED): _failed("starttls_injection"),
+    (X.STARTTLS, Ending.PERMANENT): _failed("starttls_refused"),
+    (X.STARTTLS, Ending.TRANSIENT): _failed("starttls_refused"),
+    (X.STARTTLS, Ending.CLOSING): _failed("service_closing"),
+    (X.STARTTLS, Ending.BAD_REPLY): _failed("bad_reply"),
+    (X.STARTTLS, Ending.HUNG_UP): _failed("disconnected"),
+    (X.STARTTLS, Ending.TIMED_OUT): _late("starttls_timed_out"),
+    #
+    (X.AUTH, Ending.NOT_OFFERED): _failed("auth_unavailable"),
+    (X.AUTH, Ending.IN_CLEAR): _failed("auth_in_clear"),
+    (X.AUTH, Ending.PERMANENT): _failed("auth_refused"),
+    (X.AUTH, Ending.TRANSIENT): _failed("auth_deferred"),
+    (X.AUTH, Ending.CLOSING): _failed("service_closing"),
+    (X.AUTH, Ending.BAD_REPLY): _failed("bad_reply"),
+    (X.AUTH, Ending.HUNG_UP): _failed("disconnected"),
+    (X.AUTH, Ending.TIMED_OUT): _late("auth_timed_out"),
+    # RSET opens a transaction on a connection that an earlier message left behind; any answer but yes replaces the
+    # connection (see `costs_no_attempt`), and only silence ends the attempt.
+    (X.RSET, Ending.TIMED_OUT): _late("envelope_timed_out"),
+    #
+    (X.MAIL, Ending.NOT_OFFERED): _refused("smtputf8_unsupported"),
+    (X.MAIL, Ending.TOO_LARGE): _refused("message_too_large"),
+    (X.MAIL, Ending.MALFORMED): _refused("message_malformed"),
+    (X.MAIL, Ending.PERMANENT): _refused("sender_refused"),
+    (X.MAIL, Ending.TRANSIENT): _deferred("sender_deferred"),
+    (X.MAIL, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.MAIL, Ending.BAD_REPLY): _failed("bad_reply"),
+    (X.MAIL, Ending.HUNG_UP): _failed("disconnected"),
+    (X.MAIL, Ending.TIMED_OUT): _late("envelope_timed_out"),
+    #
+    (X.RCPT, Ending.PERMANENT): _refused("recipient_refused"),
+    (X.RCPT, Ending.TRANSIENT): _deferred("recipient_deferred"),
+    (X.RCPT, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.RCPT, Ending.BAD_REPLY): _failed("bad_reply"),
+    (X.RCPT, Ending.HUNG_UP): _failed("disconnected"),
+    (X.RCPT, Ending.TIMED_OUT): _late("envelope_timed_out"),
+    #
+    (X.DATA, Ending.PERMANENT): _refused("data_refused"),
+    (X.DATA, Ending.TRANSIENT): _deferred("data_deferred"),
+    (X.DATA, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.DATA, Ending.BAD_REPLY): _failed("bad_reply"),
+    (X.DATA, Ending.HUNG_UP): _failed("disconnected"),
+    (X.DATA, Ending.TIMED_OUT): _late("envelope_timed_out"),
+    # Answers here come unasked, before the relay has the whole message.
+    (X.BODY, Ending.PERMANENT): _refused_early("message_refused"),
+    (X.BODY, Ending.TRANSIENT): _deferred_early("message_deferred"),
+    (X.BODY, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.BODY, Ending.BAD_REPLY): _failed("bad_reply"),
+    (X.BODY, Ending.HUNG_UP): _failed("disconnected"),
+    (X.BODY, Ending.TIMED_OUT): _late("body_timed_out"),
+    (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out"),
+    # RFC 1047: whoever gives up here without an answer may make a second copy.
+    (X.FINAL, Ending.ACCEPTED): Outcome(
+        Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, keeps_connection=True
+    ),
+    (X.FINAL, Ending.PERMANENT): _refused("message_refused"),
+    (X.FINAL, Ending.TRANSIENT): _deferred("message_deferred"),
+    (X.FINAL, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.FINAL, Ending.BAD_REPLY): _failed_undecided("bad_reply"),
+    (X.FINAL, Ending.HUNG_UP): _failed_undecided("disconnected"),
+    (X.FINAL, Ending.TIMED_OUT): _late_undecided("final_timed_out"),
+    (X.FINAL, Ending.CUT_OFF): _late_undecided("stop_cut_off"),
+}
+
+# The first digit with which each exchange goes on. AUTH's other one, 3yz, asks for more.
+GOES_ON: Final[Mapping[Exchange, int]] = {
+    X.GREETING: 2,
+    X.EHLO: 2,
+    X.STARTTLS: 2,
+    X.AUTH: 2,
+    X.RSET: 2,
+    X.MAIL: 2,
+    X.RCPT: 2,
+    X.DATA: 3,
+    X.FINAL: 2,
+}
+
+
+def read(exchange: Exchange, reply: Reply) -> Ending:
+    """What this answer makes of the exchange. Codes that RFC 5321 doesn't know count by their first digit."""
+    if reply.code == 421:
+        return Ending.CLOSING
+    digit = reply.code // 100
+    if digit == GOES_ON.get(exchange):
+        return Ending.ACCEPTED
+    return {4: Ending.TRANSIENT, 5: Ending.PERMANENT}.get(digit, Ending.BAD_REPLY)
+
+
+def costs_no_attempt(exchange: Exchange, ending: Ending, *, first: bool) -> bool:
+    """Whether a reused connection that ends like this was lost before it was used: then a new one gets the message.
+
+    `first`: no command of this message had been answered. Nothing of the message has been said in any of these cases.
+    """
+    if exchange is Exchange.RSET:
+        return ending is not Ending.TIMED_OUT
+    return first and ending in (Ending.HUNG_UP, Ending.CLOSING)
+
+
+class Answered(Struct, frozen=True):
+    """One command of the envelope with its answer: a yes, a no or a not now."""
+
+    exchange: Exchange
+    address: str  # of RCPT; else empty
+    reply: Reply
+    ending: Ending
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """How an attempt ended: where, how, and what the relay said to it."""
+
+    exchange: Exchange
+    ending: Ending
+    reply: Reply | None = None
+    refused: tuple[RefusedRecipient, ...] = ()
+    detail: str = ""  # for people: ours or the operating system's words, none of the relay's
+
+    @property
+    def outcome(self) -> Outcome:
+        return OUTCOMES[self.exchange, self.ending]
+
+    def result(self, summary: str) -> SendResult:
+        outcome = self.outcome
+        return SendResult(
+            result=outcome.result,
+            status=outcome.status,
+            failure=Failure(code=outcome.failure_code, summary=summary) if outcome.failure_code else None,
+            provider_code=self.reply.label if self.reply else None,
+            refused_recipients=self.refused,
+            outcome_unknown=outcome.outcome_unknown,
+        )
+
+
+def envelope_verdict(answers: Sequence[Answered]) -> Ended | None:
+    """What the answers so far decide against the message; None: nothing does.
+
+    A refused MAIL decides alone, for what was pipelined behind it then answers 503. Of refused recipients the worst
+    decides: a message that is refused for good to one of them is sent to nobody. DATA comes last, for a relay that
+    took no recipient refuses it too.
+    """
+    for exchange in (Exchange.MAIL, Exchange.RCPT, Exchange.DATA):
+        for ending in (Ending.PERMANENT, Ending.TRANSIENT):
+            for answered in answers:
+                if answered.exchange is exchange and answered.ending is ending:
+                    refused = _refused_recipients(answers) if exchange is Exchange.RCPT else ()
+                    return Ended(exchange=exchange, ending=ending, reply=answered.reply, refused=refused)
+    return None
+
+
+def _refused_recipients(answers: Sequence[Answered]) -> tuple[RefusedRecipient, ...]:
+    return tuple(
+        RefusedRecipient(address=a.address, provider_code=a.reply.label, summary=a.reply.text)
+        for a in answers
+        if a.exchange is Exchange.RCPT and a.ending is not Ending.ACCEPTED
+    )

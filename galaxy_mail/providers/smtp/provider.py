@@ -1,0 +1,146 @@
+"""The SMTP provider: one slot's persistent connection, and the message in the spelling that its relay takes.
+
+Never: more than one connection at a time, a second try of a message that the relay may have.
+"""
+
+import socket
+import ssl
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+
+from galaxy_mail.domain.addresses import needs_smtputf8, to_ascii
+from galaxy_mail.domain.records import SendResult
+from galaxy_mail.providers import mime
+from galaxy_mail.providers.mime import MailFrom
+from galaxy_mail.providers.provider import Message, SendDeadline
+from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange
+from galaxy_mail.providers.smtp.protocol import Extensions, dot_stuffed
+from galaxy_mail.providers.smtp.session import Connect, ConnectionLost, ExchangeEnded, Mail, Session
+from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, tls_context
+from galaxy_mail.providers.smtp.summaries import describe
+
+_LARGE_BYTES: Final = 262_144  # of attachments: building these would hold up other slots
+
+# While idle: notices a relay that vanished without a word, before the next message does.
+_KEEPALIVE_S: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+
+class SmtpProvider:
+    """A sender slot's own way to the relay. Opens its connection at the first message and keeps it.
+
+    `tls` may be shared by all slots (`tls_context`); `connect` replaces TCP in tests.
+    """
+
+    name = "smtp"
+
+    def __init__(
+        self, settings: SmtpSettings, *, tls: ssl.SSLContext | None = None, connect: Connect | None = None
+    ) -> None:
+        self._settings = settings
+        self._tls = tls
+        if tls is None and settings.tls is not TlsMode.NONE:
+            self._tls = tls_context(settings.ca_file)
+        self._connect = connect or self._connect_tcp
+        self._sender = MailFrom(email=settings.from_email, name=settings.from_name or None)
+        self._session: Session | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.quit()
+
+    async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
+        """One attempt (`providers/provider.py` says what callers may rely on)."""
+        try:
+            session = await self._reusable_session() or await self._new_session()
+            try:
+                return await self._send_on(session, message, may_finish)
+            except ConnectionLost:
+                return await self._send_on(await self._new_session(), message, may_finish)
+        except ExchangeEnded as raised:  # while opening: the relay has seen nothing of the message
+            return raised.ended.result(describe(raised.ended, message=message, wire=b""))
+
+    async def _send_on(self, session: Session, message: Message, may_finish: SendDeadline) -> SendResult:
+        try:
+            mail = await self._mail(message, session.extensions)
+            if isinstance(mail, Ended):
+                return mail.result(describe(mail, message=message, wire=b""))
+            ended = await session.transact(mail, may_finish=may_finish)
+            return ended.result(
+                "" if ended.ending is Ending.ACCEPTED else describe(ended, message=message, wire=mail.wire)
+            )
+        finally:
+            if session.is_broken:
+                self._session = None
+                await session.drop()
+
+    async def _mail(self, message: Message, extensions: Extensions) -> Mail | Ended:
+        """The message for this relay, or why it takes it in no spelling."""
+        smtputf8 = mime.needs_smtputf8(message, self._sender)
+        if smtputf8 and "SMTPUTF8" not in extensions:
+            return Ended(exchange=Exchange.MAIL, ending=Ending.NOT_OFFERED, detail=_NO_SMTPUTF8)
+        eight_bit = "8BITMIME" in extensions
+        try:
+            if sum(len(a.content_base64) for a in message.attachments) > _LARGE_BYTES:
+                content, wire = await trio.to_thread.run_sync(
+                    self._build, message, eight_bit, smtputf8, abandon_on_cancel=True
+                )
+            else:
+                content, wire = self._build(message, eight_bit, smtputf8)
+        except mime.BadMessage as bad:
+            return Ended(exchange=Exchange.MAIL, ending=Ending.MALFORMED, detail=str(bad))
+        limit = extensions.get("SIZE", "")  # RFC 1870 §4; 0 or nothing: no fixed limit
+        if limit.isdecimal() and 0 < int(limit) < len(content):
+            detail = f"{len(content)} bytes, and the relay takes {int(limit)}"
+            return Ended(exchange=Exchange.MAIL, ending=Ending.TOO_LARGE, detail=detail)
+        parameters = b""
+        if "SIZE" in extensions:
+            parameters += b" SIZE=%d" % len(content)
+        if eight_bit and not content.isascii():
+            parameters += b" BODY=8BITMIME"  # RFC 6152 §3
+        if smtputf8:
+            parameters += b" SMTPUTF8"  # RFC 6531 §3.4
+        return Mail(
+            mail_argument=b"FROM:<%s>%s" % (_spelt(self._sender.email), parameters),
+            recipients=tuple((to, b"TO:<%s>" % _spelt(to)) for to in message.envelope.recipients()),
+            wire=wire,
+        )
+
+    def _build(self, message: Message, eight_bit: bool, smtputf8: bool) -> tuple[bytes, bytes]:
+        content = mime.build(message, sender=self._sender, eight_bit=eight_bit, smtputf8=smtputf8)
+        return content, dot_stuffed(content)
+
+    async def _reusable_session(self) -> Session | None:
+        session = self._session
+        if session is None or session.is_reusable():
+            return session
+        self._session = None
+        await session.quit()
+        return None
+
+    async def _new_session(self) -> Session:
+        self._session = await Session.open(self._settings, self._tls, self._connect)
+        return self._session
+
+    async def _connect_tcp(self) -> trio.SocketStream:
+        stream = await trio.open_tcp_stream(self._settings.host, self._settings.port)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE_S.items():
+            if (option := getattr(socket, name, None)) is not None:  # not all systems have all of them
+                stream.setsockopt(socket.IPPROTO_TCP, option, value)
+        return stream
+
+
+_NO_SMTPUTF8: Final = "an address needs SMTPUTF8, which the relay does not offer"
+
+
+def _spelt(address: str) -> bytes:
+    """The address in ASCII where it has such a spelling."""
+    return (address if needs_smtputf8(address) else to_ascii(address)).encode()

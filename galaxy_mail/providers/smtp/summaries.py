@@ -1,0 +1,105 @@
+"""The one line that an attempt keeps of how it ended. Never: a word of the message, a password, a line break.
+
+Relays quote what they refuse. Whatever a relay says once it has seen the message is compared with the message, as
+written and as sent, and each of its words that occurs there is masked, unless it is one of the words of which such
+answers are made (`VOCABULARY`) or of the envelope. A code that a relay would spell in another way (backwards, letter
+by letter) is beyond this.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final, assert_never
+
+from galaxy_mail.providers.provider import Message
+from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange
+from galaxy_mail.providers.smtp.replies import one_line
+
+MASK: Final = "…"
+_COMPARED_MAX_BYTES: Final = 1_048_576  # of the message as sent: beyond it are attachments
+_WORD: Final = re.compile(r"[^\W_]+")
+_MASKS: Final = re.compile(rf"{MASK}(?:\W*{MASK})+")
+
+_ANSWERS_SAY: Final = """
+a accept accepted action address after again all an and answer antispam antivirus any are as at authentication
+authorized banned be because been blacklist blacklisted blocked bounce bulk busy by can cannot client command
+complaint complete configuration connection contact content contains contain could data database deferred delayed
+delivered delivery denied detected disk dkim dmarc dns do does domain due email enough error exceeded exceeds
+expired fail failed failure filter for found from full further greylisted has have header headers help host if in
+insufficient internal invalid ip is it later limit limited line list listed local long mail mailbox malformed
+malware many maximum message mime missing more must no not of on or our out over permanent please policy postmaster
+prohibited queue quota rate reached reason received recipient reject rejected rejection relay reputation request
+resources retry security seems sender sending server service size slow smtp space spam spf storage suspicious
+system temporarily temporary terminated than that the this time timeout to too transaction try unable unavailable
+unsolicited until up use user users violation virus was we when will with you your
+"""
+VOCABULARY: Final = frozenset(_ANSWERS_SAY.split())
+
+
+def describe(ended: Ended, *, message: Message, wire: bytes) -> str:
+    """One line for people. `wire` is the message as sent, as far as the relay may have seen it."""
+    exchange, reply = ended.exchange, ended.reply
+    if reply is None:
+        return one_line(f"{exchange}: {ended.detail or _ours(ended.ending)}")
+    said = reply.text
+    if exchange is Exchange.AUTH:
+        said = ""  # may repeat what was sent: user name and password
+    elif exchange in (Exchange.BODY, Exchange.FINAL):
+        said = mask(said, message=message, wire=wire)
+    return one_line(f"{exchange}: {reply.label} {said}")
+
+
+def mask(text: str, *, message: Message, wire: bytes) -> str:
+    """The text without the words that it may have from the message."""
+    content = message.content
+    written = (content.subject, content.text_body, content.html_body or "")
+    # Line ends are dropped because an answer may quote across them, as it may with the soft ones of quoted-printable.
+    sent = wire[:_COMPARED_MAX_BYTES].decode("utf-8", "replace").replace("=\r\n", "").replace("\r\n", "")
+    seen = "\n".join((*written, sent)).casefold()
+    known = VOCABULARY | _words(message.envelope.recipients())
+
+    def shown(word: re.Match[str]) -> str:
+        folded = word[0].casefold()
+        return MASK if folded not in known and folded in seen else word[0]
+
+    return _MASKS.sub(MASK, _WORD.sub(shown, text))
+
+
+def _words(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(word.casefold() for text in texts for word in _WORD.findall(text))
+
+
+def _ours(ending: Ending) -> str:
+    """What we saw, where the relay said nothing that could be quoted."""
+    match ending:
+        case Ending.ACCEPTED | Ending.PERMANENT | Ending.TRANSIENT:
+            raise AssertionError(f"{ending} has a reply")
+        case Ending.CLOSING | Ending.HUNG_UP:
+            return "the relay closed the connection"
+        case Ending.BAD_REPLY:
+            return "the answer is not SMTP"
+        case Ending.TIMED_OUT:
+            return "no answer in time"
+        case Ending.UNRESOLVED:
+            return "the relay's name has no address"
+        case Ending.UNREACHABLE:
+            return "the relay can't be reached"
+        case Ending.UNVERIFIED:
+            return "the relay's certificate is not to be trusted"
+        case Ending.BROKEN:
+            return "no secure connection came about"
+        case Ending.INJECTED:
+            return "somebody spoke in clear after the relay agreed to TLS"
+        case Ending.NOT_OFFERED:
+            return "the relay does not offer it"
+        case Ending.IN_CLEAR:
+            return "no password goes over a connection without TLS"
+        case Ending.TOO_LARGE:
+            return "the message is larger than the relay takes"
+        case Ending.MALFORMED:
+            return "the message has no spelling as a mail"
+        case Ending.CLAIM_SHORT:
+            return "too little of the claim was left to send the final dot"
+        case Ending.CUT_OFF:
+            return "the service stopped before the answer came"
+        case _:
+            assert_never(ending)
