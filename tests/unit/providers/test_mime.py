@@ -6,7 +6,7 @@ from email.headerregistry import Address, ContentDispositionHeader
 from email.message import EmailMessage
 from email.message import Message as Mail
 from email.policy import default as default_policy
-from email.utils import collapse_rfc2231_value, getaddresses, parseaddr
+from email.utils import getaddresses, parseaddr
 from hashlib import blake2b
 from itertools import product
 
@@ -486,8 +486,12 @@ def test_any_filename_comes_back(filename: str, inline: bool) -> None:
     assert disposition.params["filename"] == filename
     assert disposition.content_disposition == ("inline" if inline else "attachment")
     value = old.get_param("filename", header="Content-Disposition")
-    assert value is not None
-    assert collapse_rfc2231_value(value) == filename
+    if isinstance(
+        value, tuple
+    ):  # RFC 2231; the library's own way to join it would strip quotes from the name
+        charset, _, raw = value
+        value = bytes(raw, "raw-unicode-escape").decode(str(charset))
+    assert value == filename
 
 
 @pytest.mark.parametrize(
