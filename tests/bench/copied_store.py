@@ -1,0 +1,91 @@
+"""A large store made of copies of a small one that the service itself filled. Never: a record that it would not write.
+
+Every copy of a delivery has its own id, keys and times: all times are shifted by the same, so that order and retention
+stay true. Indexes are copied as they are found, whatever there are.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from msgspec.json import Encoder, decode
+
+from tests.bench.valkey import Command, Connection
+
+SHIFT_MS: Final = 60_000  # from one copy to the next: 200 copies reach back some hours
+
+_RECORDS: Final = ("mail:deliveries:", "mail:attempts:", "mail:idempotency:")
+_PAYLOADS: Final = "mail:payloads:"
+_INDEXES: Final = "mail:idx:"
+_IDEMPOTENCY_INDEX: Final = b"mail:idx:idempotency:"
+
+_ENCODER: Final = Encoder(order="sorted")
+
+
+def multiply(connection: Connection, times: int) -> None:
+    """Leaves `times` deliveries for each that was there, itself included."""
+    for answer in connection.pipeline(_copies(connection, times)):
+        assert answer is not None
+
+
+def _copies(connection: Connection, times: int) -> Iterator[Command]:
+    ids = [bytes(delivery_id) for delivery_id in connection.call("ZRANGE", "mail:idx:created_at", 0, -1)]
+    for prefix in _RECORDS:
+        for key in _keys(connection, prefix):
+            record = decode(connection.call("GET", key))
+            words: list[bytes] = []
+            for copy in range(1, times):
+                words += (_renamed(key, prefix, copy), _ENCODER.encode(_shifted(record, copy)))
+            yield ("MSET", *words)
+    for delivery_id in ids:
+        payload = connection.call("HGETALL", _PAYLOADS.encode() + delivery_id)
+        for copy in range(1, times):
+            yield ("HSET", _PAYLOADS.encode() + _id(delivery_id, copy), *payload)
+    for key in _keys(connection, _INDEXES):
+        members = connection.call("ZRANGE", key, 0, -1, "WITHSCORES")
+        pairs = list(zip(members[::2], members[1::2], strict=True))
+        for copy in range(1, times):
+            words = []
+            for delivery_id, score in pairs:
+                words += (repr(float(score) - copy * SHIFT_MS).encode(), _id(delivery_id, copy))
+            own = key.startswith(_IDEMPOTENCY_INDEX)  # of one delivery alone
+            yield ("ZADD", key + _suffix(copy) if own else key, *words)
+
+
+def _keys(connection: Connection, prefix: str) -> list[bytes]:
+    keys: list[bytes] = []
+    cursor: bytes = b"0"
+    while True:
+        cursor, found = connection.call("SCAN", cursor, "MATCH", prefix + "*", "COUNT", 1000)
+        keys += found
+        if cursor == b"0":
+            return sorted(set(keys))
+
+
+def _suffix(copy: int) -> bytes:
+    return b"~%d" % copy
+
+
+def _id(delivery_id: bytes, copy: int) -> bytes:
+    return delivery_id + _suffix(copy)
+
+
+def _renamed(key: bytes, prefix: str, copy: int) -> bytes:
+    if prefix != "mail:attempts:":
+        return key + _suffix(copy)
+    delivery_id, _, attempt_no = key.rpartition(b":")
+    return _id(delivery_id, copy) + b":" + attempt_no
+
+
+def _shifted(record: dict[str, Any], copy: int) -> dict[str, Any]:
+    suffix = _suffix(copy).decode()
+    changed = dict(record)
+    for name, value in record.items():
+        if name.endswith("_ms") and isinstance(value, int):
+            changed[name] = value - copy * SHIFT_MS
+    for name in ("delivery_id", "idempotency_key"):
+        if name in record:
+            changed[name] = record[name] + suffix
+    if "message_id" in record:
+        local, at, domain = record["message_id"].rpartition("@")
+        changed["message_id"] = local + suffix + at + domain
+    return changed

@@ -1,0 +1,104 @@
+"""The first page of 50 for every kind of filter, and a delivery by its id, in a small and in a large store."""
+
+from typing import Final
+
+from tests.bench.backlog import WorkLost
+from tests.bench.commands import publish, rendered_command, template_command
+from tests.bench.copied_store import multiply
+from tests.bench.figures import Figure, percentile
+from tests.bench.http_load import at_full_speed, pack_request, require_status
+from tests.bench.login_codes import login_code_requests
+from tests.bench.relay import Relay
+from tests.bench.service import Service
+from tests.bench.settings import CONNECTIONS, Settings
+from tests.bench.valkey import Command, Valkey
+
+ROUTE: Final = "/api/v1/internal/deliveries"
+FILTERS: Final = {
+    "none": "",
+    "status": "status=sent",
+    "rare status": "status=failed",
+    "source": "source=notification",
+    "template": "template_id=auth.login_code",
+    "recipient": "recipient=reader7@example.test",
+    "key": "idempotency_key=rendered-7",
+    "two that agree": "source=authsession&status=sent",
+    "two that seldom agree": "source=authsession&status=failed",
+    "status and recipient": "status=sent&recipient=reader7@example.test",
+    "none at all": "template_id=no.such.template&status=sent",
+}
+
+
+def measure(settings: Settings) -> list[Figure]:
+    sizes = settings.sizes
+    small = _measure(settings, sizes.small_store)
+    large = _measure(settings, sizes.large_store)
+    slowest = max(large, key=lambda name: large[name])
+    steepest = max(FILTERS, key=lambda name: large[name] / small[name])
+    return [
+        Figure(key="pages.small", value=max(small[name] for name in FILTERS)),
+        Figure(
+            key="pages.large",
+            value=max(large[name] for name in FILTERS),
+            note=f"{sizes.large_store} deliveries; slowest: {slowest}",
+        ),
+        Figure(key="pages.growth", value=large[steepest] / small[steepest], note=f"steepest: {steepest}"),
+        *(Figure(key=f"pages/{name}", value=large[name]) for name in FILTERS),
+        Figure(key="by_id.small", value=small["by id"]),
+        Figure(key="by_id.large", value=large["by id"]),
+    ]
+
+
+def _measure(settings: Settings, number: int) -> dict[str, float]:
+    """Milliseconds at p95 for each kind of page."""
+    name = f"store-{number}"
+    if not (settings.shared / name).exists():
+        _make(settings, name, number)
+    with (
+        Valkey(settings.shared, name=name) as valkey,
+        Relay(settings.workdir) as relay,
+        Service(settings.workdir, valkey, relay) as service,
+    ):
+        paths = {
+            **{kind: f"{ROUTE}?limit=50&{query}".rstrip("&") for kind, query in FILTERS.items()},
+            "by id": f"{ROUTE}/rendered.7",
+        }
+        return {kind: _p95_ms(settings, service, path) for kind, path in paths.items()}
+
+
+def _p95_ms(settings: Settings, service: Service, path: str) -> float:
+    request = pack_request("GET", path)
+    answers, _ = at_full_speed(
+        service.address, iter(lambda: request, b""), connections=1, number=settings.sizes.pages
+    )
+    require_status(answers, 200)
+    return percentile([answer.latency_ms for answer in answers], 95)
+
+
+def _make(settings: Settings, name: str, number: int) -> None:
+    """Fills a store with what the service really did for `small_store` deliveries, then multiplies it."""
+    seed = settings.sizes.small_store
+    by_rest, rendered, by_template, refused = seed // 5, seed // 5, seed // 2, seed // 10
+    assert by_rest + rendered + by_template + refused == seed
+    with Valkey(settings.shared, name=name) as valkey:
+        with Relay(settings.workdir) as relay, Service(settings.workdir, valkey, relay) as service:
+            answers, _ = at_full_speed(
+                service.address, login_code_requests("pages"), connections=CONNECTIONS, number=by_rest
+            )
+            require_status(answers, 200)
+            publish(valkey, (rendered_command("rendered", n) for n in range(rendered)))
+            publish(valkey, (template_command("template", n) for n in range(by_template)))
+            last = publish(valkey, (_refused(n) for n in range(refused)))
+            service.wait_consumed(last)
+            service.wait_drained()
+        multiply(valkey.connection, number // seed)
+        found = valkey.connection.call("ZCARD", "mail:idx:created_at")
+        if found != number:
+            raise WorkLost(f"the store has {found} deliveries instead of {number}")
+
+
+def _refused(n: int) -> Command:
+    """A mail that the sink refuses."""
+    command = list(rendered_command("refused", n))
+    command[-1] = str(command[-1]).replace("reader", "refused")
+    return tuple(command)
