@@ -1,0 +1,249 @@
+"""A provider that sends nothing and answers as it was told: for development, tests and rehearsals. Never: the network.
+
+What it "sent" is kept in a folder, where that is given, as `<delivery_id>.<attempt_no>.eml`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+from msgspec import Struct
+
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.records import AttemptStatus, Failure, Json, Result, SendResult
+from galaxy_mail.domain.strict_json import StrictJsonError, loads, shown_name
+from galaxy_mail.providers import mime
+from galaxy_mail.providers.mime import BadMessage, MailFrom
+from galaxy_mail.providers.provider import Message, SendDeadline
+from galaxy_mail.settings.kinds import duration_ms
+
+_LATENCY: Final = duration_ms(at_least="0ms", at_most="1h")
+
+
+class BadScript(GalaxyMailError, ValueError):
+    """The text is no stub script. The message names the place."""
+
+
+class Outcome(StrEnum):
+    """What a rule may tell the stub to do: one of the four results, or one of two ways to give none."""
+
+    ACCEPTED = "accepted"
+    SUPPRESSED = "suppressed"
+    TRANSIENT_FAILURE = "transient_failure"
+    PERMANENT_FAILURE = "permanent_failure"
+    TIMEOUT = "timeout"
+    DISCONNECT = "disconnect"
+
+
+class StubRule(Struct, frozen=True, kw_only=True):
+    outcomes: tuple[Outcome, ...]  # attempt n gets the nth, the last one repeats
+    recipient: str = "*"  # a glob for the first recipient, in lower case
+    latency_ms: int = 0
+
+    def outcome(self, attempt_no: int) -> Outcome:
+        return self.outcomes[min(attempt_no, len(self.outcomes)) - 1]
+
+
+class StubScript(Struct, frozen=True, kw_only=True):
+    """Which answer whose mail gets. The first rule that fits counts."""
+
+    rules: tuple[StubRule, ...] = ()
+    default: StubRule = StubRule(outcomes=(Outcome.ACCEPTED,))
+
+    def rule_for(self, recipient: str) -> StubRule:
+        address = recipient.lower()
+        return next((rule for rule in self.rules if fnmatchcase(address, rule.recipient)), self.default)
+
+    @classmethod
+    def parse(cls, data: bytes) -> "StubScript":
+        """The script that this JSON spells (spec: MAIL_STUB_SCRIPT). Raises BadScript."""
+        try:
+            script = _object("the script", loads(data), optional=("rules", "default"))
+        except StrictJsonError as error:
+            raise BadScript(error.message) from None
+        rules = _list("rules", script.get("rules", []))
+        return cls(
+            rules=tuple(_rule(f"rules[{at}]", rule) for at, rule in enumerate(rules)),
+            default=StubRule(outcomes=_outcomes("default", script.get("default", ["accepted"]))),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "StubScript":
+        """The script in this file. Raises BadScript, also where the file can't be read."""
+        try:
+            return cls.parse(path.read_bytes())
+        except BadScript as error:
+            raise BadScript(f"{path}: {error}") from None
+        except OSError as error:
+            raise BadScript(f"{path}: {error.strerror}") from None
+
+
+class StubProvider:
+    """Answers each message by its script, after the rule's latency. Touches `outbox` alone.
+
+    One for each sender slot, as with any provider; they may share an outbox.
+    """
+
+    name: str = "stub"
+
+    def __init__(self, *, outbox: Path | None, script: StubScript, sender: MailFrom) -> None:
+        self._outbox = outbox
+        self._script = script
+        self._sender = sender
+
+    async def __aenter__(self) -> Self:
+        if self._outbox is not None:
+            await trio.Path(self._outbox).mkdir(parents=True, exist_ok=True)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
+        """The script's answer. Cancelled before it is given, nothing is kept; the keeping itself can't be cancelled."""
+        rule = self._script.rule_for(next(iter(message.envelope.recipients()), ""))
+        outcome = rule.outcome(message.attempt_no)
+        await trio.sleep(rule.latency_ms / 1000)
+        if outcome is not Outcome.ACCEPTED:
+            return RESULTS[outcome]
+        if not may_finish():
+            return CLAIM_RUNNING_OUT
+        try:
+            if self._outbox is None:
+                self._build(message)
+            else:
+                await trio.to_thread.run_sync(self._keep, message, self._outbox)
+        except BadMessage as bad:
+            return _refusal("message_malformed", str(bad))
+        except OSError as error:
+            return _loss(AttemptStatus.TRANSPORT_FAILED, "outbox_failed", f"outbox: {error.strerror}")
+        return RESULTS[outcome]
+
+    def _build(self, message: Message) -> bytes:
+        smtputf8 = mime.needs_smtputf8(message, self._sender)
+        return mime.build(message, sender=self._sender, eight_bit=True, smtputf8=smtputf8)
+
+    def _keep(self, message: Message, outbox: Path) -> None:
+        """Whoever watches the outbox sees whole mails only."""
+        mail = self._build(message)
+        partial = outbox / f".{os.getpid()}.{next(_PARTIAL)}.partial"
+        try:
+            partial.write_bytes(mail)
+            partial.replace(outbox / f"{message.delivery_id}.{message.attempt_no}.eml")
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+_PARTIAL: Final = count(1)
+
+
+def _refusal(code: str, summary: str, provider_code: str | None = None) -> SendResult:
+    return SendResult(
+        result=Result.PERMANENT_FAILURE,
+        status=AttemptStatus.PROVIDER_REJECTED,
+        failure=Failure(code=code, summary=summary),
+        provider_code=provider_code,
+    )
+
+
+def _loss(status: AttemptStatus, code: str, summary: str, provider_code: str | None = None) -> SendResult:
+    return SendResult(
+        result=Result.TRANSIENT_FAILURE,
+        status=status,
+        failure=Failure(code=code, summary=summary),
+        provider_code=provider_code,
+    )
+
+
+# The same failure codes as a relay's, where there is one that behaves so.
+RESULTS: Final[Mapping[Outcome, SendResult]] = {
+    Outcome.ACCEPTED: SendResult(
+        result=Result.ACCEPTED, status=AttemptStatus.PROVIDER_ACCEPTED, provider_code="250 2.0.0"
+    ),
+    Outcome.SUPPRESSED: SendResult(
+        result=Result.SUPPRESSED,
+        status=AttemptStatus.PROVIDER_REJECTED,
+        failure=Failure(code="provider_suppressed", summary="the stub suppresses this mail, as scripted"),
+    ),
+    Outcome.PERMANENT_FAILURE: _refusal(
+        "message_refused", "the stub refuses this mail, as scripted", "550 5.7.1"
+    ),
+    Outcome.TRANSIENT_FAILURE: _loss(
+        AttemptStatus.PROVIDER_REJECTED,
+        "message_deferred",
+        "the stub defers this mail, as scripted",
+        "451 4.3.0",
+    ),
+    Outcome.TIMEOUT: _loss(
+        AttemptStatus.TIMED_OUT, "envelope_timed_out", "the stub fell silent before the message, as scripted"
+    ),
+    Outcome.DISCONNECT: _loss(
+        AttemptStatus.TRANSPORT_FAILED, "disconnected", "the stub hung up before the message, as scripted"
+    ),
+}
+CLAIM_RUNNING_OUT: Final = _loss(
+    AttemptStatus.TRANSPORT_FAILED, "claim_running_out", "too little of the claim was left to send safely"
+)
+
+
+def _rule(where: str, value: Json) -> StubRule:
+    rule = _object(where, value, required=("recipient", "outcomes"), optional=("latency",))
+    recipient = rule["recipient"]
+    if not isinstance(recipient, str) or not recipient:
+        raise BadScript(f"{where}.recipient: must be a glob such as *@slow.test")
+    return StubRule(
+        recipient=recipient.lower(),
+        outcomes=_outcomes(f"{where}.outcomes", rule["outcomes"]),
+        latency_ms=_latency(f"{where}.latency", rule.get("latency", "0ms")),
+    )
+
+
+def _outcomes(where: str, value: Json) -> tuple[Outcome, ...]:
+    names = _list(where, value)
+    if not names:
+        raise BadScript(f"{where}: must have at least one outcome")
+    return tuple(_outcome(f"{where}[{at}]", name) for at, name in enumerate(names))
+
+
+def _outcome(where: str, value: Json) -> Outcome:
+    try:
+        return Outcome(value)
+    except ValueError:
+        raise BadScript(f"{where}: is none of {', '.join(Outcome)}") from None
+
+
+def _latency(where: str, value: Json) -> int:
+    if not isinstance(value, str):
+        raise BadScript(f"{where}: must be text such as 50ms")
+    try:
+        return _LATENCY(value)
+    except ValueError as error:
+        raise BadScript(f"{where}: {error}") from None
+
+
+def _list(where: str, value: Json) -> Sequence[Json]:
+    if not isinstance(value, list):
+        raise BadScript(f"{where}: must be a list")
+    return value
+
+
+def _object(
+    where: str, value: Json, *, required: tuple[str, ...] = (), optional: tuple[str, ...] = ()
+) -> Mapping[str, Json]:
+    if not isinstance(value, dict):
+        raise BadScript(f"{where}: must be an object")
+    for name in required:
+        if name not in value:
+            raise BadScript(f"{where}: `{name}` is missing")
+    for name in value:
+        if name not in required + optional:
+            raise BadScript(f"{where}: there is no `{shown_name(name)}`")
+    return value
