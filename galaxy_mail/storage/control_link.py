@@ -97,6 +97,9 @@ class ControlLink:
                 if request.abandoned:
                     continue
                 async with _answering(request):
+                    if connection is not None and not await _usable(connection):
+                        await _close(connection)
+                        connection = None
                     if connection is None:
                         connection = await self._connect(name)
                     request.written = True
@@ -215,6 +218,16 @@ def _refused(error: Exception) -> RedisRefused:
     """redis-py takes the code off the codes that it knows."""
     code = getattr(error, "status_code", None)
     return RedisRefused(f"{code} {error}" if code else str(error))
+
+
+async def _usable(connection: AbstractConnection) -> bool:
+    """Whether an idle connection still is one, and holds nothing that belongs to somebody else."""
+    from redis.exceptions import RedisError
+
+    try:
+        return not await _in_loop(connection.can_read)
+    except RedisError:
+        return False
 
 
 async def _close(connection: AbstractConnection | None) -> None:

@@ -131,8 +131,8 @@ class DataLink:
             try:
                 connected_at = await self._serve(stream, address)
             finally:
-                await trio.aclose_forcefully(stream)
                 self._disown()
+                await trio.aclose_forcefully(stream)
         if self._lost != self.last_error or connected_at is not None:
             log.warning("redis_connection_lost", link=self._name, reason=self._lost)
         self.last_error = self._lost

@@ -27,7 +27,7 @@ class NotDurable(OutcomeUnknown):
 class RedisRefused(RedisTrouble):
     """Redis' error reply to one command: `code` is its first word (`OOM`, `READONLY`, `NOSCRIPT`, `WRONGTYPE`, ...).
 
-    A value in its command's slot; no gateway raises it.
+    A value in its command's slot; only `read_stream`, which has no slots, raises it.
     """
 
     def __init__(self, text: str) -> None:
@@ -39,3 +39,7 @@ class RedisRefused(RedisTrouble):
 
 class UnfitRedis(GalaxyMailError):
     """This server would lose or never take what we store. Not raised for a server that is merely away."""
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        super().__init__("this Redis can't hold accepted mail: " + "; ".join(reasons))
+        self.reasons = reasons
