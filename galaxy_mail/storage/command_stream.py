@@ -50,7 +50,7 @@ class StreamState(Struct, frozen=True, kw_only=True):
     length: int
     last_entry_id: str
     lag: int  # entries behind the offset; exact while the stream lost none
-    lost: int  # trimmed or deleted before they were read, and not counted yet
+    lost: int  # trimmed or deleted unread and not counted yet; less than 0: made anew, counting begins again
     restarted: bool  # it was deleted and begins again below the offset: nothing would ever be read
     consumed: int
 
@@ -96,15 +96,19 @@ class CommandStream:
         offset = cast("bytes | None", answered(reply)) or b""
         return offset.decode()
 
-    async def read(self, after: str) -> list[Entry]:
-        """The entries behind `after`, bounded by number and bytes; none where there are none. Raises RedisTrouble."""
+    async def read(self, after: str) -> tuple[list[Entry], bool]:
+        """The entries behind `after`, bounded by number and bytes, and whether none before them is left to read.
+
+        That may mean that entries were trimmed unread: `state` tells. Raises RedisTrouble.
+        """
         [reply] = await self.link.pipeline(
             [Call(READ_COMMANDS, (self.keys.command_stream,), (after or "0-0", BATCH_ENTRIES, BATCH_BYTES))]
         )
-        return [
-            (entry_id.decode(), list(zip(parts[::2], parts[1::2], strict=True)))
-            for entry_id, parts in cast("list[tuple[bytes, list[bytes]]]", answered(reply))
+        first, raw = cast("tuple[bytes, list[tuple[bytes, list[bytes]]]]", answered(reply))
+        entries = [
+            (entry_id.decode(), list(zip(parts[::2], parts[1::2], strict=True))) for entry_id, parts in raw
         ]
+        return entries, entry_number(first.decode()) > entry_number(after)
 
     async def wait_for_more(self, after: str, *, block_ms: int) -> bool:
         """Waits until there is an entry behind `after`, at most `block_ms`. Raises RedisTrouble."""
@@ -197,7 +201,7 @@ class CommandStream:
         # Trimming takes the oldest: while an entry that was consumed is still there, none was lost unread.
         everything_is_ahead = first is None or entry_number(first[0].decode()) > entry_number(offset)
         if everything_is_ahead and not restarted:
-            lost = max(0, added - length - consumed)
+            lost = added - length - consumed
         lag = length if everything_is_ahead else max(0, added - consumed)
         return StreamState(
             offset=offset,
@@ -210,11 +214,11 @@ class CommandStream:
         )
 
     async def note_lost(self, state: StreamState) -> bool:
-        """Counts what `state` says was lost, once over all processes. Raises RedisTrouble."""
+        """Counts what `state` says was lost, once over all processes; True where it was here. Raises RedisTrouble."""
         [reply] = await self.link.pipeline(
             [Call(NOTE_LOST, (self.keys.consumed, k.META), (state.consumed, state.lost, self.link.now_ms()))]
         )
-        return cast("list[int]", answered(reply))[0] == 1
+        return state.lost > 0 and cast("list[int]", answered(reply))[0] == 1
 
     async def trim(self, *, keep_ms: int) -> int:
         """Removes entries older than `keep_ms`, never one past the offset; how many went. Raises RedisTrouble."""

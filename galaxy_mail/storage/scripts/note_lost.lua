@@ -4,7 +4,7 @@
   KEYS[1]  consumed  string  entries that the offset has passed
   KEYS[2]  meta      hash    stream_lost, stream_lost_at_ms
   ARGV[1]  seen      what the caller read as consumed
-  ARGV[2]  lost      how many are missing
+  ARGV[2]  lost      how many are missing; less than 0: the stream was made anew, and counting begins again
   ARGV[3]  now_ms
 
   Returns  {1}  counted
@@ -16,6 +16,7 @@ local seen, lost, now_ms = ARGV[1], ARGV[2], ARGV[3]
 
 if (redis.call("GET", consumed) or "0") ~= seen then return {0} end
 redis.call("INCRBY", consumed, lost)
+if tonumber(lost) < 0 then return {1} end
 redis.call("HINCRBY", meta, "stream_lost", lost)
 redis.call("HSET", meta, "stream_lost_at_ms", now_ms)
 return {1}

@@ -1,0 +1,133 @@
+"""The ingress: reads the command stream, one process at a time, in order. Never: judges an entry."""
+
+from typing import Final
+
+import structlog
+import trio
+
+from galaxy_mail.actors.supervisor import Heartbeat
+from galaxy_mail.intake import CommandIntake
+from galaxy_mail.storage.command_stream import CommandStream
+from galaxy_mail.storage.errors import RedisTrouble
+from galaxy_mail.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+LEASE_TTL_MS: Final = 3_000  # with the poll below, another process takes over within 5 s
+LEASE_EVERY_S: Final = 1.0
+PAUSE_AFTER_TROUBLE_S: Final = 0.5
+GIVE_UP_WITHIN_S: Final = 1.0
+
+
+class Ingress:
+    """Reads behind the stored offset while it holds the lease; otherwise asks for the lease every second.
+
+    Ends when cancelled, and then lets the next reader in at once. Touches the stream and the intake.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream: CommandStream,
+        intake: CommandIntake,
+        block_ms: int,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+    ) -> None:
+        self.stream = stream
+        self.intake = intake
+        self.block_ms = block_ms
+        self.metrics = metrics
+        self.heartbeat = heartbeat
+        self.reading = False
+        self.trouble: str | None = None  # what keeps commands from being read, for operators
+        self._held_s = float("-inf")  # trio.current_time() at the latest confirmed hold of the lease
+        self._restarted_told = False
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self.heartbeat.beat()
+                try:
+                    if await self._hold_lease():
+                        await self._read_while_leased()
+                    await trio.sleep(LEASE_EVERY_S)
+                except RedisTrouble as trouble:
+                    self.trouble = str(trouble)
+                    log.warning("reading_commands_failed", error=self.trouble)
+                    await trio.sleep(PAUSE_AFTER_TROUBLE_S)
+        finally:
+            with trio.move_on_after(GIVE_UP_WITHIN_S, shield=True):
+                await self._give_up_lease()
+
+    async def _hold_lease(self) -> bool:
+        asked_s = trio.current_time()
+        held = await self.stream.hold_lease(LEASE_TTL_MS)
+        if held:
+            self._held_s = asked_s
+        return held
+
+    async def _give_up_lease(self) -> None:
+        try:
+            await self.stream.give_up_lease()
+        except RedisTrouble as trouble:
+            log.warning("lease_not_given_up", error=str(trouble))  # it runs out by itself
+
+    async def _read_while_leased(self) -> None:
+        """Reads until the lease is another's or runs out. Raises RedisTrouble."""
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            self.reading = True
+            nursery.start_soon(self._keep_lease, nursery.cancel_scope)
+            try:
+                await self._read()
+            finally:
+                self.reading = False
+                nursery.cancel_scope.cancel()
+
+    async def _keep_lease(self, reading: trio.CancelScope) -> None:
+        while trio.current_time() - self._held_s < LEASE_TTL_MS / 1000:
+            await trio.sleep(LEASE_EVERY_S)
+            try:
+                if not await self._hold_lease():
+                    break
+            except RedisTrouble as trouble:
+                log.warning("lease_not_renewed", error=str(trouble))
+        reading.cancel()
+
+    async def _read(self) -> None:
+        offset = await self.stream.offset()
+        while True:
+            self.heartbeat.beat(within_s=self.block_ms / 1000 + self.heartbeat.within_s)
+            entries, first_ever_left = await self.stream.read(offset)
+            if first_ever_left:
+                await self._look_for_losses()
+            if not entries:
+                if not await self.stream.wait_for_more(offset, block_ms=self.block_ms):
+                    await self._look_for_losses()
+                continue
+            progress = await self.intake.accept(entries, offset=offset)
+            if progress.refusal is not None:
+                raise progress.refusal
+            self.trouble = None
+            if progress.offset == offset:  # somebody moved it
+                offset = await self.stream.offset()
+            else:
+                offset = progress.offset
+
+    async def _look_for_losses(self) -> None:
+        """Notices entries that were trimmed unread, and a stream that begins again below the offset."""
+        state = await self.stream.state()
+        if state.lost != 0 and await self.stream.note_lost(state):
+            self.metrics.ingress_gap(state.lost)
+            log.error("stream_entries_lost", lost=state.lost, offset=state.offset)
+        if state.restarted:
+            self.trouble = (
+                f"the stream begins again below the offset {state.offset}: its entries are not read"
+            )
+            if not self._restarted_told:
+                self._restarted_told = True
+                log.error(
+                    "stream_begins_again_below_offset", offset=state.offset, last_entry_id=state.last_entry_id
+                )
+        else:
+            self._restarted_told = False

@@ -1,0 +1,87 @@
+"""The janitor: forgets, trims, mends, and samples the gauges. Never: discards what it does not understand."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+import trio
+
+from galaxy_mail.actors.supervisor import Heartbeat
+from galaxy_mail.storage.command_stream import CommandStream
+from galaxy_mail.storage.errors import RedisTrouble
+from galaxy_mail.storage.upkeep import Depths, Upkeep
+
+log = structlog.get_logger()
+
+SAMPLE_EVERY_S: Final = 2.0
+RECONCILE_EVERY_S: Final = 10.0
+FORGET_EVERY_S: Final = 5.0
+TRIM_EVERY_S: Final = 30.0
+
+
+class Janitor:
+    """Does each of its chores when it is due, one bounded batch at a time.
+
+    Ends when cancelled. Touches the store's upkeep and the stream; no claim, no lane.
+    """
+
+    def __init__(
+        self,
+        *,
+        upkeep: Upkeep,
+        stream: CommandStream,
+        stream_kept_ms: int,
+        on_sample: Callable[[Depths, int], None],  # the schedule and the stream's lag
+        heartbeat: Heartbeat,
+    ) -> None:
+        self.upkeep = upkeep
+        self.stream = stream
+        self.stream_kept_ms = stream_kept_ms
+        self.heartbeat = heartbeat
+        self._on_sample = on_sample
+        self._chores: list[tuple[float, Callable[[], Awaitable[object]]]] = [
+            (SAMPLE_EVERY_S, self.sample),
+            (FORGET_EVERY_S, self.forget),
+            (RECONCILE_EVERY_S, self.reconcile),
+            (TRIM_EVERY_S, self.trim),
+        ]
+
+    async def run(self) -> None:
+        due_s = [trio.current_time()] * len(self._chores)
+        while True:
+            self.heartbeat.beat()
+            for number, (every_s, chore) in enumerate(self._chores):
+                if due_s[number] > trio.current_time():
+                    continue
+                try:
+                    await chore()
+                except RedisTrouble as trouble:
+                    log.warning("chore_failed", chore=chore.__name__, error=str(trouble))
+                due_s[number] = trio.current_time() + every_s
+            await trio.sleep(max(0.0, min(due_s) - trio.current_time()))
+
+    async def sample(self) -> None:
+        """Reads the gauges. Raises RedisTrouble."""
+        state = await self.stream.state()
+        self._on_sample(await self.upkeep.depths(), state.lag)
+
+    async def forget(self) -> int:
+        """One batch of what is past its time. Raises RedisTrouble."""
+        gone = await self.upkeep.forget() + await self.upkeep.forget_malformed()
+        if gone:
+            log.info("forgotten", records=gone)
+        return gone
+
+    async def reconcile(self) -> None:
+        """One batch of states against the schedule. Raises RedisTrouble."""
+        mended = await self.upkeep.reconcile()
+        for delivery_id in mended.rescheduled:
+            log.error("delivery_was_not_scheduled", delivery_id=delivery_id)
+        for delivery_id in mended.unscheduled:
+            log.error("finished_delivery_was_scheduled", delivery_id=delivery_id)
+        for delivery_id in mended.not_understood:
+            log.error("scheduled_without_record", delivery_id=delivery_id)
+
+    async def trim(self) -> int:
+        """Removes old stream entries that need no more work. Raises RedisTrouble."""
+        return await self.stream.trim(keep_ms=self.stream_kept_ms)

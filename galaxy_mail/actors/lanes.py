@@ -1,0 +1,154 @@
+"""The hand-over between the scheduler and the sender slots: one queue a lane. Never: anything that outlives the process.
+
+The scheduler puts claims in as long as there are `places`; a slot takes the next one. The priority lane comes first, but
+every `FAIR_SHARE`-th claim of a slot that may take both is a normal one while some wait, so that neither lane starves
+the other. What waited too long is withdrawn by the scheduler and given back: nobody renews a claim that waits here.
+"""
+
+from collections import OrderedDict, deque
+from contextlib import suppress
+from typing import Final
+
+import trio
+from msgspec import Struct
+
+from galaxy_mail.domain.records import Lane
+from galaxy_mail.storage.store import Claim
+
+PREFETCH_MIN: Final = 8
+FAIR_SHARE: Final = 10
+
+
+class EndOfLanes(Exception):
+    """The lanes are closed and nothing is left to take."""
+
+
+class Places(Struct, frozen=True):
+    """How many more claims each lane can take in."""
+
+    priority: int
+    normal: int
+
+    def __bool__(self) -> bool:
+        return self.priority > 0 or self.normal > 0
+
+
+class Waiting(Struct, frozen=True):
+    claim: Claim
+    since_s: float  # trio.current_time() when it was claimed
+
+
+class Lanes:
+    """Two bounded queues with one way in and one way out.
+
+    With two slots or more, one takes the priority lane only, so that a login code never waits for a long attempt.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._prefetch = max(PREFETCH_MIN, slots)
+        self._queues: dict[Lane, deque[Waiting]] = {Lane.PRIORITY: deque(), Lane.NORMAL: deque()}
+        self._takers: OrderedDict[trio.lowlevel.Task, bool] = (
+            OrderedDict()
+        )  # parked task -> takes priority only
+        self._since_normal = 0
+        self._closed = False
+        self.hungry = False  # more was due at the last claim than there were places: a free place is news
+        # Rung when there is something for the scheduler to do: work was accepted, places have come free.
+        self._ring, self._rung = trio.open_memory_channel[None](1)
+
+    # The scheduler's side
+
+    def places(self) -> Places:
+        """Room for a prefetch beyond what the free slots take at once.
+
+        A lane is refilled once half of its prefetch is gone: claiming in batches costs less per delivery.
+        """
+        free_priority = len(self._takers)
+        free_normal = sum(1 for priority_only in self._takers.values() if not priority_only)
+        room = {
+            Lane.PRIORITY: free_priority + self._prefetch - len(self._queues[Lane.PRIORITY]),
+            Lane.NORMAL: free_normal + self._prefetch - len(self._queues[Lane.NORMAL]),
+        }
+        enough = self._prefetch // 2
+        return Places(
+            *(count if count >= enough else 0 for count in (room[Lane.PRIORITY], room[Lane.NORMAL]))
+        )
+
+    def put(self, claim: Claim, *, since_s: float) -> None:
+        """Hands a claim over. Never blocks: the scheduler claims no more than there are places."""
+        self._queues[claim.lane].append(Waiting(claim, since_s))
+        for task, priority_only in self._takers.items():
+            if claim.lane is Lane.PRIORITY or not priority_only:
+                del self._takers[task]
+                trio.lowlevel.reschedule(task)
+                return
+
+    def withdraw(self, *, before_s: float) -> list[Claim]:
+        """Takes back what waits since before then."""
+        withdrawn: list[Claim] = []
+        for queue in self._queues.values():
+            while queue and queue[0].since_s < before_s:
+                withdrawn.append(queue.popleft().claim)
+        return withdrawn
+
+    def drain(self) -> list[Claim]:
+        """Takes back everything."""
+        return self.withdraw(before_s=float("inf"))
+
+    async def wait_rung(self, timeout_s: float) -> None:
+        """Returns when there may be work or places, at the latest after `timeout_s`."""
+        with trio.move_on_after(timeout_s):
+            await self._rung.receive()
+
+    # The slots' side
+
+    async def take(self, *, priority_only: bool) -> Claim:
+        """The next claim for this slot. Raises EndOfLanes once the lanes are closed and empty."""
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()  # here, so that what is taken is never dropped
+            claim = self._next(priority_only=priority_only)
+            if claim is not None:
+                if self.hungry and self.places():
+                    self.ring()
+                return claim
+            if self._closed:
+                raise EndOfLanes
+            task = trio.lowlevel.current_task()
+            self._takers[task] = priority_only
+            if self.hungry and self.places():
+                self.ring()
+
+            def abort(_: object, task: trio.lowlevel.Task = task) -> trio.lowlevel.Abort:
+                del self._takers[task]
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _next(self, *, priority_only: bool) -> Claim | None:
+        priority, normal = self._queues[Lane.PRIORITY], self._queues[Lane.NORMAL]
+        if normal and not priority_only and (not priority or self._since_normal >= FAIR_SHARE - 1):
+            self._since_normal = 0
+            return normal.popleft().claim
+        if priority:
+            if normal and not priority_only:
+                self._since_normal += 1
+            return priority.popleft().claim
+        return None
+
+    # Anyone's
+
+    def ring(self) -> None:
+        """Wakes the scheduler: something was accepted, or a place is free."""
+        with suppress(trio.WouldBlock):  # it is awake already
+            self._ring.send_nowait(None)
+
+    def close(self) -> None:
+        """No more claims will come: slots end when they have finished what they hold and what waits here."""
+        self._closed = True
+        while self._takers:
+            task, _ = self._takers.popitem(last=False)
+            trio.lowlevel.reschedule(task)
+
+    def waiting(self, lane: Lane) -> int:
+        return len(self._queues[lane])

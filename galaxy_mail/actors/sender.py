@@ -1,0 +1,302 @@
+"""One sender slot: one attempt at a time on its own provider connection. Never: two attempts at once."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import chain, repeat
+from typing import Final, TypeVar
+
+import structlog
+import trio
+from msgspec import Struct
+
+from galaxy_mail.actors.lanes import EndOfLanes, Lanes
+from galaxy_mail.actors.supervisor import Heartbeat
+from galaxy_mail.domain.acceptance import suppression_entries
+from galaxy_mail.domain.conclusion import (
+    Begun,
+    Conclusion,
+    RetryPolicy,
+    begin,
+    conclude,
+    conclude_late_suppression,
+    conclude_render_failure,
+    give_back,
+    suppress_late,
+)
+from galaxy_mail.domain.records import Content, Delivery, Failure, RenderedContent, SendResult
+from galaxy_mail.providers.provider import Message, Provider
+from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.storage.errors import RedisTrouble
+from galaxy_mail.storage.store import Claim, NewlySuppressed, StaleClaim, Store
+from galaxy_mail.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+RECORD_WITHIN_S: Final = (
+    1.5  # a cancelled slot has so long to record what it knows or to give back what it holds
+)
+SEND_WITHIN_S: Final = (
+    600.0  # a provider has its own, shorter deadlines; a slot that is silent for longer hangs
+)
+PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # between tries to reach Redis; the last one repeats
+
+
+class InHand(Struct):
+    """What the slot is doing, for the task that keeps its claim alive."""
+
+    claim: Claim
+    renewed_s: float  # trio.current_time() at the latest confirmed renewal, taken before it was asked for
+    sending: trio.CancelScope | None = None  # cancelled when the claim turns out to be another's
+
+
+class Sender:
+    """Takes claims, hands each message to the provider, records the answer.
+
+    Ends when the lanes are closed and the attempt in hand is recorded. Cancelled, it gives its work back as long as the
+    provider cannot have the message; otherwise it records what it learnt. Touches the lanes' slot side, the store and its
+    own provider; no other slot, no schedule.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: Lanes,
+        store: Store,
+        provider: Provider,
+        catalog: Catalog,
+        policy: RetryPolicy,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+        priority_only: bool = False,
+    ) -> None:
+        self.lanes = lanes
+        self.store = store
+        self.provider = provider
+        self.catalog = catalog
+        self.policy = policy
+        self.metrics = metrics
+        self.heartbeat = heartbeat
+        self.priority_only = priority_only
+        self._in_hand: InHand | None = None
+
+    async def run(self) -> None:
+        async with self.provider, trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_claim_alive)
+            with suppress(EndOfLanes):
+                while True:
+                    self.heartbeat.rest()
+                    claim = await self.lanes.take(priority_only=self.priority_only)
+                    self.heartbeat.beat()
+                    try:
+                        await self._attempt(claim)
+                    except StaleClaim:  # taken over meanwhile: the new owner records the outcome
+                        log.warning(
+                            "claim_stale", **about(claim.delivery), attempt_no=claim.attempt.attempt_no
+                        )
+                    finally:
+                        self._in_hand = None
+            nursery.cancel_scope.cancel()
+
+    # The claim
+
+    async def _keep_claim_alive(self) -> None:
+        """Renews the claim in hand every third of its time."""
+        third_s = self.store.claim_ttl_ms / 3000
+        while True:
+            held = self._in_hand
+            due_s = third_s if held is None else held.renewed_s + third_s - trio.current_time()
+            if held is None or due_s > 0:
+                await trio.sleep(due_s)
+                continue
+            asked_s = trio.current_time()
+            try:
+                await self.store.renew(held.claim)
+            except StaleClaim:
+                if held.sending is not None:
+                    held.sending.cancel()
+                await trio.sleep(third_s)
+            except RedisTrouble:
+                await trio.sleep(third_s / 4)  # there is time for several more tries before it expires
+            else:
+                held.renewed_s = asked_s
+
+    def _may_finish(self) -> bool:
+        """Whether enough of the claim is left to write the final dot, which can't be taken back."""
+        held = self._in_hand
+        if held is None:
+            return False
+        left_s = held.renewed_s + self.store.claim_ttl_ms / 1000 - trio.current_time()
+        return left_s >= self.store.claim_ttl_ms / 2000
+
+    # One attempt
+
+    async def _attempt(self, claim: Claim) -> None:
+        """Sees one attempt to its record. Raises StaleClaim when another owner has it."""
+        work = Work(claim)
+        try:
+            conclusion = await self._work(work)
+        except trio.Cancelled:  # only while the provider cannot have the message: its `send` sees to that
+            await self._give_back(work)
+            raise
+        await self._record(work.claim, conclusion)
+
+    async def _work(self, work: "Work") -> Conclusion:
+        """Render, begin, send; how the attempt ended. Raises StaleClaim."""
+        work.claim = claim = await self._until_answered(partial(self.store.load, work.claim))
+        content = _content(claim)
+        fixed = claim.rendered or content.rendered()
+        fresh: RenderedContent | None = None
+        if fixed is None:
+            outcome = self._render(content)
+            if isinstance(outcome, Failure):
+                return conclude_render_failure(
+                    claim.delivery, claim.attempt, outcome, now_ms=self.store.now_ms()
+                )
+            fixed = fresh = outcome
+        delivery = claim.delivery
+        suppressed = await self._begin(work, delivery, fresh, suppression_entries(delivery.envelope))
+        if suppressed is not None:
+            delivery = suppress_late(delivery, suppressed.entries)
+            if not delivery.envelope.recipients():
+                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.store.now_ms())
+            await self._begin(work, delivery, fresh, ())
+        begun = work.begun
+        assert begun is not None
+        result = await self._send(work, begun, content, fixed)
+        return conclude(begun.delivery, begun.attempt, result, self.policy, now_ms=self.store.now_ms())
+
+    def _render(self, content: Content) -> RenderedContent | Failure:
+        assert content.template_id is not None
+        assert content.locale is not None
+        with self.metrics.render_seconds.time():
+            return self.catalog.render(content.template_id, content.locale, content.variables or {})
+
+    async def _begin(
+        self,
+        work: "Work",
+        delivery: Delivery,
+        fresh: RenderedContent | None,
+        unless_suppressed: Sequence[str],
+    ) -> NewlySuppressed | None:
+        claim = work.claim
+        begun = begin(
+            delivery,
+            claim.attempt,
+            rendered=fresh,
+            provider=self.provider.name,
+            now_ms=self.store.now_ms(),
+        )
+        work.begun, work.fresh = begun, fresh
+        asked_s = trio.current_time()
+        suppressed = await self._until_answered(
+            partial(self.store.begin, claim, begun, rendered=fresh, unless_suppressed=unless_suppressed)
+        )
+        if suppressed is None:
+            self._in_hand = InHand(claim, renewed_s=asked_s)
+            self.metrics.attempt_begun(begun)
+        else:
+            work.begun = None  # nothing was written
+        return suppressed
+
+    async def _send(
+        self, work: "Work", begun: Begun, content: Content, rendered: RenderedContent
+    ) -> SendResult:
+        held = self._in_hand
+        assert held is not None
+        message = Message(
+            delivery_id=begun.delivery.delivery_id,
+            attempt_no=begun.attempt.attempt_no,
+            envelope=begun.delivery.envelope,
+            content=rendered,
+            attachments=content.attachments,
+            message_id=begun.delivery.message_id,
+            date_ms=begun.delivery.created_at_ms,
+        )
+        with trio.CancelScope() as held.sending:
+            started_s = trio.current_time()
+            self.heartbeat.beat(within_s=SEND_WITHIN_S)
+            result = await self.provider.send(message, may_finish=self._may_finish)
+            self.metrics.sent(result, seconds=trio.current_time() - started_s)
+            return result
+        raise StaleClaim(work.claim.delivery_id)  # found out while it was sending, before the final dot
+
+    async def _record(self, claim: Claim, conclusion: Conclusion) -> None:
+        """Repeats `finish` until it is recorded or stale; once cancelled, within a bounded time."""
+        finish = partial(self.store.finish, claim, conclusion)
+        try:
+            await self._until_answered(finish)
+        except trio.Cancelled:
+            with trio.move_on_after(RECORD_WITHIN_S, shield=True):
+                await self._until_answered(finish)
+                self._tell(conclusion)
+            raise
+        self._tell(conclusion)
+
+    def _tell(self, conclusion: Conclusion) -> None:
+        self.metrics.concluded(conclusion)
+        attempt, delivery = conclusion.attempt, conclusion.delivery
+        log.info(
+            "attempt_finished",
+            **about(delivery),
+            attempt_no=attempt.attempt_no,
+            attempt_status=attempt.status,
+            status=delivery.status,
+            result=attempt.result,
+            failure=attempt.failure.code if attempt.failure else None,
+            provider_code=attempt.provider_code,
+            outcome_unknown=attempt.outcome_unknown,
+            next_attempt_at_ms=delivery.next_attempt_at_ms,
+        )
+
+    async def _give_back(self, work: "Work") -> None:
+        """Returns the attempt as it was before; what can't be returned in time expires and is taken over."""
+        claim, begun = work.claim, work.begun
+        with (
+            trio.move_on_after(RECORD_WITHIN_S, shield=True),
+            suppress(StaleClaim, RedisTrouble),
+        ):
+            if begun is None:
+                returned = give_back(claim.delivery, claim.attempt, now_ms=self.store.now_ms())
+            else:
+                # The cancelled call may or may not have been run: once more, so that the records agree.
+                await self.store.begin(claim, begun, rendered=work.fresh)
+                returned = give_back(begun.delivery, begun.attempt, now_ms=self.store.now_ms())
+            await self.store.release(claim, returned)
+            log.info("attempt_returned", **about(claim.delivery), attempt_no=claim.attempt.attempt_no)
+
+    async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeats a call until Redis has answered it: all of them may be run twice. Redis being away is no crash."""
+        for pause_s in chain(PAUSES_S, repeat(PAUSES_S[-1])):
+            self.heartbeat.beat()
+            try:
+                return await call()
+            except RedisTrouble as trouble:
+                log.warning("redis_trouble", error=str(trouble))
+            await trio.sleep(pause_s)
+        raise AssertionError("an endless loop ended")
+
+
+class Work(Struct):
+    """How far an attempt has come: what a cancelled slot has to give back."""
+
+    claim: Claim
+    begun: Begun | None = None  # set before `begin` is called: it may have been written
+    fresh: RenderedContent | None = None
+
+
+def _content(claim: Claim) -> Content:
+    assert claim.content is not None, "loaded before"
+    return claim.content
+
+
+def about(delivery: Delivery) -> dict[str, str | None]:
+    """What every log line about a delivery carries."""
+    return {
+        "delivery_id": delivery.delivery_id,
+        "source": delivery.source,
+        "template_id": delivery.template_id,
+        "request_id": delivery.request_id,
+        "trace_id": delivery.trace_id,
+    }

@@ -1,0 +1,299 @@
+"""Accepting mail from either intake: the domain decides, the store applies. Never: how a request was spelt."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+import trio
+from msgspec import Struct
+
+from galaxy_mail.domain.acceptance import (
+    OUTCOME_SENT,
+    Acceptance,
+    MailRequest,
+    Suppressed,
+    accept,
+    suppression_entries,
+)
+from galaxy_mail.domain.commands import (
+    CommandLimits,
+    FailureCode,
+    Malformed,
+    decode_command,
+    malformed_record,
+)
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.records import Envelope, Source
+from galaxy_mail.storage.command_stream import CommandStream, Known
+from galaxy_mail.storage.commands import Call, Entry, Reply
+from galaxy_mail.storage.epoch import entry_number
+from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused
+from galaxy_mail.storage.store import (
+    Accepted,
+    DeliveryExists,
+    NewlySuppressed,
+    NotNext,
+    Replay,
+    Store,
+    StreamPosition,
+    accept_answer,
+)
+from galaxy_mail.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+NOT_ALLOWED: Final = "not on the recipient allowlist"
+DECODED_AT_A_TIME: Final = 16  # entries between two looks at what else is to be done
+LARGE_ENTRY_BYTES: Final = 256 * 1024  # decoded in a thread: the loop must not stand still for one command
+
+
+class IdempotencyConflict(GalaxyMailError):
+    """The idempotency key was used for another request. Nothing was written."""
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What a caller is told: the same for a repeat."""
+
+    outcome: str  # "sent" | "suppressed"
+    delivery_id: str
+    replayed: bool
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a batch of stream entries has come."""
+
+    offset: str  # the last entry that needs no more work
+    accepted: int
+    duplicates: int
+    malformed: int
+    refusal: RedisRefused | None  # why the batch stopped before its end
+
+
+class Intake:
+    """The one way by which mail comes in. `on_accepted` is called when something is due at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        allowlist: frozenset[str],  # empty: everyone may be mailed
+        message_domain: str,
+        metrics: Metrics,
+        on_accepted: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._allowlist = allowlist
+        self._message_domain = message_domain
+        self._metrics = metrics
+        self._on_accepted = on_accepted
+
+    async def accept(self, request: MailRequest) -> Outcome:
+        """Makes one request durable, or repeats its first answer. Raises IdempotencyConflict, RedisTrouble.
+
+        A lost reply is followed by the same call once: had the first one been run, this one says so.
+        """
+        suppressed: dict[str, str] = {}
+        look_for = suppression_entries(request.content.envelope)
+        replaced = b""
+        repeated = False
+        while True:
+            acceptance = self.acceptance(request, suppressed)
+            try:
+                answer = await self._store.accept(acceptance, unless_suppressed=look_for, replaced=replaced)
+            except OutcomeUnknown:
+                if repeated:
+                    raise
+                repeated = True
+                continue
+            match answer:
+                case Accepted():
+                    return self.accepted(acceptance)
+                case Replay(record) if record.delivery_id == request.delivery_id and repeated:
+                    return self.accepted(acceptance)  # by the call whose reply was lost
+                case Replay(record, raw) if record.expires_at_ms <= self._store.now_ms():
+                    replaced = raw
+                case Replay(record):
+                    if record.fingerprint != request.fingerprint:
+                        self._metrics.conflict(request.source)
+                        raise IdempotencyConflict("this idempotency key was used for another request")
+                    self._metrics.duplicate(request.source)
+                    return Outcome(outcome=record.outcome, delivery_id=record.delivery_id, replayed=True)
+                case NewlySuppressed(entries):
+                    suppressed, look_for = entries, ()
+                case DeliveryExists() | NotNext():
+                    raise AssertionError(f"a new delivery id was answered {answer}")
+
+    def now_ms(self) -> int:
+        """Epoch milliseconds on Redis' clock."""
+        return self._store.now_ms()
+
+    def acceptance(self, request: MailRequest, suppressed: Suppressed) -> Acceptance:
+        """What this request becomes, with those entries of the suppression list and with the allowlist."""
+        return accept(
+            request,
+            suppressed=self._not_allowed(request.content.envelope) | dict(suppressed),
+            message_domain=self._message_domain,
+            idempotency_ttl_ms=self._store.retention.idempotency_ms,
+            now_ms=self._store.now_ms(),
+        )
+
+    def _not_allowed(self, envelope: Envelope) -> dict[str, str]:
+        if not self._allowlist:
+            return {}
+        return {
+            address.lower(): NOT_ALLOWED
+            for address in envelope.recipients()
+            if address.lower() not in self._allowlist
+            and f"@{address.rpartition('@')[2].lower()}" not in self._allowlist
+        }
+
+    def accept_call(self, acceptance: Acceptance, *, position: StreamPosition, replaced: bytes) -> Call:
+        """The script call that accepts a stream entry; suppression has been looked up."""
+        return self._store.accept_call(acceptance, position=position, replaced=replaced)
+
+    def accepted(self, acceptance: Acceptance) -> Outcome:
+        """Tells everyone that it is durable."""
+        delivery = acceptance.delivery
+        self._metrics.accepted(delivery)
+        log.info(
+            "delivery_accepted",
+            delivery_id=delivery.delivery_id,
+            source=delivery.source,
+            template_id=delivery.template_id,
+            request_id=delivery.request_id,
+            trace_id=delivery.trace_id,
+            outcome=acceptance.outcome,
+        )
+        if acceptance.outcome == OUTCOME_SENT:
+            self._on_accepted()
+        return Outcome(outcome=acceptance.outcome, delivery_id=delivery.delivery_id, replayed=False)
+
+
+class CommandIntake:
+    """Accepts stream entries in batches: one look-up, then one pipeline in which every entry moves the offset."""
+
+    def __init__(
+        self, intake: Intake, stream: CommandStream, *, limits: CommandLimits, metrics: Metrics
+    ) -> None:
+        self._intake = intake
+        self._stream = stream
+        self._limits = limits
+        self._metrics = metrics
+
+    async def accept(self, entries: Sequence[Entry], *, offset: str) -> Progress:
+        """Accepts the entries behind `offset`, in order, up to the first that Redis refuses. Raises RedisTrouble.
+
+        After an exception the stored offset tells how far it came.
+        """
+        decoded = await self._decode(entries)
+        requests = [request for request in decoded if isinstance(request, MailRequest)]
+        known = await self._stream.look_up(
+            list(dict.fromkeys((r.source, r.idempotency_key) for r in requests)),
+            list(dict.fromkeys(r.delivery_id for r in requests)),
+            list(dict.fromkeys(e for r in requests for e in suppression_entries(r.content.envelope))),
+        )
+        steps = self._plan(entries, decoded, known, offset)
+        replies = await self._stream.apply([step.call for step in steps])
+        return self._progress(steps, replies, offset)
+
+    async def _decode(self, entries: Sequence[Entry]) -> list[MailRequest | Malformed]:
+        decoded: list[MailRequest | Malformed] = []
+        for number, (entry_id, fields) in enumerate(entries):
+            if sum(len(value) for _, value in fields) > LARGE_ENTRY_BYTES:
+                decoded.append(await trio.to_thread.run_sync(decode_command, entry_id, fields, self._limits))
+                continue
+            if number % DECODED_AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+            decoded.append(decode_command(entry_id, fields, self._limits))
+        return decoded
+
+    def _plan(
+        self, entries: Sequence[Entry], decoded: Sequence[MailRequest | Malformed], known: Known, offset: str
+    ) -> list["Step"]:
+        """What is to be done for each entry, told apart by what Redis knew and by the entries before it."""
+        now_ms = self._intake.now_ms()
+        fingerprints = {
+            key: record.fingerprint for key, record in known.records.items() if record.expires_at_ms > now_ms
+        }
+        taken = set(known.deliveries)
+        steps: list[Step] = []
+        predecessor = offset
+        for (entry_id, fields), request in zip(entries, decoded, strict=True):
+            position = StreamPosition(entry_id, predecessor)
+            predecessor = entry_id
+            if isinstance(request, MailRequest):
+                key = (request.source, request.idempotency_key)
+                before = fingerprints.get(key)
+                if before == request.fingerprint:
+                    steps.append(Step(position, self._stream.skip_call(position), request))
+                    continue
+                if before is None and request.delivery_id not in taken:
+                    fingerprints[key] = request.fingerprint
+                    taken.add(request.delivery_id)
+                    acceptance = self._intake.acceptance(request, known.suppressed)
+                    call = self._intake.accept_call(
+                        acceptance, position=position, replaced=known.raw_records.get(key, b"")
+                    )
+                    steps.append(Step(position, call, acceptance))
+                    continue
+                request = _conflict(entry_id, same_key=before is not None)
+            record = malformed_record(entry_id, fields, request.failure_code, request.message, now_ms)
+            steps.append(Step(position, self._stream.malformed_call(record, position), request))
+        return steps
+
+    def _progress(self, steps: "Sequence[Step]", replies: Sequence[Reply], offset: str) -> Progress:
+        accepted = duplicates = malformed = 0
+        refusal: RedisRefused | None = None
+        for step, reply in zip(steps, replies, strict=True):
+            if isinstance(reply, RedisRefused):
+                refusal = reply
+                break
+            if not isinstance(accept_answer(reply), Accepted):
+                break  # another reader was here, or another release: the stored offset tells
+            offset = step.position.entry_id
+            match step.made:
+                case Acceptance():
+                    accepted += 1
+                    self._intake.accepted(step.made)
+                    waited_ms = self._intake.now_ms() - entry_number(offset)[0]
+                    self._metrics.took_in(step.made.delivery.source, max(0, waited_ms) / 1000)
+                case MailRequest():
+                    duplicates += 1
+                    self._metrics.duplicate(step.made.source)
+                case Malformed():
+                    malformed += 1
+                    self._metrics.malformed(step.made.failure_code)
+                    if step.made.failure_code is FailureCode.IDEMPOTENCY_CONFLICT:
+                        self._metrics.conflict(Source.NOTIFICATION)
+                    log.warning(
+                        "command_malformed",
+                        entry_id=offset,
+                        failure_code=step.made.failure_code,
+                        message=step.made.message,
+                    )
+        self._stream.epoch.saw_offset(offset)
+        return Progress(
+            offset=offset, accepted=accepted, duplicates=duplicates, malformed=malformed, refusal=refusal
+        )
+
+
+class Step(Struct, frozen=True):
+    """One entry of a batch: what to run for it, and what it is when that was answered."""
+
+    position: StreamPosition
+    call: Call
+    made: Acceptance | MailRequest | Malformed  # accepted | a duplicate | malformed
+
+
+def _conflict(entry_id: str, *, same_key: bool) -> Malformed:
+    if same_key:
+        return Malformed(
+            entry_id=entry_id,
+            failure_code=FailureCode.IDEMPOTENCY_CONFLICT,
+            message="idempotency_key: was used for another command",
+        )
+    return Malformed(
+        entry_id=entry_id,
+        failure_code=FailureCode.DELIVERY_ID_CONFLICT,
+        message="delivery_id: another delivery has it",
+    )

@@ -1,0 +1,228 @@
+"""What the store needs in the long run: forgetting, mending, counting. Never: a change that a newer write could lose to.
+
+Every change is a script that compares the record with what was read here, so that nothing is decided from an old look.
+What a look does not understand stays as it is and is reported.
+"""
+
+from typing import Final, cast
+
+from msgspec import DecodeError, Struct
+
+from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, decode
+from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.commands import Call, Command
+from galaxy_mail.storage.script import script
+from galaxy_mail.storage.store import Store, answered
+
+FORGET: Final = script("forget")
+RESCHEDULE: Final = script("reschedule")
+
+BATCH: Final = 200
+WAITING: Final = tuple(status for status in DeliveryStatus if status not in TERMINAL)
+
+
+class Depths(Struct, frozen=True, kw_only=True):
+    """The schedule at one moment."""
+
+    scheduled: dict[Lane, int]
+    oldest_due_ms: dict[Lane, int | None]  # of what is due now; None: nothing is
+    claims: int
+
+
+class Mended(Struct, frozen=True, kw_only=True):
+    """What one sweep did."""
+
+    rescheduled: tuple[str, ...] = ()  # unfinished, and no lane had them
+    unscheduled: tuple[str, ...] = ()  # terminal, and a lane had them
+    not_understood: tuple[str, ...] = ()  # scheduled without a readable record: left alone
+
+
+class Upkeep:
+    """The janitor's hands. Each sweep does one bounded batch and goes on from there at the next."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._waiting_rank = dict.fromkeys(WAITING, 0)
+        self._lane_rank = dict.fromkeys(Lane, 0)
+
+    async def depths(self) -> Depths:
+        """For the gauges. Raises RedisTrouble."""
+        now_ms = self.store.now_ms()
+        commands: list[Command | Call] = [("HLEN", k.CLAIMS)]
+        for lane in Lane:
+            key = self.store.keys.lane(lane)
+            commands += [
+                ("ZCARD", key),
+                ("ZRANGEBYSCORE", key, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, 1),
+            ]
+        claims, *rest = [answered(reply) for reply in await self.store.link.pipeline(commands)]
+        scheduled: dict[Lane, int] = {}
+        oldest: dict[Lane, int | None] = {}
+        for lane, depth, first in zip(Lane, rest[::2], rest[1::2], strict=True):
+            scheduled[lane] = cast("int", depth)
+            first_due = cast("list[bytes]", first)
+            oldest[lane] = int(float(first_due[1])) if first_due else None
+        return Depths(scheduled=scheduled, oldest_due_ms=oldest, claims=cast("int", claims))
+
+    async def forget(self) -> int:
+        """Forgets what is past its time; how many deliveries or attempt histories went. Raises RedisTrouble."""
+        now_ms = self.store.now_ms()
+        due = await self._members(("ZRANGEBYSCORE", k.IDX_EXPIRES, "-inf", now_ms, "LIMIT", 0, BATCH))
+        if not due:
+            return 0
+        [reply] = await self.store.link.pipeline([("MGET", *map(k.delivery, due))])
+        gone = 0
+        for delivery_id, data in zip(due, cast("list[bytes | None]", answered(reply)), strict=True):
+            if data is None:
+                gone += await self._forget_attempts(delivery_id)
+            else:
+                gone += await self._forget_delivery(delivery_id, data, now_ms)
+        return gone
+
+    async def _forget_delivery(self, delivery_id: str, data: bytes, now_ms: int) -> int:
+        delivery = _readable(data)
+        if delivery is None or delivery.status not in TERMINAL or self.store.forget_at_ms(delivery) > now_ms:
+            return 0  # not understood, or not yet: nothing is lost by waiting
+        finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
+        indexes = [k.status_index(delivery.status), *k.fixed_indexes(delivery)]
+        if delivery.parent_delivery_id is not None:
+            indexes.append(k.children_index(delivery.parent_delivery_id))
+        [reply] = await self.store.link.pipeline(
+            [
+                Call(
+                    FORGET,
+                    (
+                        k.delivery(delivery_id),
+                        k.payload(delivery_id),
+                        k.children_index(delivery_id),
+                        k.IDX_EXPIRES,
+                        *indexes,
+                    ),
+                    (delivery_id, data, finished_at_ms + self.store.retention.attempt_ms),
+                )
+            ]
+        )
+        return cast("list[int]", answered(reply))[0]
+
+    async def _forget_attempts(self, delivery_id: str) -> int:
+        """The delivery went before; now its attempts and its dead letter do. Attempts are numbered without gaps."""
+        number, commands = 0, list[Command | Call]()
+        while True:
+            keys = [k.attempt(delivery_id, n) for n in range(number + 1, number + 1 + 16)]
+            [reply] = await self.store.link.pipeline([("EXISTS", *keys)])
+            existing = cast("int", answered(reply))
+            commands.append(("DEL", *keys))
+            if existing < len(keys):
+                break
+            number += len(keys)
+        commands += [
+            ("DEL", self.store.keys.dead_letter(delivery_id)),
+            ("ZREM", k.IDX_DEAD_LETTERS, delivery_id),
+            ("ZREM", k.IDX_EXPIRES, delivery_id),  # last: a crash before it repeats all of this
+        ]
+        for reply in await self.store.link.pipeline(commands):
+            answered(reply)
+        return 1
+
+    async def forget_malformed(self) -> int:
+        """Forgets malformed commands that are past their time. Raises RedisTrouble."""
+        limit_ms = self.store.now_ms() - self.store.retention.attempt_ms
+        due = await self._members(("ZRANGEBYSCORE", k.IDX_MALFORMED, "-inf", limit_ms, "LIMIT", 0, BATCH))
+        if due:
+            await self.store.link.pipeline([("DEL", *map(k.malformed, due)), ("ZREM", k.IDX_MALFORMED, *due)])
+        return len(due)
+
+    async def reconcile(self) -> Mended:
+        """Compares a batch of states with the schedule, in both directions. Raises RedisTrouble."""
+        rescheduled: list[str] = []
+        unscheduled: list[str] = []
+        not_understood: list[str] = []
+        for status in WAITING:
+            rescheduled += await self._reschedule_waiting(status)
+        for lane in Lane:
+            removed, strange = await self._unschedule_finished(lane)
+            unscheduled += removed
+            not_understood += strange
+        return Mended(
+            rescheduled=tuple(rescheduled),
+            unscheduled=tuple(unscheduled),
+            not_understood=tuple(not_understood),
+        )
+
+    async def _reschedule_waiting(self, status: DeliveryStatus) -> list[str]:
+        """Unfinished deliveries that no lane has are due now."""
+        rank = self._waiting_rank[status]
+        ids = await self._members(("ZRANGE", k.status_index(status), rank, rank + BATCH - 1))
+        self._waiting_rank[status] = rank + BATCH if len(ids) == BATCH else 0
+        missing = await self._in_no_lane(ids)
+        mended: list[str] = []
+        for delivery_id, data in await self._records(missing):
+            delivery = _readable(data)
+            if data is None or delivery is None or delivery.status in TERMINAL:
+                continue
+            due_ms = delivery.next_attempt_at_ms or self.store.now_ms()
+            if await self._reschedule(delivery_id, data, delivery.lane, due_ms):
+                mended.append(delivery_id)
+        return mended
+
+    async def _unschedule_finished(self, lane: Lane) -> tuple[list[str], list[str]]:
+        """Terminal deliveries need no schedule; scheduled ids without a readable record are only told."""
+        rank = self._lane_rank[lane]
+        ids = await self._members(("ZRANGE", self.store.keys.lane(lane), rank, rank + BATCH - 1))
+        self._lane_rank[lane] = rank + BATCH if len(ids) == BATCH else 0
+        mended: list[str] = []
+        strange: list[str] = []
+        for delivery_id, data in await self._records(ids):
+            delivery = _readable(data)
+            if data is None or delivery is None:
+                strange.append(delivery_id)
+            elif delivery.status in TERMINAL and await self._reschedule(
+                delivery_id, data, delivery.lane, None
+            ):
+                mended.append(delivery_id)
+        return mended, strange
+
+    async def _reschedule(self, delivery_id: str, data: bytes, lane: Lane, due_ms: int | None) -> bool:
+        keys = self.store.keys
+        other = Lane.NORMAL if lane is Lane.PRIORITY else Lane.PRIORITY
+        [reply] = await self.store.link.pipeline(
+            [
+                Call(
+                    RESCHEDULE,
+                    (k.delivery(delivery_id), k.CLAIMS, keys.lane(lane), keys.lane(other)),
+                    (delivery_id, data, "" if due_ms is None else due_ms),
+                )
+            ]
+        )
+        return cast("list[int]", answered(reply))[0] == 1
+
+    async def _in_no_lane(self, ids: list[str]) -> list[str]:
+        if not ids:
+            return []
+        priority, normal = (
+            cast("list[bytes | None]", answered(reply))
+            for reply in await self.store.link.pipeline(
+                [("ZMSCORE", self.store.keys.lane(lane), *ids) for lane in (Lane.PRIORITY, Lane.NORMAL)]
+            )
+        )
+        return [i for i, p, n in zip(ids, priority, normal, strict=True) if p is None and n is None]
+
+    async def _members(self, command: Command) -> list[str]:
+        [reply] = await self.store.link.pipeline([command])
+        return [member.decode() for member in cast("list[bytes]", answered(reply))]
+
+    async def _records(self, ids: list[str]) -> list[tuple[str, bytes | None]]:
+        if not ids:
+            return []
+        [reply] = await self.store.link.pipeline([("MGET", *map(k.delivery, ids))])
+        return list(zip(ids, cast("list[bytes | None]", answered(reply)), strict=True))
+
+
+def _readable(data: bytes | None) -> Delivery | None:
+    if data is None:
+        return None
+    try:
+        return decode(data, Delivery)
+    except DecodeError:
+        return None
