@@ -1,0 +1,56 @@
+"""OpenTelemetry's SDK with an OTLP exporter, set up by its own variables. Never: imported unless traces are wanted.
+
+Spans are exported by a thread of the SDK's in batches from a bounded queue: a collector that is slow or away costs
+spans, and neither time nor memory of the actors.
+"""
+
+from collections.abc import Sequence
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.trace import get_current_span as span_of
+from opentelemetry.util.types import Attributes
+
+
+class FollowsLink(Sampler):
+    """Samples the spans of attempts as the acceptance that they link to was, so that a sampled story is whole."""
+
+    def __init__(self, otherwise: Sampler) -> None:
+        self._otherwise = otherwise
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        if not links or span_of(parent_context).get_span_context().is_valid:
+            return self._otherwise.should_sample(
+                parent_context, trace_id, name, kind, attributes, links, trace_state
+            )
+        sampled = any(link.context.trace_flags.sampled for link in links)
+        return SamplingResult(Decision.RECORD_AND_SAMPLE if sampled else Decision.DROP, attributes)
+
+    def get_description(self) -> str:
+        return f"FollowsLink({self._otherwise.get_description()})"
+
+
+def provider() -> TracerProvider:
+    """A provider that exports. Raises ValueError or OSError for settings that make no exporter."""
+    resource = Resource.create()
+    if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
+        resource = resource.merge(Resource({SERVICE_NAME: "galaxy-mail"}))
+    # Not at exit: there it would wait for the collector beyond every deadline. The service closes it.
+    made = TracerProvider(resource=resource, shutdown_on_exit=False)
+    made.sampler = FollowsLink(made.sampler)
+    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return made
