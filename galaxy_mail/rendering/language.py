@@ -1,0 +1,92 @@
+"""Which part of Jinja2 a template may use, checked before it is compiled. Never: a rule about what a mail says.
+
+A template stands alone: it includes, imports and extends nothing, and everything that it prints into HTML is escaped.
+"""
+
+import difflib
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from jinja2 import nodes
+
+from galaxy_mail.rendering.filters import FILTERS
+from galaxy_mail.rendering.predicates import PREDICATES
+from galaxy_mail.rendering.problems import Problem, error, warning
+
+N = nodes
+STATEMENTS: Final[frozenset[type[nodes.Node]]] = frozenset(
+    {N.Template, N.Output, N.TemplateData, N.If, N.For, N.With, N.Assign, N.AssignBlock, N.Macro, N.CallBlock}
+)
+VALUES: Final[frozenset[type[nodes.Node]]] = frozenset(
+    {N.Name, N.NSRef, N.Const, N.Tuple, N.List, N.Dict, N.Pair, N.Keyword, N.Getattr, N.Getitem, N.Slice}
+)
+OPERATIONS: Final[frozenset[type[nodes.Node]]] = frozenset(
+    {N.Filter, N.Test, N.Call, N.Concat, N.Add, N.Sub, N.Mul, N.Div, N.FloorDiv, N.Mod, N.Pow, N.Neg, N.Pos}
+)
+CONDITIONS: Final[frozenset[type[nodes.Node]]] = frozenset(
+    {N.Compare, N.Operand, N.And, N.Or, N.Not, N.CondExpr}
+)
+ALLOWED: Final = STATEMENTS | VALUES | OPERATIONS | CONDITIONS
+INSTEAD: Final[dict[type[nodes.Node], str]] = {
+    N.Extends: "`extends` is not available: a template stands alone",
+    N.Include: "`include` is not available: a template stands alone",
+    N.Import: "`import` is not available: a template stands alone",
+    N.FromImport: "`from … import` is not available: a template stands alone",
+    N.Block: "`block` is not available: a template stands alone",
+    N.FilterBlock: "`filter` blocks are not available: capture with `{% set x %}…{% endset %}`, then `{{ x | filter }}`",
+    N.Scope: "`autoescape` is not available: HTML is always escaped, text never",
+}
+FILTERS_INSTEAD: Final[dict[str, str]] = {
+    "safe": "values are always escaped in HTML; write the markup into the template",
+    "striptags": "use a text variable",
+    "attr": "write value.member or value[name]",
+    "random": "the same inputs give the same mail",
+    "pprint": "use tojson",
+    "xmlattr": "write the attributes into the template",
+    "urlize": 'write <a href="{{ url }}">',
+}
+
+
+def check_language(file: str, template: nodes.Template) -> Iterator[Problem]:
+    """Whatever in the template is not part of the language."""
+    yield from _check(file, template)
+
+
+def _check(file: str, node: nodes.Node) -> Iterator[Problem]:
+    if type(node) not in ALLOWED:
+        yield error(file, _line(node), INSTEAD.get(type(node), f"{type(node).__name__} is not available"))
+        return
+    match node:
+        case N.Filter(name=name) if name not in FILTERS:
+            yield error(file, node.lineno, _unknown("filter", name, FILTERS, FILTERS_INSTEAD.get(name)))
+        case N.Test(name=name) if name not in PREDICATES:
+            yield error(file, node.lineno, _unknown("test", name, PREDICATES, None))
+        case N.AssignBlock(filter=N.Filter()):
+            # Jinja2 takes what the filter returns for markup, whatever it is.
+            yield error(file, node.lineno, "a `set` block takes no filter: apply it where the name is used")
+            return
+        case N.CallBlock(call=N.Call(node=called)) if not isinstance(called, N.Name):
+            yield error(file, node.lineno, "`call` needs the name of a macro")
+        case N.CondExpr(expr2=None):
+            yield warning(
+                file,
+                node.lineno,
+                "an `if` without `else` in an expression fails where its condition is false",
+            )
+        case N.Name(name="self"):
+            yield error(file, node.lineno, "`self` is not available: a template stands alone")
+    for child in node.iter_child_nodes():
+        yield from _check(file, child)
+
+
+def _line(node: nodes.Node) -> int:
+    """Nodes that Jinja2's parser makes up, such as Scope, lack a line; what they hold has one."""
+    lines: list[int | None] = [node.lineno, *(child.lineno for child in node.find_all(nodes.Node))]
+    return next((line for line in lines if line is not None), 1)
+
+
+def _unknown(kind: str, name: str, known: Collection[str], instead: str | None) -> str:
+    hint = instead
+    if hint is None and (close := difflib.get_close_matches(name, known, n=1)):
+        hint = f"did you mean {close[0]!r}?"
+    return f"no {kind} {name!r}" + (f": {hint}" if hint else "")

@@ -1,0 +1,64 @@
+"""What is checked in HTML parts beyond the language: where escaping would not be enough. Never: taste."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from jinja2 import nodes
+
+from galaxy_mail.rendering.problems import Problem, error
+
+_TAG_START: Final = re.compile(r"<[A-Za-z/]")
+_RAW_TEXT: Final = re.compile(r"<(/?)(script|style)\b", re.IGNORECASE)
+_PLACEHOLDER: Final = "x"  # stands for a value in what is looked at
+
+
+def check_markup(file: str, tree: nodes.Template) -> Iterator[Problem]:
+    """Values in a tag outside of quotes, and in scripts and styles: no escaping is right there."""
+    tail = ""  # the source from the last `<` on, values replaced
+    raw = ""  # "script" or "style" while in one
+    for node in _in_order(tree):
+        if isinstance(node, nodes.TemplateData):
+            for closing, name in _RAW_TEXT.findall(node.data):
+                raw = "" if closing else name.lower()
+            tail += node.data
+            tail = tail[max(tail.rfind("<"), 0) :]
+            continue
+        if raw and not _in_tag(tail):
+            yield error(file, node.lineno, f"a value inside of <{raw}>, where escaping does not help")
+        elif _in_tag(tail) and not _in_quotes(tail):
+            yield error(
+                file, node.lineno, "a value in a tag, outside of quotes: put the attribute's value in quotes"
+            )
+        tail += _PLACEHOLDER
+
+
+def _in_order(node: nodes.Node) -> Iterator[nodes.Node]:
+    """Literal text and printed expressions, as the source has them."""
+    for child in node.iter_child_nodes():
+        if isinstance(node, nodes.Output):
+            yield child
+        else:
+            yield from _in_order(child)
+
+
+def _in_tag(tail: str) -> bool:
+    return bool(_TAG_START.match(tail)) and ">" not in _outside_quotes(tail)
+
+
+def _in_quotes(tail: str) -> bool:
+    return _open_quote(tail) != ""
+
+
+def _open_quote(tail: str) -> str:
+    quote = ""
+    for character in tail:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+    return quote
+
+
+def _outside_quotes(tail: str) -> str:
+    return re.sub(r"\"[^\"]*(?:\"|\Z)|'[^']*(?:'|\Z)", "", tail)

@@ -1,0 +1,160 @@
+"""One part of one template in one locale, compiled: what it needs, what it gives. Never: another part, another locale."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Final
+
+from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError, nodes
+from jinja2.environment import Template
+from jinja2.meta import find_undeclared_variables
+
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.rendering.failures import Refused, RenderFailureCode
+from galaxy_mail.rendering.filters import FILTERS
+from galaxy_mail.rendering.language import check_language
+from galaxy_mail.rendering.limits import Meter
+from galaxy_mail.rendering.markup import check_markup
+from galaxy_mail.rendering.metering import INTERNAL_FILTERS, Metering
+from galaxy_mail.rendering.predicates import PREDICATES
+from galaxy_mail.rendering.problems import Problem, Severity, error, warning
+from galaxy_mail.rendering.sandbox import FUNCTIONS, MailEnvironment, MeteredContext
+from galaxy_mail.rendering.sources import Source
+
+# What a failure says of exceptions that may carry values in their text.
+SAFE_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (ZeroDivisionError, "division by zero"),
+    (OverflowError, "a number too large"),
+    (UnicodeError, "text that is not Unicode"),
+    (TypeError, "a value of a type that does not fit"),
+    (ValueError, "a value that does not fit"),
+    (LookupError, "an element that is not there"),
+    (RecursionError, "nested too deep"),
+)
+
+
+class PartFailed(GalaxyMailError):
+    """A part has no output. `summary` holds no values."""
+
+    def __init__(self, code: RenderFailureCode, summary: str) -> None:
+        super().__init__(summary)
+        self.code = code
+        self.summary = summary
+
+
+class Part:
+    """A compiled part. Immutable, and safe to render from several threads."""
+
+    def __init__(self, source: Source, template: Template, names: Mapping[str, int]) -> None:
+        self.source = source
+        self.names = names  # of the variables that it needs, each with the line of its first use
+        self._template = template
+        self._environment = template.environment
+
+    def render(self, variables: Mapping[str, Any], meter: Meter) -> str:
+        """The part's text. Raises PartFailed, and nothing else, whatever the variables are."""
+        assert isinstance(self._environment, MailEnvironment)
+        pieces: list[str] = []
+        room = meter.output_bytes
+        try:
+            context = MeteredContext(
+                self._environment, {**FUNCTIONS, **variables}, self._template.name, {}, FUNCTIONS, meter=meter
+            )
+            for piece in self._template.root_render_func(context):
+                room -= len(piece)  # a character has at least one byte
+                if room < 0:
+                    raise meter.too_large()
+                pieces.append(piece)
+            text = "".join(pieces)
+            meter.output_bytes -= len(text) if text.isascii() else len(text.encode())
+            if meter.output_bytes < 0:
+                raise meter.too_large()
+        except Refused as refused:
+            raise self._failed(refused.code, str(refused), refused) from None
+        except UndefinedError as undefined:
+            raise self._failed(RenderFailureCode.RENDER_ERROR, str(undefined), undefined) from None
+        except Exception as failed:  # noqa: BLE001  # any use of a value may raise anything; the summary has no values
+            words = next(
+                (words for kind, words in SAFE_WORDS if isinstance(failed, kind)), "it does not work out"
+            )
+            raise self._failed(RenderFailureCode.RENDER_ERROR, words, failed) from None
+        return text
+
+    def _failed(self, code: RenderFailureCode, words: str, failed: Exception) -> PartFailed:
+        line = _line(self._template, failed.__traceback__)
+        place = self.source.file if line is None else f"{self.source.file}:{line}"
+        return PartFailed(code, f"{place}: {words}")
+
+
+def new_environment() -> MailEnvironment:
+    return MailEnvironment(filters={**FILTERS, **INTERNAL_FILTERS}, tests=PREDICATES)
+
+
+def compile_part(environment: MailEnvironment, source: Source) -> tuple[Part | None, list[Problem]]:
+    """The part, or None where a problem is an error."""
+    file = source.file
+    try:
+        tree = environment.parse(source.text, file, file)
+        problems = list(check_language(file, tree))
+        if any(problem.severity is Severity.ERROR for problem in problems):
+            return None, problems
+        names = _first_uses(tree)
+        problems += _check_guards(file, tree, names)
+        if source.part == "html":
+            problems += check_markup(file, tree)
+            if any(problem.severity is Severity.ERROR for problem in problems):
+                return None, problems
+        Metering().visit(tree)
+        tree.set_environment(environment)
+        code = environment.compile(tree, file, file)
+        return Part(source, Template.from_code(environment, code, environment.globals), names), problems
+    except TemplateSyntaxError as failed:
+        return None, [error(file, failed.lineno, failed.message or "a syntax error")]
+    except TemplateError as failed:
+        return None, [error(file, 1, failed.message or "it does not compile")]
+    except RecursionError:
+        return None, [error(file, 1, "nested too deep")]
+    except (
+        SyntaxError,
+        ValueError,
+        MemoryError,
+    ) as failed:  # what Python's own compiler says of what Jinja2 made
+        return None, [error(file, 1, f"it does not compile: {getattr(failed, 'msg', type(failed).__name__)}")]
+
+
+def _first_uses(tree: nodes.Template) -> dict[str, int]:
+    """The names of all variables that the template takes from outside, each with the first line that has it."""
+    undeclared = find_undeclared_variables(tree)
+    lines: dict[str, int] = {}
+    for name in tree.find_all(nodes.Name):
+        if name.name in undeclared:
+            lines[name.name] = min(name.lineno, lines.get(name.name, name.lineno))
+    return {name: lines.get(name, 1) for name in sorted(undeclared)}
+
+
+def _check_guards(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[Problem]:
+    """Every variable is required, so asking whether one is given is always answered in the same way."""
+    problems: list[Problem] = []
+    for guard in tree.find_all((nodes.Test, nodes.Filter)):
+        if not isinstance(guard.node, nodes.Name) or guard.node.name not in names:
+            continue
+        name, asks = guard.node.name, isinstance(guard, nodes.Test) and guard.name in ("defined", "undefined")
+        defaults = isinstance(guard, nodes.Filter) and guard.name in ("default", "d")
+        if asks:
+            hint = f"`{name}` is required and so always defined: give null and ask `{name} is none`"
+            problems.append(warning(file, guard.lineno, hint))
+        elif defaults and len(guard.args) < 2 and not guard.kwargs:
+            hint = (
+                f"`{name}` is required and so never takes a default: give null and write `default(…, true)`"
+            )
+            problems.append(warning(file, guard.lineno, hint))
+    return problems
+
+
+def _line(template: Template, trace: TracebackType | None) -> int | None:
+    """The template's line where it went wrong: the innermost that runs the template's code."""
+    line = None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == template.filename:
+            line = template.get_corresponding_lineno(trace.tb_lineno)
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,380 @@
+"""The Jinja2 environment that templates run in: JSON values and counted work. Never: Python's attributes, a loader, a file.
+
+A variable is a JSON value, so `a.b` is a member of an object and nothing else; a few harmless methods of text and
+objects are handed out by name. Whatever costs more than a constant goes through the meter of the render in hand, which
+travels in the context. What cannot be metered where Jinja2 compiles it (`~`, comparisons, slices, loops) is rewritten
+into internal filters by `metering.py`.
+"""
+
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from jinja2 import StrictUndefined, Undefined, pass_context
+from jinja2.runtime import Context, LoopContext, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from markupsafe import Markup
+
+from galaxy_mail.rendering.failures import Refused
+from galaxy_mail.rendering.limits import LISTS, SCALARS, TEXTS, Meter, RenderLimits
+
+INT_BITS_MAX: Final = 4_096  # more than any amount, fewer than make arithmetic slow
+
+# printf-style, less `*`, Python's `%r` and `%a`, names with parentheses in them, and widths beyond three digits.
+CONVERSION: Final = re.compile(
+    r"%(?:\((?P<name>[^()]*)\))?[#0\- +]*(?P<width>[0-9]{0,3})(?:\.(?P<precision>[0-9]{0,3}))?[cdeEfFgGiosuxX%]"
+)
+
+# All of them take time and give text in proportion to the text they are called on.
+TEXT_METHODS: Final = frozenset(
+    {
+        "capitalize",
+        "count",
+        "endswith",
+        "find",
+        "isalpha",
+        "isdigit",
+        "isspace",
+        "lower",
+        "lstrip",
+        "partition",
+    }
+    | {
+        "removeprefix",
+        "removesuffix",
+        "rstrip",
+        "split",
+        "splitlines",
+        "startswith",
+        "strip",
+        "title",
+        "upper",
+    }
+)
+STRIPPED_MAX: Final = (
+    100  # characters that `strip` looks for: its time is their number times the text's length
+)
+OBJECT_METHODS: Final = frozenset({"get", "items", "keys", "values"})
+LOOP_MEMBERS: Final = frozenset(
+    {"depth", "depth0", "first", "index", "index0", "last", "length", "revindex", "revindex0"}
+    | {"nextitem", "previtem"}
+)
+LOOP_METHODS: Final = frozenset({"changed", "cycle"})
+
+
+class Absent(StrictUndefined):
+    """What a name or member without a value evaluates to: any use but `is defined` and `default` fails.
+
+    Its message names what the template's source names. A computed subscript may be a variable's value and isn't repeated.
+    """
+
+    __slots__ = ()
+
+
+class MeteredContext(Context):
+    """The variables of one part of one render, with the render's meter."""
+
+    def __init__(
+        self,
+        environment: "MailEnvironment",
+        parent: dict[str, Any],
+        name: str | None,
+        blocks: dict[str, Callable[[Context], Any]],
+        globals: Mapping[str, Any] | None = None,  # noqa: A002  # Jinja2 passes it by this name
+        *,
+        meter: Meter | None = None,
+    ) -> None:
+        super().__init__(environment, parent, name, blocks, dict(globals or {}))
+        self.meter = meter or Meter(RenderLimits())
+
+
+class Method:
+    """A method that a template may call, bound to its text, object or loop."""
+
+    __slots__ = ("name", "receiver")
+
+    def __init__(self, receiver: object, name: str) -> None:
+        self.receiver = receiver
+        self.name = name
+
+    def call(self, meter: Meter, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.receiver, LoopContext):
+            for arg in args:
+                meter.weigh(arg)  # `changed` compares
+        else:
+            meter.touch(self.receiver)
+            for arg in args:
+                meter.touch(arg)
+                if self.name.endswith("strip") and type(arg) in TEXTS and len(arg) > STRIPPED_MAX:
+                    raise Refused(f"{self.name} of more than {STRIPPED_MAX} different characters")
+        result = getattr(self.receiver, self.name)(*args, **kwargs)
+        if isinstance(self.receiver, dict) and self.name != "get":
+            result = list(result)  # a view would show its address when printed
+        meter.touch(result)
+        return result
+
+
+def bounded_range(meter: Meter, *args: Any) -> range:
+    numbers = range(*args)
+    try:
+        length = len(numbers)
+    except OverflowError:  # len() ends at sys.maxsize
+        length = meter.iterations_max + 1
+    if length > meter.iterations_max:
+        raise Refused(f"range of more than {meter.iterations_max} numbers")
+    return numbers
+
+
+def new_namespace(meter: Meter, *args: Any, **kwargs: Any) -> Namespace:
+    for arg in args:
+        meter.touch(arg)
+    return Namespace(*args, **kwargs)
+
+
+class GlobalFunction:
+    """A function that every template has. Compared by identity, printed as nothing."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call = call
+
+
+FUNCTIONS: Final = {"range": GlobalFunction(bounded_range), "namespace": GlobalFunction(new_namespace)}
+
+
+def as_text(meter: Meter, value: object) -> str:
+    """How a value reads in a mail: text as it is, null as nothing, everything else as JSON spells it."""
+    kind = type(value)
+    if kind in TEXTS:
+        meter.build(len(value))  # type: ignore[arg-type]  # a str, which the type checker can't see from `kind`
+        return value  # type: ignore[return-value]  # as above
+    if value is None:
+        return ""
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is int or kind is float:
+        return str(value)
+    if isinstance(value, (list, tuple, dict)):
+        meter.weigh(value)
+        text = json.dumps(value, ensure_ascii=False)
+        meter.build(len(text))
+        return text
+    if isinstance(value, Undefined):
+        return str(value)  # raises, naming it
+    raise Refused("only values can be printed, not macros, functions, ranges or namespaces")
+
+
+@pass_context
+def print_value(context: MeteredContext, value: object) -> str:
+    return as_text(context.meter, value)
+
+
+class MailEnvironment(ImmutableSandboxedEnvironment):
+    """One for all templates of a catalog. HTML parts, known by their name, are escaped; the others are not."""
+
+    context_class = MeteredContext
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+
+    def __init__(
+        self, *, filters: Mapping[str, Callable[..., Any]], tests: Mapping[str, Callable[..., Any]]
+    ) -> None:
+        super().__init__(
+            undefined=Absent,
+            autoescape=is_html,
+            finalize=print_value,
+            trim_blocks=True,  # the line of a block tag leaves no blank line in a text
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            loader=None,
+            cache_size=0,
+        )
+        self.globals = dict(FUNCTIONS)
+        self.filters = dict(filters)
+        self.tests = dict(tests)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, dict):
+            if attribute in obj:  # first: a member called "items" is the caller's, not Python's
+                return obj[attribute]
+            if attribute in OBJECT_METHODS:
+                return Method(obj, attribute)
+        elif type(obj) in TEXTS:
+            if attribute in TEXT_METHODS:
+                return Method(obj, attribute)
+        elif isinstance(obj, LoopContext):
+            if attribute in LOOP_MEMBERS:
+                return getattr(obj, attribute)
+            if attribute in LOOP_METHODS:
+                return Method(obj, attribute)
+        elif isinstance(obj, tuple):  # what `groupby` gives has the fields grouper and list
+            if attribute in getattr(type(obj), "_fields", ()):
+                return getattr(obj, attribute)
+        elif isinstance(obj, Namespace):
+            if not attribute.startswith("_"):
+                try:
+                    return getattr(obj, attribute)
+                except AttributeError:
+                    pass
+        elif isinstance(obj, Undefined):
+            str(obj)  # raises, naming it
+        return self.undefined(hint=f"{_kind(obj)} has no member {attribute!r}")
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(obj, (dict, list, tuple, str, range)):
+            try:
+                return obj[argument]
+            except (TypeError, LookupError):
+                pass
+        elif isinstance(obj, Undefined):
+            str(obj)  # raises, naming it
+        return self.undefined(hint=f"{_kind(obj)} has no such element")
+
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        meter = meter_of(context)
+        meter.step(1 + len(args) + len(kwargs))
+        if isinstance(obj, (Macro, LoopContext)):
+            meter.enter()
+            try:
+                return context.call(obj, *args, **kwargs)
+            finally:
+                meter.leave()
+        if isinstance(obj, (Method, GlobalFunction)):
+            kwargs.pop("_loop_vars", None)  # Jinja2 adds both for functions that take a context
+            kwargs.pop("_block_vars", None)
+            return obj.call(meter, *args, **kwargs)
+        if isinstance(obj, Undefined):
+            str(obj)  # raises, naming it
+        raise Refused("only macros and functions can be called")
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        return compute(meter_of(context), operator, left, right)
+
+
+def is_html(name: str | None) -> bool:
+    return name is not None and name.endswith("html.tmpl")
+
+
+def meter_of(context: Context) -> Meter:
+    assert isinstance(context, MeteredContext)
+    return context.meter
+
+
+def compute(meter: Meter, sign: str, left: Any, right: Any) -> Any:
+    """`left sign right`, refused where the result would be out of proportion to a mail."""
+    if type(left) in SCALARS and type(right) in SCALARS:
+        if type(left) is int and type(right) is int and _bits(sign, left, right) > INT_BITS_MAX:
+            raise Refused("a number too large")
+        return ARITHMETIC[sign](left, right)
+    if isinstance(left, Undefined):
+        str(left)
+    if isinstance(right, Undefined):
+        str(right)
+    match sign:
+        case "+":
+            meter.touch(left)
+            meter.touch(right)
+        case "*":
+            _pay_repeated(meter, left, right)
+        case "%" if type(left) in TEXTS:
+            return printf(meter, left, right if isinstance(right, (tuple, dict)) else (right,))
+        case _:
+            raise Refused(f"values that {sign!r} does not fit")
+    result = ARITHMETIC[sign](left, right)
+    if type(result) in TEXTS:  # escaping may have made it longer
+        meter.build(len(result))
+    return result
+
+
+ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "**": operator.pow,
+}
+
+
+def _bits(sign: str, left: int, right: int) -> int:
+    """An upper bound of the result's size, and so of the time that it takes."""
+    match sign:
+        case "*":
+            return left.bit_length() + right.bit_length()
+        case "**":
+            return left.bit_length() * max(abs(right), 1)
+        case _:
+            return max(left.bit_length(), right.bit_length()) + 1
+
+
+def _pay_repeated(meter: Meter, left: Any, right: Any) -> None:
+    sequence, times = (right, left) if type(left) in SCALARS else (left, right)
+    if type(times) not in (int, bool):
+        raise Refused("values that '*' does not fit")
+    if type(sequence) in TEXTS:
+        meter.build(len(sequence) * max(times, 0))
+    elif type(sequence) in LISTS:
+        meter.step(len(sequence) * max(times, 0))
+    else:
+        raise Refused("values that '*' does not fit")
+
+
+def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]) -> str:
+    """`%` on text. Widths and precisions have at most three digits, and only plain values are taken."""
+    meter.touch(template)
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, Undefined):
+            str(value)  # raises, naming it
+        if type(value) not in SCALARS and type(value) not in TEXTS:
+            raise Refused("only text and numbers can be formatted")
+        meter.touch(value)
+    at = template.find("%")
+    while at >= 0:
+        conversion = CONVERSION.match(template, at)
+        if not conversion:
+            raise Refused("a format that is not understood")
+        meter.build(int(conversion["width"] or 0) + int(conversion["precision"] or 0))
+        if isinstance(values, dict):
+            meter.touch(values.get(conversion["name"]))  # again for each time that it is used
+        at = template.find("%", conversion.end())
+    text: str = template % values
+    meter.build(len(text))
+    return text
+
+
+def number_of(value: Any) -> int | float:
+    if isinstance(value, Undefined):
+        str(value)  # raises, naming it
+    if type(value) not in (int, float, bool):
+        raise Refused("a number is needed here")
+    number: int | float = value
+    return number
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, (list, tuple, range)):
+        return "a list"
+    if isinstance(value, dict):
+        return "an object"
+    if value is None:
+        return "null"
+    if isinstance(value, LoopContext):
+        return "loop"
+    return "a macro, function or namespace"
+
+
+def joined(pieces: list[str]) -> str:
+    """All pieces as one text: markup, and then the others escaped, if any of them is markup."""
+    if any(isinstance(piece, Markup) for piece in pieces):
+        return Markup("").join(pieces)
+    return "".join(pieces)
