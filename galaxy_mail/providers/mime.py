@@ -414,4 +414,5 @@ def _base64_lines(data: bytes) -> bytes:
         lines += _MANY_LINES.unpack_from(data, at)
         at += _MANY_LINES.size
     lines += [data[start : start + _BASE64_LINE] for start in range(at, len(data), _BASE64_LINE)]
-    return CRLF.join([*lines, b""])
+    lines.append(b"")
+    return CRLF.join(lines)
