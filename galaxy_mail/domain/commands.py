@@ -69,7 +69,6 @@ _HEADER_TEXT: Final = re.compile(HEADER_TEXT_SYNTAX)
 _FILENAME: Final = re.compile(FILENAME_SYNTAX)
 _CONTENT_ID: Final = re.compile(CONTENT_ID_SYNTAX)
 _CONTENT_TYPE: Final = re.compile(CONTENT_TYPE_SYNTAX)
-_COMPOSITE_TYPE: Final = re.compile(r"(?:multipart|message)/", re.IGNORECASE)
 _REQUESTED_AT: Final = re.compile(REQUESTED_AT_SYNTAX)
 _BASE64_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -361,8 +360,6 @@ def _attachment_problem(attachment: AttachmentPayload, content_ids: set[str]) ->
         )
     if len(content_type) > CONTENT_TYPE_MAX_CHARS or not _CONTENT_TYPE.fullmatch(content_type):
         return "content_type", f"must be a media type of at most {CONTENT_TYPE_MAX_CHARS} characters"
-    if _COMPOSITE_TYPE.match(content_type):
-        return "content_type", "multipart and message types can't be sent as base64 (RFC 2045 6.4)"
     if content_id is not UNSET:
         if not _CONTENT_ID.fullmatch(content_id) or len(content_id) > CONTENT_ID_MAX_CHARS:
             rule = f"must be 1 to {CONTENT_ID_MAX_CHARS} printable ASCII characters without blanks and angle brackets"
