@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 import trio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from galaxy_mail.domain.acceptance import (
     OUTCOME_SENT,
@@ -38,7 +39,9 @@ from galaxy_mail.storage.store import (
     StreamPosition,
     accept_answer,
 )
+from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
+from galaxy_mail.telemetry.traces import Traces
 
 log = structlog.get_logger()
 
@@ -79,12 +82,14 @@ class Intake:
         allowlist: frozenset[str],  # empty: everyone may be mailed
         message_domain: str,
         metrics: Metrics,
+        traces: Traces,
         on_accepted: Callable[[], None],
     ) -> None:
         self._store = store
         self._allowlist = allowlist
         self._message_domain = message_domain
         self._metrics = metrics
+        self._traces = traces
         self._on_accepted = on_accepted
 
     async def accept(self, request: MailRequest) -> Outcome:
@@ -92,6 +97,11 @@ class Intake:
 
         A lost reply is followed by the same call once: had the first one been run, this one says so.
         """
+        with self._traces.accepting(request.source, request.traceparent) as span:
+            request = replace(request, traceparent=span.traceparent(request.traceparent))
+            return await self._accept(request)
+
+    async def _accept(self, request: MailRequest) -> Outcome:
         suppressed: dict[str, str] = {}
         look_for = suppression_entries(request.content.envelope)
         replaced = b""
@@ -157,11 +167,7 @@ class Intake:
         self._metrics.accepted(delivery)
         log.info(
             "delivery_accepted",
-            delivery_id=delivery.delivery_id,
-            source=delivery.source,
-            template_id=delivery.template_id,
-            request_id=delivery.request_id,
-            trace_id=delivery.trace_id,
+            **delivery_fields(delivery),
             outcome=acceptance.outcome,
         )
         if acceptance.outcome == OUTCOME_SENT:
@@ -173,12 +179,19 @@ class CommandIntake:
     """Accepts stream entries in batches: one look-up, then one pipeline in which every entry moves the offset."""
 
     def __init__(
-        self, intake: Intake, stream: CommandStream, *, limits: CommandLimits, metrics: Metrics
+        self,
+        intake: Intake,
+        stream: CommandStream,
+        *,
+        limits: CommandLimits,
+        metrics: Metrics,
+        traces: Traces,
     ) -> None:
         self._intake = intake
         self._stream = stream
         self._limits = limits
         self._metrics = metrics
+        self._traces = traces
 
     async def accept(self, entries: Sequence[Entry], *, offset: str) -> Progress:
         """Accepts the entries behind `offset`, in order, up to the first that Redis refuses. Raises RedisTrouble.
@@ -230,7 +243,7 @@ class CommandIntake:
                 if before is None and request.delivery_id not in taken:
                     fingerprints[key] = request.fingerprint
                     taken.add(request.delivery_id)
-                    acceptance = self._intake.acceptance(request, known.suppressed)
+                    acceptance = self._intake.acceptance(self._traced(request), known.suppressed)
                     call = self._intake.accept_call(
                         acceptance, position=position, replaced=known.raw_records.get(key, b"")
                     )
@@ -240,6 +253,12 @@ class CommandIntake:
             record = malformed_record(entry_id, fields, request.failure_code, request.message, now_ms)
             steps.append(Step(position, self._stream.malformed_call(record, position), request))
         return steps
+
+    def _traced(self, request: MailRequest) -> MailRequest:
+        if not self._traces.on:
+            return request
+        with self._traces.accepting(request.source, request.traceparent) as span:
+            return replace(request, traceparent=span.traceparent(request.traceparent))
 
     def _progress(self, steps: "Sequence[Step]", replies: Sequence[Reply], offset: str) -> Progress:
         accepted = duplicates = malformed = 0

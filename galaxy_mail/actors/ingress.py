@@ -75,14 +75,19 @@ class Ingress:
 
     async def _read_while_leased(self) -> None:
         """Reads until the lease is another's or runs out. Raises RedisTrouble."""
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        trouble: RedisTrouble | None = None
+        async with trio.open_nursery() as nursery:
             self.reading = True
             nursery.start_soon(self._keep_lease, nursery.cancel_scope)
             try:
                 await self._read()
+            except RedisTrouble as error:  # carried out of the nursery by hand, so that it stays itself
+                trouble = error
             finally:
                 self.reading = False
                 nursery.cancel_scope.cancel()
+        if trouble is not None:
+            raise trouble
 
     async def _keep_lease(self, reading: trio.CancelScope) -> None:
         while trio.current_time() - self._held_s < LEASE_TTL_MS / 1000:

@@ -150,5 +150,8 @@ class Lanes:
             task, _ = self._takers.popitem(last=False)
             trio.lowlevel.reschedule(task)
 
+    def idle_slots(self) -> int:
+        return len(self._takers)
+
     def waiting(self, lane: Lane) -> int:
         return len(self._queues[lane])

@@ -11,12 +11,13 @@ from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import RetryPolicy, conclude_lost_owner, give_back
 from galaxy_mail.storage.errors import RedisTrouble
 from galaxy_mail.storage.store import Claim, StaleClaim, Store
+from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
 LOOK_EVERY_S: Final = 1.0  # for what other processes scheduled, and for what lost owners held
-RELEASE_WITHIN_S: Final = 2.0
+RELEASE_WITHIN_S: Final = 1.0
 PAUSE_AFTER_TROUBLE_S: Final = 0.25
 
 
@@ -89,12 +90,7 @@ class Scheduler:
         )
         log.warning(
             "claim_lost",
-            delivery_id=claim.delivery_id,
-            source=claim.delivery.source,
-            template_id=claim.delivery.template_id,
-            attempt_no=claim.attempt.attempt_no,
-            request_id=claim.delivery.request_id,
-            trace_id=claim.delivery.trace_id,
+            **delivery_fields(claim.delivery, claim.attempt.attempt_no),
             losses=claim.losses,
             begun=conclusion is not None,
         )

@@ -29,7 +29,9 @@ from galaxy_mail.providers.provider import Message, Provider
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.errors import RedisTrouble
 from galaxy_mail.storage.store import Claim, NewlySuppressed, StaleClaim, Store
+from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
+from galaxy_mail.telemetry.traces import Traces
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -68,6 +70,7 @@ class Sender:
         catalog: Catalog,
         policy: RetryPolicy,
         metrics: Metrics,
+        traces: Traces,
         heartbeat: Heartbeat,
         priority_only: bool = False,
     ) -> None:
@@ -77,6 +80,7 @@ class Sender:
         self.catalog = catalog
         self.policy = policy
         self.metrics = metrics
+        self.traces = traces
         self.heartbeat = heartbeat
         self.priority_only = priority_only
         self._in_hand: InHand | None = None
@@ -93,7 +97,7 @@ class Sender:
                         await self._attempt(claim)
                     except StaleClaim:  # taken over meanwhile: the new owner records the outcome
                         log.warning(
-                            "claim_stale", **about(claim.delivery), attempt_no=claim.attempt.attempt_no
+                            "claim_stale", **delivery_fields(claim.delivery, claim.attempt.attempt_no)
                         )
                     finally:
                         self._in_hand = None
@@ -149,7 +153,7 @@ class Sender:
         fixed = claim.rendered or content.rendered()
         fresh: RenderedContent | None = None
         if fixed is None:
-            outcome = self._render(content)
+            outcome = self._render(claim.delivery, content)
             if isinstance(outcome, Failure):
                 return conclude_render_failure(
                     claim.delivery, claim.attempt, outcome, now_ms=self.store.now_ms()
@@ -167,11 +171,14 @@ class Sender:
         result = await self._send(work, begun, content, fixed)
         return conclude(begun.delivery, begun.attempt, result, self.policy, now_ms=self.store.now_ms())
 
-    def _render(self, content: Content) -> RenderedContent | Failure:
+    def _render(self, delivery: Delivery, content: Content) -> RenderedContent | Failure:
         assert content.template_id is not None
         assert content.locale is not None
-        with self.metrics.render_seconds.time():
-            return self.catalog.render(content.template_id, content.locale, content.variables or {})
+        with self.traces.rendering(delivery) as span, self.metrics.render_seconds.time():
+            outcome = self.catalog.render(content.template_id, content.locale, content.variables or {})
+            if isinstance(outcome, Failure):
+                span.failed(outcome.code)
+            return outcome
 
     async def _begin(
         self,
@@ -214,11 +221,14 @@ class Sender:
             message_id=begun.delivery.message_id,
             date_ms=begun.delivery.created_at_ms,
         )
-        with trio.CancelScope() as held.sending:
+        span = self.traces.sending(begun.delivery, begun.attempt.attempt_no, self.provider.name)
+        with trio.CancelScope() as held.sending, span:
             started_s = trio.current_time()
             self.heartbeat.beat(within_s=SEND_WITHIN_S)
             result = await self.provider.send(message, may_finish=self._may_finish)
             self.metrics.sent(result, seconds=trio.current_time() - started_s)
+            if result.failure is not None:
+                span.failed(result.failure.code)
             return result
         raise StaleClaim(work.claim.delivery_id)  # found out while it was sending, before the final dot
 
@@ -239,8 +249,7 @@ class Sender:
         attempt, delivery = conclusion.attempt, conclusion.delivery
         log.info(
             "attempt_finished",
-            **about(delivery),
-            attempt_no=attempt.attempt_no,
+            **delivery_fields(delivery, attempt.attempt_no),
             attempt_status=attempt.status,
             status=delivery.status,
             result=attempt.result,
@@ -264,7 +273,7 @@ class Sender:
                 await self.store.begin(claim, begun, rendered=work.fresh)
                 returned = give_back(begun.delivery, begun.attempt, now_ms=self.store.now_ms())
             await self.store.release(claim, returned)
-            log.info("attempt_returned", **about(claim.delivery), attempt_no=claim.attempt.attempt_no)
+            log.info("attempt_returned", **delivery_fields(claim.delivery, claim.attempt.attempt_no))
 
     async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeats a call until Redis has answered it: all of them may be run twice. Redis being away is no crash."""
@@ -289,14 +298,3 @@ class Work(Struct):
 def _content(claim: Claim) -> Content:
     assert claim.content is not None, "loaded before"
     return claim.content
-
-
-def about(delivery: Delivery) -> dict[str, str | None]:
-    """What every log line about a delivery carries."""
-    return {
-        "delivery_id": delivery.delivery_id,
-        "source": delivery.source,
-        "template_id": delivery.template_id,
-        "request_id": delivery.request_id,
-        "trace_id": delivery.trace_id,
-    }
