@@ -1,18 +1,17 @@
 """A proxy between us and a server that can lose what passes through it. Never: a delay of its own."""
 
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
 
 class Proxy:
-    """Forwards a unix socket's connections to another one."""
+    """Forwards connections to a unix socket."""
 
-    def __init__(self, path: Path, upstream: str) -> None:
-        self.path = path
-        self.url = f"unix://{path}"
+    def __init__(self, url: str, upstream: str) -> None:
+        self.url = url
         self.lose_replies = (
             False  # what the server answers is gone; its caller sees the connection closed instead
         )
@@ -25,55 +24,63 @@ class Proxy:
         for scope in list(self._scopes):
             scope.cancel()
 
-    async def _forward(self, client: trio.SocketStream) -> None:
+    async def serve(self, client: trio.abc.Stream) -> None:
         try:
             server = await trio.open_unix_socket(self._upstream)
         except OSError:  # the upstream is away: its client sees the connection end at once
+            await trio.aclose_forcefully(client)
             return
-        async with server, trio.open_nursery() as nursery:
-            self._scopes.add(nursery.cancel_scope)
-            nursery.start_soon(self._pump, client, server, nursery.cancel_scope)
-            nursery.start_soon(self._pump_replies, server, client, nursery.cancel_scope)
-        self._scopes.discard(nursery.cancel_scope)
+        async with trio.open_nursery() as nursery:
+            scope = nursery.cancel_scope
+            self._scopes.add(scope)
+            nursery.start_soon(self._pump, client, server, scope)
+            nursery.start_soon(self._pump_replies, server, client, scope)
+        self._scopes.discard(scope)
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(client)
+            await trio.aclose_forcefully(server)
 
-    async def _pump(
-        self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope
-    ) -> None:
-        try:
+    async def _pump(self, source: trio.abc.Stream, sink: trio.abc.Stream, scope: trio.CancelScope) -> None:
+        with suppress(trio.BrokenResourceError):
             async for data in source:
                 await sink.send_all(data)
-        except trio.BrokenResourceError:
-            pass
         scope.cancel()
 
     async def _pump_replies(
-        self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope
+        self, source: trio.abc.Stream, sink: trio.abc.Stream, scope: trio.CancelScope
     ) -> None:
-        try:
+        with suppress(trio.BrokenResourceError):
             async for data in source:
                 if self.lose_replies:
                     break
                 if not self.hold_replies:
                     await sink.send_all(data)
-        except trio.BrokenResourceError:
-            pass
         scope.cancel()
 
 
 @asynccontextmanager
 async def proxy_before(upstream: str) -> AsyncIterator[Proxy]:
     """A proxy whose socket lies beside the upstream's."""
-    path = Path(f"{upstream}.proxy")
-    proxy = Proxy(path, upstream)
+    path = f"{upstream}.proxy"
     listening = trio.socket.socket(trio.socket.AF_UNIX)
-    await listening.bind(str(path))
+    await listening.bind(path)
     listening.listen(64)
+    async with _serving(Proxy(f"unix://{path}", upstream), trio.SocketListener(listening)) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def tls_before(upstream: str, context: ssl.SSLContext) -> AsyncIterator[int]:
+    """Gives the upstream, which speaks no TLS, a port on 127.0.0.1 that does."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port: int = listener.socket.getsockname()[1]
+    async with _serving(Proxy(f"rediss://127.0.0.1:{port}", upstream), trio.SSLListener(listener, context)):
+        yield port
+
+
+@asynccontextmanager
+async def _serving(proxy: Proxy, listener: trio.abc.Listener[trio.abc.Stream]) -> AsyncIterator[Proxy]:
     async with trio.open_nursery() as nursery:
-
-        async def serve(client: trio.SocketStream) -> None:
-            async with client:
-                await proxy._forward(client)
-
-        nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listening)])
+        nursery.start_soon(trio.serve_listeners, proxy.serve, [listener])
         yield proxy
         nursery.cancel_scope.cancel()

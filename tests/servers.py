@@ -27,32 +27,29 @@ def free_port() -> int:
 class ValkeyServer:
     """One valkey-server. Its folder outlives `kill`, so that `start` finds the data of an append-only file again."""
 
-    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *options: str, port: int = 0, sentinel_config: Path | None = None
+    ) -> None:
         self.folder = folder
         self.options = options
         self.port = port
+        self.sentinel_config = sentinel_config  # it is a sentinel then, and rewrites this file
         self.socket = str(folder / "valkey.sock")
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
         """Returns once it answers; a server that is loading its data answers, too."""
-        arguments = [
-            "--dir",
-            str(self.folder),
-            "--save",
-            "",
-            "--unixsocket",
-            self.socket,
-            "--port",
-            str(self.port),
-        ]
+        arguments: list[str | Path] = [get_binary_path()]
+        if self.sentinel_config is None:
+            arguments += ["--save", "", "--enable-debug-command", "yes"]
+        else:
+            arguments += [self.sentinel_config, "--sentinel"]
+        arguments += ["--dir", self.folder, "--unixsocket", self.socket]
+        arguments += ["--bind", "127.0.0.1", "--port", str(self.port), *self.options]
         with (self.folder / "valkey.log").open("ab") as output:
             self._process = subprocess.Popen(  # noqa: ASYNC220  # a fork, and done: the wait is below
-                [get_binary_path(), *arguments, "--enable-debug-command", "yes", *self.options],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
         with trio.fail_after(START_WITHIN_S):
             while not await self._answers():

@@ -73,6 +73,7 @@ class DataLink:
         prepare: Callable[[Pipeline], Awaitable[None]],
         heartbeat: Callable[[Pipeline], Awaitable[None]],
         heartbeat_s: float,
+        patience_s: float = PATIENCE_S,
         durability: Durability = Durability.SERVER,
     ) -> None:
         self._primary = primary
@@ -81,6 +82,7 @@ class DataLink:
         self._prepare = prepare
         self._heartbeat = heartbeat
         self._heartbeat_s = heartbeat_s
+        self._patience_s = patience_s
         self._durability = durability
         # It has to answer before its requests' deadlines, or nobody learns why they failed.
         self._barrier = durability.barrier(round(timeout_s * 800))
@@ -111,7 +113,7 @@ class DataLink:
                     down_since = trio.current_time()
                     if down_since - connected_at > longest_s:
                         pause_s = PAUSE_S[0]
-                if trio.current_time() - down_since >= PATIENCE_S:
+                if trio.current_time() - down_since >= self._patience_s:
                     self.queue.refuse(f"Redis is away: {self.last_error}")
                 await trio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
                 pause_s = min(pause_s * 2, longest_s)
@@ -143,12 +145,13 @@ class DataLink:
         if address.unix_path is not None:
             return await trio.open_unix_socket(address.unix_path), address
         ((host, port),) = address.hosts
+        context = address.tls_context() if address.tls else None
         stream = await trio.open_tcp_stream(host, port)
         stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
-        if not address.tls:
+        if context is None:
             return stream, address
         try:
-            secured = trio.SSLStream(stream, address.tls_context(), server_hostname=host)
+            secured = trio.SSLStream(stream, context, server_hostname=host)
             await secured.do_handshake()
         except BaseException:
             await trio.aclose_forcefully(stream)
@@ -220,8 +223,13 @@ class DataLink:
             if isinstance(refused, RedisRefused):  # LOADING, NOAUTH, BUSY, ...: ask again later
                 raise ConnectionLost(str(refused))
         # A user without the right to ask (ROLE is @dangerous) learns it from READONLY.
-        if isinstance(role, list) and role and role[0] != b"master":
-            raise ConnectionLost("the server is a replica and takes no writes")
+        match role:
+            case [b"slave", *_]:
+                raise ConnectionLost("the server is a replica and takes no writes")
+            case [b"sentinel", *_]:
+                raise ConnectionLost(
+                    "it is a sentinel: redis+sentinel://host:port/service asks it for its primary"
+                )
         await self._prepare(pipeline)
 
     async def _write(
@@ -328,9 +336,10 @@ class DataLink:
 def _reason(error: BaseException, within_s: float) -> str:
     if isinstance(error, trio.TooSlowError):
         return f"no answer within {within_s:g} s"
-    cause = error
-    while cause.__cause__ is not None and not (isinstance(cause, OSError) and cause.strerror):
-        cause = cause.__cause__
+    cause: BaseException = error
+    while cause.__cause__ is not None or isinstance(cause, BaseExceptionGroup):
+        # trio says that all attempts failed, and gives the attempts as its cause.
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate does not verify: {cause.verify_message}"
     return str(cause) or type(cause).__name__

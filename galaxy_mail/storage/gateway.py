@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from galaxy_mail.storage.commands import Call, Command, Entry, Pipeline, Reply
 from galaxy_mail.storage.control_link import ControlLink
-from galaxy_mail.storage.data_link import DataLink
+from galaxy_mail.storage.data_link import PATIENCE_S, DataLink
 from galaxy_mail.storage.durability import Durability
 from galaxy_mail.storage.redis_address import RedisAddress
 from galaxy_mail.storage.redis_clock import RedisClock
@@ -57,8 +57,11 @@ class Gateway:
         load: Sequence[Script] | None = None,
         timeout_s: float = TIMEOUT_S,
         heartbeat_s: float = HEARTBEAT_S,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """`load`: the scripts that a new connection loads; None means all that ship with the package."""
+        """`load`: the scripts that a new connection loads; None means all that ship with the package.
+        `patience_s`: so long after the loss of a connection its callers wait for the next one; then they fail at once.
+        """
         if address.embedded_dir is not None:
             raise ValueError("an embedded Valkey has an address of its own: EmbeddedValkey.address")
         self.on_connect = on_connect
@@ -74,6 +77,7 @@ class Gateway:
                 prepare=self._prepare,
                 heartbeat=self._clock.measure,
                 heartbeat_s=heartbeat_s,
+                patience_s=patience_s,
                 durability=durability,
             )
 

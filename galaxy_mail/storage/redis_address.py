@@ -66,10 +66,18 @@ class RedisAddress(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
         return replace(self, hosts=((host, port),), sentinel_service=None)
 
     def tls_context(self) -> ssl.SSLContext:
-        """Verifies name and chain. Raises OSError (of which SSLError is one) where a file can't be used."""
-        context = ssl.create_default_context(cafile=self.ca_file)
+        """Verifies name and chain. Raises OSError, which names the file, where one can't be used."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise OSError(f"{self.ca_file} can't be used: {error}") from None
         if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
+            try:
+                context.load_cert_chain(self.cert_file, self.key_file)
+            except OSError as error:
+                raise OSError(
+                    f"{self.cert_file}, {self.key_file or 'no key file'} can't be used: {error}"
+                ) from None
         return context
 
 

@@ -35,6 +35,7 @@ async def running(
         load=load,
         timeout_s=timeout_s,
         heartbeat_s=heartbeat_s,
+        patience_s=1.0 if connected else 0.1,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gateway.run)
