@@ -14,6 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from galaxy_mail.domain.commands import (
+    BASE64_SYNTAX,
+    CONTENT_ID_SYNTAX,
+    CONTENT_TYPE_MAX_CHARS,
+    CONTENT_TYPE_SYNTAX,
+    FILENAME_SYNTAX,
+    HEADER_TEXT_SYNTAX,
+)
 from galaxy_mail.domain.records import Attachment
 from galaxy_mail.providers.mime import BadMessage, MailFrom, build, needs_smtputf8
 from galaxy_mail.providers.provider import Message
@@ -585,6 +593,24 @@ def test_what_is_no_media_type_is_refused(content_type: str) -> None:
             eight_bit=False,
             smtputf8=False,
         )
+
+
+@given(
+    subject=st.from_regex(HEADER_TEXT_SYNTAX, fullmatch=True),
+    filename=st.from_regex(FILENAME_SYNTAX, fullmatch=True),
+    content_type=st.from_regex(CONTENT_TYPE_SYNTAX, fullmatch=True).filter(
+        lambda text: len(text) <= CONTENT_TYPE_MAX_CHARS
+    ),
+    content_id=st.from_regex(CONTENT_ID_SYNTAX, fullmatch=True),
+    content=st.from_regex(BASE64_SYNTAX, fullmatch=True),
+)
+def test_what_intake_lets_through_has_a_spelling_as_a_mail(
+    subject: str, filename: str, content_type: str, content_id: str, content: str
+) -> None:
+    attached = Attachment(
+        filename=filename, content_type=content_type, content_base64=content, content_id=content_id
+    )
+    mail(message(subject=subject, html="<p>", attachments=(attached,)))
 
 
 def test_megabytes_come_back() -> None:
