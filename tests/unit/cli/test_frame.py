@@ -1,0 +1,101 @@
+"""The frame of the command line: what is imported when, and what becomes of errors."""
+
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from galaxy_mail import cli
+from galaxy_mail.cli import COMMANDS, main
+from galaxy_mail.config import ConfigError, Problem
+from galaxy_mail.domain.errors import GalaxyMailError
+
+BUILT = [name for name, lazy in COMMANDS.items() if find_spec(f"galaxy_mail.cli.{lazy.module}")]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_command_is_where_the_list_of_commands_says(name: str) -> None:
+    lazy = COMMANDS[name]
+    command = getattr(import_module(f"galaxy_mail.cli.{lazy.module}"), lazy.attribute)
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    assert command.help
+
+
+def test_help_lists_every_command_and_imports_none() -> None:
+    script = (
+        "import sys; from galaxy_mail.cli import main; main(['--help'], standalone_mode=False);"
+        "print('MODULES', *(m for m in sys.modules if m.startswith('galaxy_mail.') or m in ('trio', 'msgspec', 'quart')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=50
+    )
+    shown, _, modules = done.stdout.partition("MODULES")
+    assert set(modules.split()) == {"galaxy_mail.cli", "galaxy_mail.domain", "galaxy_mail.domain.errors"}
+    assert all(f"  {name} " in shown for name in BUILT)
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "galaxy_mail", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
+    )
+    assert done.stdout.startswith("galaxy-mail, version ")
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    result = CliRunner().invoke(main, ["no-such-command"])
+    assert result.exit_code == 2
+    assert "No such command" in result.output
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "shown"),
+    [
+        (GalaxyMailError("Redis is away"), 1, ["Redis is away"]),
+        (ConfigError((Problem("MAIL_X", "is wrong"),)), 2, ["MAIL_X: is wrong"]),
+        (
+            ExceptionGroup(
+                "nursery", [GalaxyMailError("one"), ExceptionGroup("inner", [GalaxyMailError("two")])]
+            ),
+            1,
+            ["one", "two"],
+        ),
+    ],
+)
+def test_an_expected_error_is_a_message_and_a_status(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, shown: list[str]
+) -> None:
+    result = run_command_that_raises(monkeypatch, error)
+    assert result.exit_code == status
+    assert all(f"galaxy-mail: {text}" in result.stderr or f"  {text}" in result.stderr for text in shown)
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ZeroDivisionError("bug"), ExceptionGroup("nursery", [GalaxyMailError("one"), ZeroDivisionError("bug")])],
+)
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    raised = run_command_that_raises(monkeypatch, error).exception
+    assert raised is error or (
+        isinstance(raised, ExceptionGroup)
+        and str(raised.exceptions[0]) == "bug"
+        and len(raised.exceptions) == 1
+    )
+
+
+def run_command_that_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> "click.testing.Result":
+    @click.command("check-config")
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_args: fails)
+    return CliRunner().invoke(main, ["check-config"])
