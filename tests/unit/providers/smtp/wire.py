@@ -1,0 +1,122 @@
+"""A provider and a relay of our own, joined in memory. Never: a socket, so that mock clocks may jump."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+import trio.testing
+import trustme
+
+from galaxy_mail.domain.records import Attachment, Envelope, RenderedContent, SendResult
+from galaxy_mail.providers.provider import Message
+from galaxy_mail.providers.smtp.provider import SmtpProvider
+from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
+
+Pair = tuple[trio.abc.Stream, trio.abc.Stream]
+
+
+class Peer(Protocol):
+    async def handle(self, stream: trio.abc.Stream) -> None: ...
+
+
+def in_memory() -> Pair:
+    """Takes whatever is written at once: a window without end."""
+    return trio.testing.memory_stream_pair()
+
+
+def in_lockstep() -> Pair:
+    """What is written has to be read before the writer goes on: a window of nothing."""
+    return trio.testing.lockstep_stream_pair()
+
+
+def settings(**changes: object) -> SmtpSettings:
+    plain: dict[str, object] = {
+        "host": "127.0.0.1",
+        "port": 25,
+        "from_email": "sender@example.com",
+        "tls": TlsMode.NONE,
+    }
+    return SmtpSettings(**{**plain, **changes})  # type: ignore[arg-type] # the tests' own values
+
+
+def message(
+    *to: str, text: str = "Hello.\n", delivery_id: str = "d-1", attachments: tuple[Attachment, ...] = ()
+) -> Message:
+    return Message(
+        delivery_id=delivery_id,
+        attempt_no=1,
+        envelope=Envelope(to=to or ("reader@example.org",)),
+        content=RenderedContent(subject="Greetings", text_body=text),
+        attachments=attachments,
+        message_id=f"{delivery_id}@example.com",
+        date_ms=1_700_000_000_123,
+    )
+
+
+def may_finish() -> bool:
+    return True
+
+
+@dataclass
+class Way:
+    """How the provider reaches the peer; counts the connections."""
+
+    peer: Peer
+    nursery: trio.Nursery
+    pair: Callable[[], Pair] = in_memory
+    connections: int = 0
+    client_ends: list[trio.abc.Stream] = field(default_factory=list)
+
+    async def connect(self) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        self.connections += 1
+        client, server = self.pair()
+        self.client_ends.append(client)
+        self.nursery.start_soon(self.peer.handle, server)
+        return client
+
+
+@dataclass
+class Joined:
+    provider: SmtpProvider
+    way: Way
+
+    async def send(
+        self, sent: Message | None = None, *, finish: Callable[[], bool] = may_finish
+    ) -> SendResult:
+        return await self.provider.send(sent or message(), may_finish=finish)
+
+    @property
+    def connections(self) -> int:
+        return self.way.connections
+
+
+@asynccontextmanager
+async def joined(
+    peer: Peer,
+    *,
+    tls: ssl.SSLContext | None = None,
+    pair: Callable[[], Pair] = in_memory,
+    mode: TlsMode = TlsMode.NONE,
+    **changes: object,
+) -> AsyncIterator[Joined]:
+    """A provider whose relay is `peer`. All ends when the block does."""
+    async with trio.open_nursery() as nursery:
+        way = Way(peer, nursery, pair)
+        async with SmtpProvider(settings(tls=mode, **changes), tls=tls, connect=way.connect) as provider:
+            yield Joined(provider, way)
+        nursery.cancel_scope.cancel()
+
+
+class Authority:
+    """A CA of the test's own, and both sides' view of it."""
+
+    def __init__(self, *names: str) -> None:
+        ca = trustme.CA()
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ca.issue_cert(*(names or ("127.0.0.1", "localhost"))).configure_cert(self.server)
+        self.client = ssl.create_default_context()
+        ca.configure_trust(self.client)
