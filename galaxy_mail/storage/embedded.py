@@ -5,6 +5,7 @@ folder's lock is held by the server too, so that one which outlived its parent s
 """
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -14,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Final
@@ -59,21 +60,41 @@ class EmbeddedValkey:
         binary = find_valkey()
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _make_private(self._socket.parent) if self._socket.parent != self._folder else None
+            lock_path = self._folder / "valkey.lock"
+            lock_path.touch(mode=0o600)
         except OSError as error:
             raise EmbeddedValkeyError(f"{self._folder} can't be used: {error.strerror}") from error
-        async with _locked(self._folder / "valkey.lock") as lock:
-            process = self._start(binary, lock)
-            log.info("embedded_valkey_started", pid=process.pid, folder=str(self._folder))
-            try:
-                await _wait_ended(process)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await _stop(process)
-                log.info("embedded_valkey_stopped", status=process.returncode)
+        async with _locked(lock_path) as lock:
+            with self._place_for_socket():
+                process = self._start(binary, lock)
+                log.info("embedded_valkey_started", pid=process.pid, folder=str(self._folder))
+                try:
+                    await _wait_ended(process)
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await _stop(process)
+                    log.info("embedded_valkey_stopped", status=process.returncode)
             raise EmbeddedValkeyError(
                 f"valkey-server ended with status {process.returncode}: {self._last_words()}"
             )
+
+    @contextmanager
+    def _place_for_socket(self) -> Iterator[None]:
+        """Where it isn't the folder itself, it is one of our own for as long as the server runs."""
+        place = self._socket.parent
+        if place == self._folder:
+            yield
+            return
+        try:
+            _make_private(place)
+        except OSError as error:
+            raise EmbeddedValkeyError(f"{place} can't be used: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            self._socket.unlink(missing_ok=True)
+            with suppress(OSError):
+                place.rmdir()
 
     def _start(self, binary: Path, lock: IO[bytes]) -> subprocess.Popen[bytes]:
         """Starts the child from this very thread: it is the thread whose end would end the child (prctl(2))."""
@@ -131,7 +152,7 @@ def _make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     state = folder.lstat()
     if state.st_uid != os.getuid() or state.st_mode & 0o077 or folder.is_symlink():
-        raise PermissionError(1, f"{folder} belongs to somebody else")
+        raise PermissionError(errno.EPERM, "it belongs to somebody else, or others may use it")
 
 
 @asynccontextmanager
