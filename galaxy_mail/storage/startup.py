@@ -51,7 +51,8 @@ async def check_redis(pipeline: Pipeline, *, durability: Durability = Durability
 def _unfit_server(server: Mapping[str, str]) -> list[str]:
     reasons = []
     version = server.get("valkey_version") or server.get("redis_version") or server.get("version", "")
-    if version and _numbers(version) < OLDEST:
+    numbers = _numbers(version)
+    if numbers and numbers < OLDEST:  # a build from source may have a name instead
         reasons.append(f"Redis 7.0 or Valkey 7.2 is the oldest that serves, this is {version}")
     if server.get("cluster_enabled") == "1" or "cluster" in (server.get("mode"), server.get("redis_mode")):
         reasons.append(

@@ -1,0 +1,41 @@
+"""The barrier of each durability, and how its answer is judged: by its numbers."""
+
+import pytest
+
+from galaxy_mail.storage.commands import Reply
+from galaxy_mail.storage.durability import Durability
+from galaxy_mail.storage.errors import RedisRefused
+
+
+def test_each_durability_has_its_barrier() -> None:
+    assert {each: each.barrier(4000) for each in Durability} == {
+        Durability.SERVER: None,
+        Durability.FSYNC: ("WAITAOF", 1, 0, 4000),
+        Durability.REPLICA: ("WAIT", 1, 4000),
+    }
+
+
+@pytest.mark.parametrize(
+    ("durability", "reply", "enough"),
+    [
+        (Durability.FSYNC, [1, 0], True),
+        (Durability.FSYNC, [1, 3], True),
+        (Durability.FSYNC, [0, 3], False),
+        (Durability.FSYNC, [], False),
+        (Durability.FSYNC, None, False),
+        (Durability.REPLICA, 1, True),
+        (Durability.REPLICA, 2, True),
+        (Durability.REPLICA, 0, False),
+        (Durability.REPLICA, b"OK", False),
+    ],
+)
+def test_only_numbers_confirm(durability: Durability, reply: Reply, enough: bool) -> None:
+    assert (durability.shortfall(reply) is None) is enough
+
+
+def test_a_refused_barrier_says_why() -> None:
+    assert durability_text() == "ERR WAITAOF cannot be used"
+
+
+def durability_text() -> str | None:
+    return Durability.FSYNC.shortfall(RedisRefused("ERR WAITAOF cannot be used"))
