@@ -74,7 +74,7 @@ def read_back(stored: str) -> Kept:
     if stored.startswith(_BASE64):
         encoded = stored.removeprefix(_BASE64)
         padding = len(encoded) - len(encoded.rstrip("="))
-        size = len(encoded) * 3 // 4 - padding
+        size = max(len(encoded) * 3 // 4 - padding, 0)
         return Kept(None, encoded, size if whole_bytes is None else whole_bytes, whole_sha256)
     text = stored.removeprefix(_TEXT)
     return Kept(text, None, len(text.encode()) if whole_bytes is None else whole_bytes, whole_sha256)

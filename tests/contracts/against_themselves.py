@@ -24,10 +24,8 @@ META = CONTRACTS.parents[1] / "tests" / "contracts" / "asyncapi_meta.yaml"
 
 
 def openapi_is_valid(document: Document) -> list[str]:
-    return [
-        f"openapi: {error.json_path}: {error.message}"
-        for error in OpenAPIV31SpecValidator(document).iter_errors()
-    ]
+    errors = OpenAPIV31SpecValidator(document).iter_errors()
+    return [f"openapi: {error.json_path}: {error.message.splitlines()[0]}" for error in errors]
 
 
 def asyncapi_is_valid(document: Document) -> list[str]:

@@ -56,7 +56,7 @@ def _schemas(document: Document) -> Any:
         (lambda o, a: _schemas(a)["RenderedEntry"]["required"].append("trace_id"), "RenderedEntry: required: trace_id"),
         (lambda o, a: _schemas(a)["RenderedPayload"]["required"].remove("text_body"), "Payload: required: text_body"),
         (lambda o, a: _schemas(a)["Envelope"].update({"x-recipients-max": 49}), "x-recipients-max: 49"),
-        (lambda o, a: _schemas(a)["TemplateEntry"]["properties"]["payload_json"].update({"x-max-bytes": 1}), "x-max-bytes: 1"),
+        (lambda o, a: _schemas(a)["TemplateEntry"]["properties"]["payload_json"].update({"x-max-bytes": 1}), "x-max-bytes"),
         (lambda o, a: _schemas(a)["Locale"].update(maxLength=35), "Locale: maxLength: 35"),
         (lambda o, a: o["components"]["examples"]["Resend"]["value"].update(more=1), "example created"),
         (lambda o, a: o["components"]["parameters"]["Traceparent"].update(example=1), "1 is not of type 'string'"),
