@@ -5,6 +5,7 @@ The order of stopping is the indentation of `run`: nothing new is taken in, atte
 
 import secrets
 from collections.abc import Callable
+from random import Random
 from typing import Final
 
 import structlog
@@ -22,34 +23,24 @@ from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.conclusion import RetryPolicy
 from galaxy_mail.domain.records import Lane
 from galaxy_mail.intake import CommandIntake, Intake
-from galaxy_mail.providers.mime import MailFrom
-from galaxy_mail.providers.provider import Provider
-from galaxy_mail.providers.smtp.provider import SmtpProvider
-from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, tls_context
-from galaxy_mail.providers.stub import StubProvider, StubScript
-from galaxy_mail.rendering.bundled import bundled_templates
-from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.storage.command_stream import CommandStream
 from galaxy_mail.storage.commands import Pipeline
 from galaxy_mail.storage.durability import Durability
 from galaxy_mail.storage.embedded import EmbeddedValkey
 from galaxy_mail.storage.epoch import Epoch, Verdict
 from galaxy_mail.storage.errors import RedisUnavailable, UnfitRedis
-from galaxy_mail.storage.gateway import Gateway
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.startup import check_redis
 from galaxy_mail.storage.store import Retention, Store
 from galaxy_mail.storage.upkeep import Depths, Upkeep
+from galaxy_mail.surroundings import NO_DOMAIN, Reality, Surroundings
 from galaxy_mail.telemetry.metrics import Gauge, Metrics
 from galaxy_mail.telemetry.traces import Traces
 
 log = structlog.get_logger()
 
-NO_DOMAIN: Final = "galaxy-mail.invalid"  # of Message-ID where the stub has no sender's address
 FLUSH_WITHIN_S: Final = 0.5
 NEVER_S: Final = float("inf")
-AFTER_GRACE_S: Final = 0.5  # what a slot's provider may still wait for once the grace is over
 
 
 class Service:
@@ -59,13 +50,17 @@ class Service:
     """
 
     def __init__(
-        self, config: Config, *, metrics: Metrics | None = None, traces: Traces | None = None
+        self,
+        config: Config,
+        *,
+        traces: Traces | None = None,
+        surroundings: Surroundings | None = None,
+        random: Random | None = None,  # of the pauses between restarts
     ) -> None:
         self.config = config
-        self.metrics = metrics or Metrics()
+        self.metrics = Metrics()
         self.traces = traces or Traces()
-        self.catalog = Catalog.load(config.template_dir or bundled_templates(), limits=RenderLimits())
-        self.supervisor = Supervisor(on_restart=self.metrics.actor_restarted)
+        self.supervisor = Supervisor(on_restart=self.metrics.actor_restarted, random=random)
         self.stopping = False
 
         self.valkey: EmbeddedValkey | None = None
@@ -74,7 +69,9 @@ class Service:
             self.valkey = EmbeddedValkey(address.embedded_dir)
             address = self.valkey.address
         self._durability = Durability(config.redis_durability)
-        self.gateway = Gateway(address, durability=self._durability, on_connect=self._on_connect)
+        around = surroundings or Reality(config, address)
+        self.catalog = around.catalog()
+        self.gateway = around.gateway(self._on_connect)
         keys = Keys(
             command_stream=config.redis_command_stream,
             schedule=config.redis_attempt_schedule_key,
@@ -92,6 +89,7 @@ class Service:
             claim_ttl_ms=config.claim_ttl_ms,
             epoch=self.epoch,
             durable=self._durability is not Durability.SERVER,
+            script_now=around.script_now(),
         )
         self.stream = CommandStream(
             self.gateway,
@@ -99,6 +97,7 @@ class Service:
             epoch=self.epoch,
             malformed_kept_ms=config.attempt_ttl_ms,
             owner=secrets.token_hex(8),
+            script_now=around.script_now(),
         )
         self.lanes = Lanes(config.attempt_worker_concurrency)
         self.intake = Intake(
@@ -121,7 +120,7 @@ class Service:
         self.policy = RetryPolicy(
             delays_ms=config.retry_delays_ms, fail_unknown_outcome=config.unknown_outcome == "fail"
         )
-        self._provider = self._provider_factory()
+        self._provider = around.provider
         self.ingress: Ingress | None = None  # the one that runs now
         self._depths: Depths | None = None
         self._lag: int | None = None
@@ -234,32 +233,6 @@ class Service:
             self._child("scheduler", scheduler),
             self._child("ingress", ingress),
         ]
-
-    def _provider_factory(self) -> Callable[[], Provider]:
-        config = self.config
-        if config.smtp_mode == "stub":
-            sender = MailFrom(
-                email=config.smtp_from_email or f"galaxy-mail@{NO_DOMAIN}", name=config.smtp_from_name or None
-            )
-            script = StubScript.read(config.stub_script) if config.stub_script else StubScript()
-            return lambda: StubProvider(outbox=config.stub_outbox, script=script, sender=sender)
-        assert config.smtp_addr is not None, "the configuration was checked"
-        assert config.smtp_from_email is not None, "likewise"
-        settings = SmtpSettings(
-            host=config.smtp_addr.host,
-            port=config.smtp_addr.port,
-            from_email=config.smtp_from_email,
-            from_name=config.smtp_from_name,
-            username=config.smtp_username,
-            password=config.smtp_password,
-            tls=TlsMode(config.smtp_tls),
-            ca_file=str(config.smtp_ca_file) if config.smtp_ca_file else None,
-            timeout_s=config.smtp_timeout_ms / 1000,
-            final_timeout_s=config.smtp_final_timeout_ms / 1000,
-            stop_grace_s=AFTER_GRACE_S,
-        )
-        tls = None if settings.tls is TlsMode.NONE else tls_context(settings.ca_file)
-        return lambda: SmtpProvider(settings, tls=tls)
 
     # Redis
 
