@@ -35,6 +35,7 @@ LABEL_63 = "d" * 63
         ("пилот@пример.example", "пилот@xn--e1afmkfd.example"),
         ("u\u0308ser@a.example", "üser@a.example"),  # NFC
         ('"ü ü"@a.example', '"ü ü"@a.example'),
+        ("می\u200cخواهم@a.example", "می\u200cخواهم@a.example"),  # a letter of Persian, though invisible
         ("u@Bücher.example", "u@xn--bcher-kva.example"),
         ("u@XN--BCHER-KVA.example", "u@xn--bcher-kva.example"),
         ("u@bücher。example", "u@xn--bcher-kva.example"),  # an ideographic full stop parts labels, too

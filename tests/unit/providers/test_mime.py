@@ -267,6 +267,20 @@ def test_encoded_words_hold_whole_characters(subject: str) -> None:
         assert max(map(len, lines)) <= 76
 
 
+@pytest.mark.parametrize("letter", ["é", "€" * 30])
+def test_encoded_words_fit_at_every_length(letter: str) -> None:
+    for length in range(150):
+        subject = letter + "x" * length
+        lines = lines_of("Subject", mail(message(subject=subject)))
+        assert max(map(len, lines)) <= 76
+        assert decoded("\r\n".join(lines).removeprefix("Subject: ")) == subject
+
+
+def test_a_subject_that_looks_like_an_encoded_word_is_not_decoded() -> None:
+    modern, _ = parsed(mail(message(subject="=?utf-8?q?x?=")))
+    assert modern["Subject"] == "=?utf-8?q?x?="
+
+
 ADDRESSES = (
     "pilot@a.example",
     '"a b"@c.example',
@@ -294,6 +308,14 @@ def test_address_lists_are_folded_after_commas() -> None:
     lines = lines_of("To", built)
     assert max(map(len, lines)) <= 78
     assert len(lines) == 25, "two fit on a line"
+
+
+@pytest.mark.parametrize(("length", "lines"), [(57, 1), (58, 2)])
+def test_an_address_that_would_pass_78_characters_starts_a_line(length: int, lines: int) -> None:
+    second = f"{'l' * (length - 10)}@b.example"
+    folded = lines_of("To", mail(message(to=("pilot@a.example", second))))
+    assert "".join(folded) == f"To: pilot@a.example, {second}"
+    assert len(folded) == lines
 
 
 @pytest.mark.parametrize(
