@@ -27,6 +27,7 @@ from tests.bench.sections import (
     drain,
     ingest,
     lanes,
+    mail,
     pages,
     plain_sender,
     profile,
@@ -54,6 +55,7 @@ SECTIONS: Final[dict[str, Section]] = {
     "stream": stream.measure,
     "lanes": lanes.measure,
     "pages": pages.measure,
+    "mail": mail.measure,
     "profile": profile.measure,
 }
 NEEDS: Final = {"auth": {"bare-route"}, "drain": {"celery"}, "sending": {"celery"}}

@@ -8,6 +8,7 @@ import time
 from msgspec import Struct
 
 from tests.bench.commands import publish, template_command
+from tests.bench.process import SERVICE_CORE, idle_s
 from tests.bench.relay import Relay
 from tests.bench.service import Service
 from tests.bench.valkey import Valkey
@@ -24,6 +25,7 @@ class Drain(Struct, frozen=True, kw_only=True):
     took_s: float  # from the relay's greeting to the last delivery's record
     cpu_s: float  # of the service meanwhile
     redis_cpu_s: float
+    idle_s: float  # of the service's core: neither the service nor anybody else on this machine wanted it
     peak_rss_bytes: int
 
     @property
@@ -47,7 +49,8 @@ def drain(valkey: Valkey, relay: Relay, service: Service, number: int) -> Drain:
     """Lets the relay speak and waits until all `number` are sent and recorded. Raises WorkLost, TimeoutError."""
     relay.reset()
     service.forget_peak()
-    redis_before_s, cpu_before_s, started_ns = valkey.cpu_s(), service.cpu_s(), time.monotonic_ns()
+    redis_before_s, cpu_before_s = valkey.cpu_s(), service.cpu_s()
+    idle_before_s, started_ns = idle_s(SERVICE_CORE), time.monotonic_ns()
     relay.release()
     relay.wait_count(number, within_s=900)
     ended_ns = service.wait_drained()
@@ -55,6 +58,7 @@ def drain(valkey: Valkey, relay: Relay, service: Service, number: int) -> Drain:
         number=number,
         took_s=(ended_ns - started_ns) / 1e9,
         cpu_s=service.cpu_s() - cpu_before_s,
+        idle_s=idle_s(SERVICE_CORE) - idle_before_s,
         redis_cpu_s=valkey.cpu_s() - redis_before_s,
         peak_rss_bytes=service.peak_rss_bytes(),
     )

@@ -46,6 +46,7 @@ class Unit(Struct, frozen=True):
 
 
 PER_S: Final = Unit("/s")
+MICROSECONDS: Final = Unit("µs")
 MS: Final = Unit("ms", digits=1)
 CPU_MS: Final = Unit("ms CPU", digits=2)
 MB: Final = Unit("MB", divisor=1e6, digits=1)
@@ -169,7 +170,10 @@ PARTS: Final = (
                 "celery.cpu_ms",
             ),
             Row("drain_16.redis_cpu_ms", "CPU of a delivery in Redis, 16 slots", CPU_MS),
-            Row("drain_16.busy", "of the core meanwhile, 16 slots", PERCENT),
+            Row("drain_4.busy", "of its core the service had, 4 slots", PERCENT),
+            Row("drain_4.idle", "of its core nobody wanted, 4 slots", PERCENT),
+            Row("drain_16.busy", "of its core the service had, 16 slots", PERCENT),
+            Row("drain_16.idle", "of its core nobody wanted, 16 slots", PERCENT),
             Row("drain_16.peak_rss", "most resident memory meanwhile, 16 slots", MB),
             Row(
                 "auth.drain_rate",
@@ -223,6 +227,30 @@ PARTS: Final = (
             Row("pages.growth", "large to small store, worst filter", TIMES, at_most(2)),
             Row("by_id.large", "a delivery by its id, large store, p95", MS, at_most(10, aim=True)),
             Row("by_id.small", "the same with 1,000 deliveries", MS),
+        ),
+    ),
+    Part(
+        "The mail itself",
+        (
+            Row(
+                "mime.login.ours_us",
+                "a login mail assembled",
+                MICROSECONDS,
+                at_most(100, aim=True),
+                "mime.login.email_serialise_us",
+            ),
+            Row(
+                "mime.attachment.times_faster_than_serialise",
+                "1 MiB attachment, to `EmailMessage.as_bytes`",
+                TIMES,
+                at_least(3),
+            ),
+            Row(
+                "mime.attachment.ours_ms",
+                "a mail with 1 MiB attached, assembled",
+                MS,
+                beside="mime.attachment.email_serialise_ms",
+            ),
         ),
     ),
     Part(

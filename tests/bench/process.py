@@ -130,6 +130,15 @@ def _status_bytes(pid: int, name: str) -> int:
     return 0
 
 
+def idle_s(core: int) -> float:
+    """Seconds that a core had nothing to do since the system started: what the service left, and nobody else took."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{core}":
+            return (int(ticks[3]) + int(ticks[4])) / _TICKS_PER_S  # idle, and idle while a disk was busy
+    raise ValueError(f"no core {core}")
+
+
 def pin_self(core: int) -> None:
     """The calling process stays on this core from now on."""
     os.sched_setaffinity(0, {core})

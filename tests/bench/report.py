@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from tests.bench.catalog import CPU_MS, MS, PARTS, Limit, Part, Row, Unit
+from tests.bench.catalog import BYTES, CPU_MS, MS, PARTS, Limit, Part, Row, Unit
 from tests.bench.figures import Figure, Summary, summarise
 from tests.bench.settings import REPOSITORY
 
@@ -23,6 +23,7 @@ REMARKS: Final = Path(__file__).with_name("remarks.md")  # what people say about
 _LISTS: Final = (
     ("profile_drain/", "CPU of a delivery by step, 16 slots", CPU_MS),
     ("profile_intake/", "CPU of a login code's request by step", CPU_MS),
+    ("memory/", "Redis memory of a finished notification by key, without its content", BYTES),
     ("pages/", "First pages by filter, large store, p95", MS),
 )
 
@@ -163,11 +164,12 @@ def _list(prefix: str, title: str, unit: Unit, summaries: Mapping[str, Summary])
         return ""
     lines = [f"## {title}\n", "| | median | share | runs |", "| --- | ---: | ---: | --- |"]
     total = sum(summary.median for summary in found.values())
-    adds_up = prefix.startswith("profile")
+    adds_up = not prefix.startswith("pages")
     for name, summary in sorted(found.items(), key=lambda item: -item[1].median):
+        label = f"`{name}`" if ":" in name else name
         share = f"{summary.median / total:.0%}" if adds_up else ""
-        lines.append(f"| {name} | {unit.show(summary.median)} | {share} | {_range(summary, unit)} |")
-    if adds_up:
+        lines.append(f"| {label} | {unit.show(summary.median)} | {share} | {_range(summary, unit)} |")
+    if prefix.startswith("profile"):
         whole = summaries[prefix.rstrip("/") + ".total"]
         lines.append(f"| all, sampled | {unit.show(whole.median)} | 100% | {_range(whole, unit)} |")
         lines += ["", *(f"Innermost functions: {note}." for note in whole.notes[:1])]

@@ -2,11 +2,13 @@
 
 from tests.bench.backlog import drain, load
 from tests.bench.figures import Figure
-from tests.bench.memory import content_bytes
+from tests.bench.memory import PAYLOADS, bytes_by_kind, content_bytes
 from tests.bench.relay import Relay
 from tests.bench.service import STREAM, Service
 from tests.bench.settings import Settings
 from tests.bench.valkey import Valkey
+
+OF_CONTENT = PAYLOADS + "*"
 
 
 def measure(settings: Settings) -> list[Figure]:
@@ -31,6 +33,7 @@ def _measure(settings: Settings, slots: int) -> list[Figure]:
             Figure(key=f"drain_{slots}.rate", value=drained.per_s),
             Figure(key=f"drain_{slots}.cpu_ms", value=drained.cpu_ms),
             Figure(key=f"drain_{slots}.busy", value=drained.cpu_s / drained.took_s * 100),
+            Figure(key=f"drain_{slots}.idle", value=drained.idle_s / drained.took_s * 100),
             Figure(key=f"drain_{slots}.redis_cpu_ms", value=drained.redis_cpu_s * 1000 / number),
             Figure(key=f"drain_{slots}.peak_rss", value=drained.peak_rss_bytes),
         ]
@@ -43,5 +46,13 @@ def _measure(settings: Settings, slots: int) -> list[Figure]:
                 Figure(key="memory.delivery", value=(memory - entries) / number - stored),
                 Figure(key="memory.delivery_content", value=stored),
                 Figure(key="memory.stream_entry", value=entries / number),
+            ]
+            figures += [
+                Figure(
+                    key=f"memory/{kind}",
+                    value=(held - (stored * number if kind == OF_CONTENT else 0)) / number,
+                )
+                for kind, held in bytes_by_kind(valkey).items()
+                if held >= number  # what every delivery has a part in
             ]
     return figures

@@ -24,6 +24,8 @@ def _environment() -> Environment:
         autoescape=lambda name: name is not None and name.endswith("html.tmpl"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
