@@ -219,7 +219,7 @@ async def test_a_killed_actor_is_restarted_and_others_go_on(autojump_clock: Mock
             await trio.sleep(5.5)
             assert supervisor.kill("scheduler")
             await trio.sleep(FIRST_PAUSE_S / 4)  # the pause is at least half of the first one
-            scheduler, janitor = supervisor.statistics()
+            janitor, scheduler = supervisor.statistics()
             assert (scheduler.status, scheduler.last_error) == (ActorStatus.BACKING_OFF, "Killed")
             assert not supervisor.kill("scheduler"), "it does not run now"
             assert janitor.status is ActorStatus.RUNNING
