@@ -22,6 +22,7 @@ from galaxy_mail.rendering.sandbox import (
     STRIPPED_MAX,
     MeteredContext,
     as_text,
+    demand,
     number_of,
     printf,
 )
@@ -210,6 +211,7 @@ def _quoted(context: MeteredContext, value: Any) -> str:
 @named("tojson")
 def tojson(context: MeteredContext, value: Any) -> str:
     """JSON with sorted members, as text: an HTML part escapes it like any other."""
+    demand(value)
     context.meter.weigh(value)
     return built(context, json.dumps(value, ensure_ascii=False, sort_keys=True))
 
@@ -316,8 +318,7 @@ class Group(NamedTuple):
 
 def elements(context: MeteredContext, value: Any) -> list[Any]:
     """What a loop over `value` would see."""
-    if isinstance(value, Undefined):
-        str(value)  # raises, naming it
+    demand(value)
     if not isinstance(value, (list, tuple, dict, str, range)):
         raise Refused("a list is needed here")
     context.meter.touch(value)
@@ -350,16 +351,14 @@ def comparable(context: MeteredContext, keys: Iterable[Any], case_sensitive: boo
     ready: list[Any] = []
     for key in keys:
         context.meter.weigh(key)
-        if isinstance(key, Undefined):
-            str(key)  # raises, naming it
+        demand(key)
         ready.append(key.lower() if isinstance(key, str) and not case_sensitive else key)
     return ready
 
 
 @named("length", "count")
 def length(_: MeteredContext, value: Any) -> int:
-    if isinstance(value, Undefined):
-        str(value)  # raises, naming it
+    demand(value)
     if not isinstance(value, (list, tuple, dict, str, range)):
         raise Refused("a text, list or object is needed here")
     return len(value)

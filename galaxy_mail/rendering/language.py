@@ -11,7 +11,7 @@ from jinja2 import nodes
 
 from galaxy_mail.rendering.filters import FILTERS
 from galaxy_mail.rendering.predicates import PREDICATES
-from galaxy_mail.rendering.problems import Problem, error, warning
+from galaxy_mail.rendering.problems import Problem, error
 
 N = nodes
 STATEMENTS: Final[frozenset[type[nodes.Node]]] = frozenset(
@@ -67,12 +67,6 @@ def _check(file: str, node: nodes.Node) -> Iterator[Problem]:
             return
         case N.CallBlock(call=N.Call(node=called)) if not isinstance(called, N.Name):
             yield error(file, node.lineno, "`call` needs the name of a macro")
-        case N.CondExpr(expr2=None):
-            yield warning(
-                file,
-                node.lineno,
-                "an `if` without `else` in an expression fails where its condition is false",
-            )
         case N.Name(name="self"):
             yield error(file, node.lineno, "`self` is not available: a template stands alone")
     for child in node.iter_child_nodes():

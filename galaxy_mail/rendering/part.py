@@ -98,7 +98,7 @@ def compile_part(environment: MailEnvironment, source: Source) -> tuple[Part | N
         if any(problem.severity is Severity.ERROR for problem in problems):
             return None, problems
         names = _first_uses(tree)
-        problems += _check_guards(file, tree, names)
+        problems += [*_check_guards(file, tree, names), *_check_sets(file, tree, names)]
         if source.part == "html":
             problems += check_markup(file, tree)
             if any(problem.severity is Severity.ERROR for problem in problems):
@@ -147,6 +147,23 @@ def _check_guards(file: str, tree: nodes.Template, names: Mapping[str, int]) -> 
                 f"`{name}` is required and so never takes a default: give null and write `default(…, true)`"
             )
             problems.append(warning(file, guard.lineno, hint))
+    return problems
+
+
+def _check_sets(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[Problem]:
+    """A name that is set in some branches only is a variable that callers must give, which is seldom meant."""
+    problems: list[Problem] = []
+    settings: list[nodes.Assign | nodes.AssignBlock] = [
+        *tree.find_all(nodes.Assign),
+        *tree.find_all(nodes.AssignBlock),
+    ]
+    for setting in settings:
+        targets = [setting.target, *setting.target.find_all(nodes.Name)]
+        used = {name.name for name in setting.find_all(nodes.Name) if name.ctx == "load"}
+        for target in targets:
+            if isinstance(target, nodes.Name) and target.name in names and target.name not in used:
+                hint = f"`{target.name}` is also required of callers, for where it is not set: set it first, and always"
+                problems.append(warning(file, setting.lineno, hint))
     return problems
 
 

@@ -21,15 +21,16 @@ class Problem(Struct, frozen=True, kw_only=True, order=True):
     severity: Severity
     message: str
 
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.severity}: {self.message}"
+    def located(self, folder: Path) -> str:
+        """The problem as a line that editors know to open."""
+        return f"{folder / self.file}:{self.line}: {self.severity}: {self.message}"
 
 
 class BrokenCatalog(GalaxyMailError):
     """The catalog can't be used. `problems` has all of them (warnings too), by file and line."""
 
     def __init__(self, folder: Path, problems: tuple[Problem, ...]) -> None:
-        lines = "\n".join(f"{folder}/{problem}" for problem in problems)
+        lines = "\n".join(problem.located(folder) for problem in problems)
         super().__init__(f"the template catalog is broken:\n{lines}")
         self.folder = folder
         self.problems = problems

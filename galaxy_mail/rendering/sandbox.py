@@ -146,6 +146,12 @@ class GlobalFunction:
 FUNCTIONS: Final = {"range": GlobalFunction(bounded_range), "namespace": GlobalFunction(new_namespace)}
 
 
+def demand(value: object) -> None:
+    """Raises, naming it, where `value` is a name or a member that has none."""
+    if isinstance(value, Undefined):
+        str(value)  # of an `if` without `else` it is empty text
+
+
 def as_text(meter: Meter, value: object) -> str:
     """How a value reads in a mail: text as it is, null as nothing, everything else as JSON spells it."""
     kind = type(value)
@@ -157,14 +163,16 @@ def as_text(meter: Meter, value: object) -> str:
     if kind is bool:
         return "true" if value else "false"
     if kind is int or kind is float:
-        return str(value)
+        text = str(value)
+        meter.build(len(text))
+        return text
     if isinstance(value, (list, tuple, dict)):
         meter.weigh(value)
         text = json.dumps(value, ensure_ascii=False)
         meter.build(len(text))
         return text
     if isinstance(value, Undefined):
-        return str(value)  # raises, naming it
+        return str(value)  # raises, naming it, but for an `if` without `else`, which is empty text
     raise Refused("only values can be printed, not macros, functions, ranges or namespaces")
 
 
@@ -213,14 +221,12 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
         elif isinstance(obj, tuple):  # what `groupby` gives has the fields grouper and list
             if attribute in getattr(type(obj), "_fields", ()):
                 return getattr(obj, attribute)
-        elif isinstance(obj, Namespace):
-            if not attribute.startswith("_"):
-                try:
-                    return getattr(obj, attribute)
-                except AttributeError:
-                    pass
-        elif isinstance(obj, Undefined):
-            str(obj)  # raises, naming it
+        elif isinstance(obj, Namespace) and not attribute.startswith("_"):
+            try:
+                return getattr(obj, attribute)
+            except AttributeError:
+                pass
+        demand(obj)
         return self.undefined(hint=f"{_kind(obj)} has no member {attribute!r}")
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -228,9 +234,9 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
             try:
                 return obj[argument]
             except (TypeError, LookupError):
-                pass
-        elif isinstance(obj, Undefined):
-            str(obj)  # raises, naming it
+                if isinstance(argument, str) and argument in getattr(type(obj), "_fields", ()):
+                    return getattr(obj, argument)  # of a group, where a filter looks it up by name
+        demand(obj)
         return self.undefined(hint=f"{_kind(obj)} has no such element")
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -246,8 +252,7 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
             kwargs.pop("_loop_vars", None)  # Jinja2 adds both for functions that take a context
             kwargs.pop("_block_vars", None)
             return obj.call(meter, *args, **kwargs)
-        if isinstance(obj, Undefined):
-            str(obj)  # raises, naming it
+        demand(obj)
         raise Refused("only macros and functions can be called")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -269,10 +274,8 @@ def compute(meter: Meter, sign: str, left: Any, right: Any) -> Any:
         if type(left) is int and type(right) is int and _bits(sign, left, right) > INT_BITS_MAX:
             raise Refused("a number too large")
         return ARITHMETIC[sign](left, right)
-    if isinstance(left, Undefined):
-        str(left)
-    if isinstance(right, Undefined):
-        str(right)
+    demand(left)
+    demand(right)
     match sign:
         case "+":
             meter.touch(left)
@@ -326,9 +329,9 @@ def _pay_repeated(meter: Meter, left: Any, right: Any) -> None:
 def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]) -> str:
     """`%` on text. Widths and precisions have at most three digits, and only plain values are taken."""
     meter.touch(template)
+    meter.step(len(values))
     for value in values.values() if isinstance(values, dict) else values:
-        if isinstance(value, Undefined):
-            str(value)  # raises, naming it
+        demand(value)
         if type(value) not in SCALARS and type(value) not in TEXTS:
             raise Refused("only text and numbers can be formatted")
         meter.touch(value)
@@ -347,8 +350,7 @@ def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]
 
 
 def number_of(value: Any) -> int | float:
-    if isinstance(value, Undefined):
-        str(value)  # raises, naming it
+    demand(value)
     if type(value) not in (int, float, bool):
         raise Refused("a number is needed here")
     number: int | float = value

@@ -1,0 +1,173 @@
+"""`galaxy-mail templates`: a template folder looked at where it lies. Never: a running service, or a mail sent."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.locales import DEFAULT_LOCALE
+from galaxy_mail.domain.records import Failure, RenderedContent
+from galaxy_mail.domain.strict_json import StrictJsonError, loads
+from galaxy_mail.rendering.bundled import bundled_templates
+from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.rendering.limits import RenderLimits
+from galaxy_mail.rendering.problems import BrokenCatalog, Problem, Severity
+from galaxy_mail.rendering.sources import PARTS
+
+EXIT_PROBLEM: Final = 1
+
+
+class BadVariables(GalaxyMailError):
+    """What was given as variables is none. The message has no values."""
+
+
+in_folder = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    envvar="MAIL_TEMPLATE_DIR",
+    help="The template folder.  [default: MAIL_TEMPLATE_DIR, else the bundled one]",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def templates() -> None:
+    """List, check and preview mail templates, without a running service."""
+
+
+@templates.command("list")
+@in_folder
+@as_json
+def list_templates(folder: Path | None, as_json: bool) -> None:
+    """Every template with its locales, the variables that it requires, and its parts."""
+    catalog = _load(folder)
+    if as_json:
+        _print_json({"items": catalog.templates()})
+        return
+    rows = [("TEMPLATE", "LOCALES", "REQUIRED VARIABLES", "PARTS")]
+    rows += [
+        (one.template_id, " ".join(one.locales), " ".join(one.required_variables) or "-", " ".join(one.parts))
+        for one in catalog.templates()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@templates.command("lint")
+@in_folder
+@as_json
+@click.option("--strict", is_flag=True, help="Let warnings fail, too.")
+def lint(folder: Path | None, as_json: bool, strict: bool) -> None:
+    """Compile and check every template. One line a problem, `file:line: severity: message`.
+
+    The exit status is 1 where there is an error: the service would not start with this folder.
+    """
+    folder = folder or bundled_templates()
+    problems: tuple[Problem, ...]
+    try:
+        catalog = _load(folder)
+        problems, count = catalog.warnings, len(catalog.templates())
+        verdict = f"{count} template{'s' if count != 1 else ''}, no error"
+    except BrokenCatalog as broken:
+        problems, verdict = broken.problems, "the catalog is broken"
+    if as_json:
+        _print_json({"folder": str(folder), "problems": problems})
+    else:
+        for problem in problems:
+            click.echo(problem.located(folder))
+        click.echo(verdict, err=bool(problems))
+    if any(strict or problem.severity is Severity.ERROR for problem in problems):
+        sys.exit(EXIT_PROBLEM)
+
+
+@templates.command("preview")
+@click.argument("template_id")
+@in_folder
+@as_json
+@click.option("--locale", default=DEFAULT_LOCALE, show_default=True, help="As a caller would ask for it.")
+@click.option("--var", "given", multiple=True, metavar="NAME=TEXT", help="A variable; may be repeated.")
+@click.option(
+    "--variables",
+    "file",
+    type=click.File("rb"),
+    help="A JSON object with the variables, `-` for standard input; --var wins over it.",
+)
+@click.option("--part", type=click.Choice(PARTS), help="Print this part and nothing else.")
+def preview(
+    template_id: str,
+    folder: Path | None,
+    as_json: bool,
+    locale: str,
+    given: tuple[str, ...],
+    file: Any,
+    part: str | None,
+) -> None:
+    """Render a template as the service would. The exit status is 1 where it would fail."""
+    variables = {**_from_file(file), **dict(map(_from_option, given))}
+    outcome = _load(folder).render(template_id, locale, variables)
+    if isinstance(outcome, Failure):
+        if as_json:
+            _print_json({"code": outcome.code, "summary": outcome.summary})
+        else:
+            click.echo(f"{outcome.code}: {outcome.summary}", err=True)
+        sys.exit(EXIT_PROBLEM)
+    bodies = {"subject": outcome.subject, "text": outcome.text_body, "html": outcome.html_body}
+    if part is not None and bodies[part] is None:
+        click.echo(f"{template_id} has no {part} part in locale {outcome.locale_used}", err=True)
+        sys.exit(EXIT_PROBLEM)
+    if as_json:
+        _print_json(
+            {
+                "locale_used": outcome.locale_used,
+                "locale_fallback_used": outcome.locale_fallback_used,
+                "subject": outcome.subject,
+                "text_body": outcome.text_body,
+                "html_body": outcome.html_body,
+            }
+        )
+    elif part is not None:
+        click.echo(bodies[part])
+    else:
+        _show(outcome)
+
+
+def _show(content: RenderedContent) -> None:
+    fallback = "  (a fallback)" if content.locale_fallback_used else ""
+    click.echo(f"Locale:  {content.locale_used}{fallback}")
+    click.echo(f"Subject: {content.subject}\n")
+    click.echo(content.text_body.rstrip("\n"))
+    if content.html_body is not None:
+        click.echo(f"\nHTML: {len(content.html_body.encode())} bytes, printed by --part html", err=True)
+
+
+def _load(folder: Path | None) -> Catalog:
+    return Catalog.load(folder or bundled_templates(), limits=RenderLimits())
+
+
+def _from_option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.BadParameter("must be NAME=TEXT", param_hint="--var")
+    return name, value
+
+
+def _from_file(file: Any) -> Mapping[str, Any]:
+    if file is None:
+        return {}
+    try:
+        variables = loads(file.read())  # as strict as the intake
+    except StrictJsonError as error:
+        raise BadVariables(f"{file.name}: {error}") from None
+    if not isinstance(variables, dict):
+        raise BadVariables(f"{file.name}: not a JSON object")
+    return variables
+
+
+def _print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
