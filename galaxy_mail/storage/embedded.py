@@ -32,6 +32,7 @@ LOCK_WITHIN_S: Final = 10.0  # a server whose parent was killed needs a moment t
 STOP_WITHIN_S: Final = 10.0  # then it is killed; its append-only file is at most a second behind
 LOG_MAX_BYTES: Final = 1024 * 1024
 _POLL_S: Final = 0.05
+_ENVIRONMENT: Final = ("LANG", "PATH", "TZ")  # all that the server needs; ours holds passwords
 
 log = structlog.get_logger()
 
@@ -110,6 +111,7 @@ class EmbeddedValkey:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[lock.fileno()],
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 start_new_session=True,  # Ctrl-C at the terminal is for us, and we stop it last
                 preexec_fn=_end_with_parent(),  # noqa: PLW1509  # see above
             )

@@ -69,20 +69,22 @@ class Gateway:
         self._clock = RedisClock()
         self._control = ControlLink(address, timeout_s=timeout_s)
 
-        def link(name: str, durability: Durability) -> DataLink:
+        def link(
+            name: str, durability: Durability, heartbeat: Callable[[Pipeline], Awaitable[None]]
+        ) -> DataLink:
             return DataLink(
                 self._control.primary,
                 name=name,
                 timeout_s=timeout_s,
                 prepare=self._prepare,
-                heartbeat=self._clock.measure,
+                heartbeat=heartbeat,
                 heartbeat_s=heartbeat_s,
                 patience_s=patience_s,
                 durability=durability,
             )
 
-        self._data = link("data", Durability.SERVER)
-        self._accept = self._data if durability is Durability.SERVER else link("accept", durability)
+        self._data = link("data", Durability.SERVER, self._clock.measure)
+        self._accept = self._data if durability is Durability.SERVER else link("accept", durability, _ping)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -148,3 +150,8 @@ class Gateway:
         await pipeline([("SCRIPT", "LOAD", script.text) for script in load])
         if self.on_connect is not None:
             await self.on_connect(pipeline)
+
+
+async def _ping(pipeline: Pipeline) -> None:
+    """A sign of life from the accepting connection, whose replies wait for the disk and tell no time."""
+    await pipeline([("PING",)])

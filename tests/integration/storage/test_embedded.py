@@ -56,6 +56,13 @@ async def test_it_serves_a_fit_server_on_a_private_socket_and_no_port(tmp_path: 
         assert folder.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_its_process_gets_none_of_our_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAIL_SMTP_PASSWORD", "s3cret")
+    async with embedded_valkey(tmp_path) as valkey, running(str(valkey.address)) as gateway:
+        assert b"s3cret" not in await trio.Path(f"/proc/{await pid_of(gateway)}/environ").read_bytes()
+
+
 async def test_a_stop_ends_it_by_itself_and_the_data_is_there_again(tmp_path: Path) -> None:
     for expected in (None, b"kept"):
         async with embedded_valkey(tmp_path) as valkey, running(str(valkey.address)) as gateway:
@@ -77,10 +84,7 @@ async def test_its_crash_is_noticed_and_the_next_run_has_its_data(tmp_path: Path
                     with trio.fail_after(LIMIT_S):
                         await gateway.wait_connected()
                     assert await gateway.pipeline([("INCR", "runs")]) == [run]
-                    pid = await pid_of(gateway)
-                    os.kill(pid, signal.SIGKILL)
-                    await wait_gone(pid)
-                    await trio.sleep_forever()
+                    os.kill(await pid_of(gateway), signal.SIGKILL)
 
 
 async def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

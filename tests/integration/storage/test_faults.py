@@ -1,5 +1,6 @@
 """The gateway while Redis is slow, lost, killed, stopped, loading or of the wrong kind."""
 
+import asyncio
 import math
 import random
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from galaxy_mail.storage import control_link
 from galaxy_mail.storage.commands import Call, Pipeline
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
 from galaxy_mail.storage.gateway import Gateway
@@ -65,6 +67,38 @@ async def test_replies_lost_a_hundred_times_never_repeat_a_command(valkey: Valke
     assert unknown + unavailable == 100
     assert unknown >= 1
     assert values.count(b"1") <= unknown
+
+
+async def test_replies_in_pieces_are_put_together(valkey: ValkeyServer) -> None:
+    async with proxy_before(valkey.socket) as proxy, running(proxy.url) as gateway:
+        proxy.in_bytes = True
+        for pipeline in (gateway.pipeline, gateway.control_pipeline):
+            replies = await pipeline(
+                [("ECHO", "größe"), ("EVAL", "return {1, {'x', {err = 'NO'}}}", 0), ("GET", "nothing")]
+            )
+            assert replies[0] == "größe".encode()
+            assert repr(replies[1]) == "[1, [b'x', RedisRefused('NO')]]"
+            assert replies[2] is None
+
+
+async def test_a_crash_in_the_asyncio_loop_is_the_control_links_own_affair(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_link, "RESTART_PAUSE_S", 0)
+
+    async def crash(*args: object) -> None:
+        asyncio.get_running_loop().call_soon(divmod, 1, 0)
+        await asyncio.sleep(LIMIT_S)
+
+    async with running(valkey.url) as gateway:
+        await gateway.control_pipeline([("PING",)])
+        with monkeypatch.context() as patch:
+            patch.setattr(control_link, "_exchange", crash)
+            with trio.fail_after(LIMIT_S), pytest.raises(OutcomeUnknown):
+                await gateway.control_pipeline([("INCR", "counter")])
+        assert await gateway.control_pipeline([("INCR", "counter")]) == [1]
+        assert await gateway.pipeline([("GET", "counter")]) == [b"1"]
+        assert gateway.statistics().generation == 1
 
 
 async def test_after_a_kill_and_a_restart_nothing_acknowledged_is_lost_and_nothing_ran_twice() -> None:
