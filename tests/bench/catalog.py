@@ -185,6 +185,22 @@ PARTS: Final = (
         ),
     ),
     Part(
+        "Telemetry",
+        (
+            Row(
+                "profile_drain.telemetry_share",
+                "logs and metrics, of a delivery's CPU (sampled)",
+                PERCENT,
+                at_most(10),
+            ),
+            Row(
+                "profile_intake.telemetry_share",
+                "logs and metrics, of a login code request's CPU (sampled)",
+                PERCENT,
+            ),
+        ),
+    ),
+    Part(
         "Login codes while 50,000 notifications are due, 4 slots",
         (
             Row("lanes.fast.p50", "post to relay, p50, relay answers at once", MS),

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from msgspec.json import Encoder, decode
 
-from tests.bench.valkey import Command, Connection
+from tests.bench.valkey import Command, Connection, Word
 
 SHIFT_MS: Final = 60_000  # from one copy to the next: 200 copies reach back some hours
 
 _RECORDS: Final = ("mail:deliveries:", "mail:attempts:", "mail:idempotency:")
-_PAYLOADS: Final = "mail:payloads:"
+_PAYLOADS: Final = b"mail:payloads:"
 _INDEXES: Final = "mail:idx:"
 _IDEMPOTENCY_INDEX: Final = b"mail:idx:idempotency:"
 
@@ -32,19 +32,23 @@ def _copies(connection: Connection, times: int) -> Iterator[Command]:
     for prefix in _RECORDS:
         for key in _keys(connection, prefix):
             record = decode(connection.call("GET", key))
-            words: list[bytes] = []
+            expires_ms = connection.call("PEXPIRETIME", key)
             for copy in range(1, times):
-                words += (_renamed(key, prefix, copy), _ENCODER.encode(_shifted(record, copy)))
-            yield ("MSET", *words)
+                value = _ENCODER.encode(_shifted(record, copy))
+                yield ("SET", _renamed(key, prefix, copy), value, *_expiry(expires_ms, copy))
     for delivery_id in ids:
-        payload = connection.call("HGETALL", _PAYLOADS.encode() + delivery_id)
+        key = _PAYLOADS + delivery_id
+        payload = connection.call("HGETALL", key)
+        expires_ms = connection.call("PEXPIRETIME", key)
         for copy in range(1, times):
-            yield ("HSET", _PAYLOADS.encode() + _id(delivery_id, copy), *payload)
+            yield ("HSET", key + _suffix(copy), *payload)
+            if expires_ms >= 0:
+                yield ("PEXPIREAT", key + _suffix(copy), expires_ms - copy * SHIFT_MS)
     for key in _keys(connection, _INDEXES):
         members = connection.call("ZRANGE", key, 0, -1, "WITHSCORES")
         pairs = list(zip(members[::2], members[1::2], strict=True))
         for copy in range(1, times):
-            words = []
+            words: list[bytes] = []
             for delivery_id, score in pairs:
                 words += (repr(float(score) - copy * SHIFT_MS).encode(), _id(delivery_id, copy))
             own = key.startswith(_IDEMPOTENCY_INDEX)  # of one delivery alone
@@ -59,6 +63,11 @@ def _keys(connection: Connection, prefix: str) -> list[bytes]:
         keys += found
         if cursor == b"0":
             return sorted(set(keys))
+
+
+def _expiry(expires_ms: int, copy: int) -> tuple[Word, ...]:
+    """SET's words for a time to live, none for none."""
+    return ("PXAT", expires_ms - copy * SHIFT_MS) if expires_ms >= 0 else ()
 
 
 def _suffix(copy: int) -> bytes:
