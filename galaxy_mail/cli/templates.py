@@ -118,7 +118,8 @@ def preview(
             click.echo(f"{outcome.code}: {outcome.summary}", err=True)
         sys.exit(EXIT_PROBLEM)
     bodies = {"subject": outcome.subject, "text": outcome.text_body, "html": outcome.html_body}
-    if part is not None and bodies[part] is None:
+    body = bodies[part] if part is not None else None
+    if part is not None and body is None:
         click.echo(f"{template_id} has no {part} part in locale {outcome.locale_used}", err=True)
         sys.exit(EXIT_PROBLEM)
     if as_json:
@@ -131,8 +132,8 @@ def preview(
                 "html_body": outcome.html_body,
             }
         )
-    elif part is not None:
-        click.echo(bodies[part])
+    elif body is not None:
+        click.echo(body, nl=not body.endswith("\n"))
     else:
         _show(outcome)
 
