@@ -55,11 +55,14 @@ def mask(text: str, *, message: Message, wire: bytes) -> str:
     # Line ends are dropped because an answer may quote across them, as it may with the soft ones of quoted-printable.
     sent = wire[:_COMPARED_MAX_BYTES].decode("utf-8", "replace").replace("=\r\n", "").replace("\r\n", "")
     seen = "\n".join((*written, sent)).casefold()
+    joined = "".join(_WORD.findall(seen))  # a code that is shown as `483 920` may be quoted as `483920`
     known = VOCABULARY | _words(message.envelope.recipients())
 
     def shown(word: re.Match[str]) -> str:
         folded = word[0].casefold()
-        return MASK if folded not in known and folded in seen else word[0]
+        if folded in known:
+            return word[0]
+        return MASK if folded in seen or (not folded.isalpha() and folded in joined) else word[0]
 
     return _MASKS.sub(MASK, _WORD.sub(shown, text))
 

@@ -32,6 +32,53 @@ def in_lockstep() -> Pair:
     return trio.testing.lockstep_stream_pair()
 
 
+def through_a_window() -> Pair:
+    """As a socket: takes what there is room for, and a cancelled write has left exactly that behind."""
+    there, back = _Window(), _Window()
+    return trio.StapledStream(there, back), trio.StapledStream(back, there)
+
+
+class _Window(trio.abc.SendStream, trio.abc.ReceiveStream):
+    """One direction with room for so many bytes."""
+
+    ROOM = 4_096
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._closed = False
+        self._changed = trio.lowlevel.ParkingLot()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        rest = bytes(data)
+        while rest:
+            if self._closed:
+                raise trio.BrokenResourceError
+            if room := self.ROOM - len(self._bytes):
+                self._bytes += rest[:room]
+                rest = rest[room:]
+                self._changed.unpark_all()
+            else:
+                await self._changed.park()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while not self._bytes and not self._closed:
+            await self._changed.park()
+        data = bytes(self._bytes)
+        self._bytes.clear()
+        self._changed.unpark_all()
+        return data
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._changed.unpark_all()
+        await trio.lowlevel.checkpoint()
+
+
 def settings(**changes: object) -> SmtpSettings:
     plain: dict[str, object] = {
         "host": "127.0.0.1",
