@@ -48,6 +48,9 @@ def test_the_fingerprint_is_of_the_values_and_of_nothing_else() -> None:
     first = decode().fingerprint
     spelt_otherwise = b'{ "locale":"fr-ca", "code":"\\u0034\\u00393027", "email":"Ann@Example.ORG" }'
     assert decode(spelt_otherwise, ("key-2",), request_id="req-2").fingerprint == first
+    assert (
+        decode({**VALID, "email": "Ann@example.org"}).fingerprint != first
+    )  # as it was sent, not as it is read
     for name in VALID:
         assert (
             decode({**VALID, name: {"email": "a@b.c", "code": "1", "locale": "en"}[name]}).fingerprint

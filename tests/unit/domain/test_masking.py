@@ -103,6 +103,7 @@ def test_a_cut_payload_is_told_by_the_length_and_hash_of_the_whole() -> None:
     payload = '{"text":"' + "x" * 200_000 + '"}'
     assert shown("payload_json", payload) == digest(payload)
     assert shown("payload_json", b"\xff" * 200_000) == digest(b"\xff" * 200_000)
+    assert mask_fields({"source": f"cut:9:{'0' * 64}:abc"}) == {"source": f"9 bytes, SHA-256 {'0' * 64}"}
 
 
 def test_bytes_that_are_not_utf_8_are_shown_as_base64() -> None:

@@ -73,6 +73,7 @@ def test_zero_has_no_sign(text: str) -> None:
         (b"[Infinity]", "Infinity is not JSON"),
         (b"-Infinity", "-Infinity is not JSON"),
         (b'"\\ud800"', "surrogate"),
+        (b'"\\udc00"', "surrogate"),
         (b'"\\uDFFF\\uD800"', "surrogate"),
         (b'{"\\ud83d":1}', "surrogate"),
         (b'["\\ud83d\\u0041"]', "surrogate"),
