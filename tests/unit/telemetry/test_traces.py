@@ -1,0 +1,379 @@
+"""Spans while traces are on, what stands for them while they are off, and the way to a collector."""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+import trio
+from msgspec.structs import replace
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
+from structlog.testing import capture_logs
+
+from galaxy_mail.domain.records import Delivery, DeliveryStatus, Envelope, PayloadMode, Source
+from galaxy_mail.telemetry.live_traces import LiveTraces
+from galaxy_mail.telemetry.otlp import FollowsLink
+from galaxy_mail.telemetry.traces import OFF, Span, Traces, from_env
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+UNSAMPLED = CALLER[:-1] + "0"
+SECRET = "S3cretMark"
+DELIVERY = Delivery(
+    delivery_id="d1",
+    source=Source.NOTIFICATION,
+    status=DeliveryStatus.SENDING,
+    payload_mode=PayloadMode.TEMPLATE,
+    template_id="welcome",
+    locale="fr",
+    envelope=Envelope(to=(f"{SECRET}@example.org",)),
+    idempotency_key="k",
+    message_id="d1@example.org",
+    created_at_ms=1,
+    updated_at_ms=1,
+)
+
+
+class Spans:
+    """Live traces, and the spans that have ended."""
+
+    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
+        self.exporter = InMemorySpanExporter()
+        provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.traces: Traces = LiveTraces(provider)
+
+    def ended(self) -> tuple[ReadableSpan, ...]:
+        return self.exporter.get_finished_spans()
+
+    def only(self) -> ReadableSpan:
+        [span] = self.ended()
+        return span
+
+
+@pytest.fixture
+def spans() -> Spans:
+    return Spans()
+
+
+def is_sampled(span: Span) -> bool:
+    match = re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-([0-9a-f]{2})", span.traceparent() or "")
+    assert match is not None
+    return bool(int(match[1], 16) & 1)
+
+
+def place_of(context: trace.SpanContext | None) -> tuple[int, int]:
+    assert context is not None
+    return context.trace_id, context.span_id
+
+
+def trace_of(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return f"{span.context.trace_id:032x}"
+
+
+def test_an_acceptance_goes_on_with_its_callers_trace(spans: Spans) -> None:
+    with spans.traces.accepting(Source.AUTHSESSION, CALLER) as span:
+        stored = span.traceparent()
+    ended = spans.only()
+    assert (ended.name, ended.kind) == ("accept", trace.SpanKind.SERVER)
+    assert ended.parent is not None
+    assert f"{ended.parent.span_id:016x}" == CALLER[36:52]
+    assert ended.context is not None
+    assert stored == f"00-{CALLER[3:35]}-{ended.context.span_id:016x}-01"
+    assert ended.attributes == {"galaxy_mail.source": "authsession"}
+
+
+@pytest.mark.parametrize(
+    "traceparent", [None, "", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", CALLER + "-x"]
+)
+def test_an_acceptance_without_a_caller_starts_a_trace(spans: Spans, traceparent: str | None) -> None:
+    with spans.traces.accepting(Source.NOTIFICATION, traceparent) as span:
+        assert is_sampled(span)
+    ended = spans.only()
+    assert ended.parent is None
+    assert ended.kind is trace.SpanKind.CONSUMER
+
+
+def test_an_attempt_links_to_its_acceptance_over_the_queue(spans: Spans) -> None:
+    with spans.traces.accepting(Source.NOTIFICATION) as accepting:
+        stored = accepting.traceparent()
+    delivery = replace(DELIVERY, traceparent=stored)
+    restarted = Spans()  # another process, later
+    with restarted.traces.rendering(delivery):
+        pass
+    with restarted.traces.sending(delivery, 2, "smtp") as span:
+        span.set(result="accepted", provider_code=None)
+    accepted, (render, send) = spans.only(), restarted.ended()
+    for span_of_attempt in (render, send):
+        [link] = span_of_attempt.links
+        assert place_of(link.context) == place_of(accepted.context)
+        assert span_of_attempt.parent is None
+        assert trace_of(span_of_attempt) != trace_of(accepted)
+    assert render.attributes == {
+        "galaxy_mail.template_id": "welcome",
+        "galaxy_mail.locale": "fr",
+        "galaxy_mail.delivery_id": "d1",
+        "galaxy_mail.source": "notification",
+    }
+    assert send.kind is trace.SpanKind.CLIENT
+    assert dict(send.attributes or {}) == {
+        "galaxy_mail.attempt_no": 2,
+        "galaxy_mail.provider": "smtp",
+        "galaxy_mail.delivery_id": "d1",
+        "galaxy_mail.source": "notification",
+        "galaxy_mail.result": "accepted",
+    }
+
+
+@pytest.mark.parametrize("traceparent", [None, "nonsense"])
+def test_an_attempt_without_a_known_acceptance_links_to_nothing(
+    spans: Spans, traceparent: str | None
+) -> None:
+    with (
+        spans.traces.accepting(Source.AUTHSESSION),
+        spans.traces.sending(replace(DELIVERY, traceparent=traceparent), 1, "stub"),
+    ):
+        pass
+    assert spans.ended()[0].links == ()
+
+
+def test_a_resend_holds_the_acceptance_of_its_clone(spans: Spans) -> None:
+    with spans.traces.resending("parent"), spans.traces.accepting(Source.OPERATOR_RESEND):
+        pass
+    accept, resend = spans.ended()
+    assert accept.parent == resend.context
+    assert resend.attributes == {"galaxy_mail.parent_delivery_id": "parent"}
+
+
+def test_spans_of_a_batch_do_not_become_each_others_parents(spans: Spans) -> None:
+    batch = [spans.traces.accepting(Source.NOTIFICATION) for _ in range(3)]
+    for span in batch:
+        span.end()
+    assert [span.parent for span in spans.ended()] == [None] * 3
+    assert len({trace_of(span) for span in spans.ended()}) == 3
+
+
+def test_a_failure_is_marked_by_its_code(spans: Spans) -> None:
+    with spans.traces.sending(DELIVERY, 1, "smtp") as span:
+        span.failed("connect_refused")
+    assert spans.only().status.status_code is trace.StatusCode.ERROR
+    assert spans.only().status.description == "connect_refused"
+
+
+def test_of_an_exception_only_its_name_is_told(spans: Spans) -> None:
+    with pytest.raises(ValueError, match=SECRET), spans.traces.sending(DELIVERY, 1, "smtp"):
+        raise ValueError(SECRET)
+    ended = spans.only()
+    assert ended.status.description == "ValueError"
+    assert ended.events == ()
+    assert SECRET not in ended.to_json()
+
+
+async def test_a_cancelled_attempt_ends_its_span(
+    spans: Spans, autojump_clock: trio.testing.MockClock
+) -> None:
+    with trio.move_on_after(1), spans.traces.sending(DELIVERY, 1, "smtp"):
+        await trio.sleep_forever()
+    assert spans.only().status.description == "Cancelled"
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+async def test_tasks_have_their_own_current_span(
+    spans: Spans, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def resend(name: str, wait_s: float) -> None:
+        with spans.traces.resending(name):
+            await trio.sleep(wait_s)
+            with spans.traces.accepting(Source.OPERATOR_RESEND):
+                await trio.sleep(wait_s)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(resend, "one", 1)
+        nursery.start_soon(resend, "two", 1.5)
+    resends = {place_of(span.context) for span in spans.ended() if span.name == "resend"}
+    accepts = [span for span in spans.ended() if span.name == "accept"]
+    assert len(resends) == len(accepts) == 2
+    assert {place_of(span.parent) for span in accepts} == resends
+
+
+@pytest.mark.parametrize("otherwise", [ALWAYS_ON, ALWAYS_OFF])
+@pytest.mark.parametrize(("traceparent", "follows"), [(CALLER, True), (UNSAMPLED, False), (None, None)])
+def test_an_attempt_is_sampled_as_its_acceptance_was(
+    otherwise: Sampler, traceparent: str | None, follows: bool | None
+) -> None:
+    spans = Spans(FollowsLink(ParentBased(otherwise)))
+    with spans.traces.sending(replace(DELIVERY, traceparent=traceparent), 1, "smtp"):
+        pass
+    expected = follows if follows is not None else otherwise is ALWAYS_ON
+    assert bool(spans.ended()) is expected
+
+
+def test_what_is_within_a_sampled_span_is_sampled_with_it() -> None:
+    spans = Spans(FollowsLink(ParentBased(ALWAYS_ON)))
+    with (
+        spans.traces.resending("parent"),
+        spans.traces.sending(replace(DELIVERY, traceparent=UNSAMPLED), 1, "smtp"),
+    ):
+        pass
+    assert len(spans.ended()) == 2
+
+
+def test_a_span_that_is_not_sampled_still_tells_its_place() -> None:
+    spans = Spans(ParentBased(ALWAYS_OFF))
+    with spans.traces.accepting(Source.NOTIFICATION) as span:
+        span.set(result="x")
+        span.failed("x")
+        assert not is_sampled(span)
+    assert spans.ended() == ()
+
+
+# Off
+
+
+async def test_while_traces_are_off_every_span_is_the_same_nothing() -> None:
+    traces = Traces()
+    assert not traces.on
+    spans = [
+        traces.accepting("notification", CALLER),
+        traces.rendering(DELIVERY),
+        traces.sending(DELIVERY, 1, "smtp"),
+        traces.resending("d1"),
+    ]
+    assert all(span is OFF for span in spans)
+    with OFF as span:
+        span.set(result="x")
+        span.failed("x")
+        span.end()
+        assert span.traceparent(CALLER) == CALLER, "the caller's is passed on"
+        assert span.traceparent() is None
+    await traces.flush_and_close(0)
+
+
+def test_while_traces_are_off_opentelemetry_is_not_imported() -> None:
+    script = (
+        "import sys; from galaxy_mail.telemetry.traces import from_env; assert not from_env({}).on;"
+        "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=50)
+
+
+# From the environment to a collector
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
+        (ENDPOINT | {"OTEL_SDK_DISABLED": "true"}, None),
+        (ENDPOINT | {"OTEL_TRACES_EXPORTER": "none"}, None),
+        (ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "only http/protobuf"),
+    ],
+)
+def test_traces_stay_off_unless_they_are_wanted_and_possible(env: dict[str, str], reason: str | None) -> None:
+    with capture_logs() as lines:
+        assert not from_env(env).on
+    assert [line["event"] for line in lines] == ["traces_off"] * bool(reason)
+    assert not lines or str(reason) in lines[0]["reason"]
+
+
+def test_a_missing_extra_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "galaxy_mail.telemetry.otlp", None)
+    with capture_logs() as lines:
+        assert not from_env(ENDPOINT).on
+    [line] = lines
+    assert "galaxy-mail[otel]" in line["reason"]
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line["reason"]
+
+
+def test_settings_that_make_no_exporter_leave_traces_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://u:{SECRET}@127.0.0.1:9")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with capture_logs() as lines:
+        assert not from_env(ENDPOINT).on
+    assert [line["event"] for line in lines] == ["traces_off"]
+    assert SECRET not in str(lines)
+
+
+class Collector:
+    """An OTLP receiver: what real exporters talk to."""
+
+    def __init__(self) -> None:
+        self.requests: list[ExportTraceServiceRequest] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path == "/v1/traces":
+                    collector.requests.append(ExportTraceServiceRequest.FromString(body))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's signature
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+@pytest.mark.parametrize(("name", "shown"), [(None, "galaxy-mail"), ("mail-eu", "mail-eu")])
+async def test_spans_reach_a_collector(
+    monkeypatch: pytest.MonkeyPatch, collector: Collector, name: str | None, shown: str
+) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url} | ({"OTEL_SERVICE_NAME": name} if name else {})
+    for variable, value in env.items():
+        monkeypatch.setenv(variable, value)
+    traces = from_env(env)
+    assert traces.on
+    with traces.accepting(Source.NOTIFICATION, CALLER) as accepting:
+        delivery = replace(DELIVERY, traceparent=accepting.traceparent())
+    with traces.sending(delivery, 1, "smtp"):
+        pass
+    await traces.flush_and_close(20)
+    [resource] = [resource for request in collector.requests for resource in request.resource_spans]
+    accept, send = resource.scope_spans[0].spans
+    assert (accept.name, send.name) == ("accept", "send")
+    assert send.links[0].span_id == accept.span_id
+    assert send.links[0].trace_id == accept.trace_id == bytes.fromhex(CALLER[3:35])
+    assert shown in [
+        one.value.string_value for one in resource.resource.attributes if one.key == "service.name"
+    ]
+    assert SECRET not in str(collector.requests)
+
+
+async def test_a_collector_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = await trio.open_tcp_listeners(0, host="127.0.0.1")  # accepts in its backlog and never answers
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listener[0].socket.getsockname()[1]}"}
+    for variable, value in (endpoint | {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}).items():
+        monkeypatch.setenv(variable, value)
+    traces = from_env(endpoint)
+    with traces.sending(DELIVERY, 1, "smtp"):
+        pass
+    with capture_logs() as lines, trio.fail_after(10):
+        await traces.flush_and_close(0.05)
+    assert [line["event"] for line in lines] == ["traces_lost"]
+    await listener[0].aclose()
