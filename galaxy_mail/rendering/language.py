@@ -27,6 +27,8 @@ CONDITIONS: Final[frozenset[type[nodes.Node]]] = frozenset(
     {N.Compare, N.Operand, N.And, N.Or, N.Not, N.CondExpr}
 )
 ALLOWED: Final = STATEMENTS | VALUES | OPERATIONS | CONDITIONS
+NESTING_MAX: Final = 40  # where Python's own stack ends hangs on who calls; this is well before
+TOO_DEEP: Final = "nested too deep"
 INSTEAD: Final[dict[type[nodes.Node], str]] = {
     N.Extends: "`extends` is not available: a template stands alone",
     N.Include: "`include` is not available: a template stands alone",
@@ -49,10 +51,15 @@ FILTERS_INSTEAD: Final[dict[str, str]] = {
 
 def check_language(file: str, template: nodes.Template) -> Iterator[Problem]:
     """Whatever in the template is not part of the language."""
-    yield from _check(file, template)
+    yield from dict.fromkeys(
+        _check(file, template, NESTING_MAX)
+    )  # too deep in one place is so in several nodes
 
 
-def _check(file: str, node: nodes.Node) -> Iterator[Problem]:
+def _check(file: str, node: nodes.Node, deeper: int) -> Iterator[Problem]:
+    if deeper == 0:
+        yield error(file, _line(node), TOO_DEEP)
+        return
     if type(node) not in ALLOWED:
         yield error(file, _line(node), INSTEAD.get(type(node), f"{type(node).__name__} is not available"))
         return
@@ -70,7 +77,7 @@ def _check(file: str, node: nodes.Node) -> Iterator[Problem]:
         case N.Name(name="self"):
             yield error(file, node.lineno, "`self` is not available: a template stands alone")
     for child in node.iter_child_nodes():
-        yield from _check(file, child)
+        yield from _check(file, child, deeper - 1)
 
 
 def _line(node: nodes.Node) -> int:

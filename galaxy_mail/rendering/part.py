@@ -11,7 +11,7 @@ from jinja2.meta import find_undeclared_variables
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.rendering.failures import Refused, RenderFailureCode
 from galaxy_mail.rendering.filters import FILTERS
-from galaxy_mail.rendering.language import check_language
+from galaxy_mail.rendering.language import TOO_DEEP, check_language
 from galaxy_mail.rendering.limits import Meter
 from galaxy_mail.rendering.markup import check_markup
 from galaxy_mail.rendering.metering import INTERNAL_FILTERS, Metering
@@ -28,7 +28,7 @@ SAFE_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (TypeError, "a value of a type that does not fit"),
     (ValueError, "a value that does not fit"),
     (LookupError, "an element that is not there"),
-    (RecursionError, "nested too deep"),
+    (RecursionError, TOO_DEEP),
 )
 
 
@@ -112,7 +112,7 @@ def compile_part(environment: MailEnvironment, source: Source) -> tuple[Part | N
     except TemplateError as failed:
         return None, [error(file, 1, failed.message or "it does not compile")]
     except RecursionError:
-        return None, [error(file, 1, "nested too deep")]
+        return None, [error(file, 1, TOO_DEEP)]
     except (
         SyntaxError,
         ValueError,

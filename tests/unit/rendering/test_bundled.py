@@ -8,7 +8,10 @@ from galaxy_mail.domain.login_code import LOGIN_CODE_TEMPLATE_ID
 from galaxy_mail.domain.records import RenderedContent
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.rendering.filters import FILTERS
 from galaxy_mail.rendering.limits import RenderLimits
+from galaxy_mail.rendering.predicates import PREDICATES
+from galaxy_mail.rendering.sandbox import FUNCTIONS, OBJECT_METHODS, TEXT_METHODS
 from tests.unit.rendering.folders import rendered, write
 from tests.unit.rendering.reader import tags_of, words_of
 from tests.unit.rendering.write_snapshots import CODE, SNAPSHOTS, snapshots
@@ -156,6 +159,23 @@ def test_words_stand_out_in_both_colour_schemes() -> None:
             for name in names:
                 ratio = contrast(colour(name, "color"), colour(ground, "background-color"))
                 assert ratio >= 4.5, (colour.__name__, name, ratio)  # WCAG 2.2, 1.4.3 (AA)
+
+
+def test_the_authors_guide_names_what_there_is() -> None:
+    guide = (bundled_templates() / "README.md").read_text()
+
+    def named(start: str, end: str) -> set[str]:
+        return set(re.findall(r"`(\w+)`", guide.split(start)[1].split(end)[0]))
+
+    assert named("Filters:", "\n\n") == set(FILTERS)
+    assert named("Tests:", "\n\n") == {name for name in PREDICATES if name.isalpha()}
+    assert named("objects have", "and texts") == OBJECT_METHODS
+    assert named("and texts have", "\n\n") == TEXT_METHODS
+    assert named("Jinja2's functions there are", "\n\n") == set(FUNCTIONS)
+    limits = RenderLimits()
+    assert (
+        f"{limits.output_bytes_max // 2**20} MiB in all and run {limits.iterations_max:,} iterations" in guide
+    )
 
 
 def test_the_templates_of_a_checkout_lie_beside_the_package() -> None:

@@ -1,5 +1,7 @@
 """Whatever a caller gives: a mail or a classified failure, always the same, and HTML of the template's own tags only."""
 
+import re
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ from galaxy_mail.domain.records import Failure, RenderedContent
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.failures import RenderFailureCode
-from galaxy_mail.rendering.limits import RenderLimits
+from galaxy_mail.rendering.limits import Meter, RenderLimits
+from galaxy_mail.rendering.part import PartFailed, compile_part, new_environment
+from galaxy_mail.rendering.problems import Severity
+from galaxy_mail.rendering.sources import PARTS, Source
 from tests.unit.rendering.folders import write
 from tests.unit.rendering.reader import tags_of, words_of
 
@@ -107,6 +112,56 @@ def test_any_request_gives_a_mail_or_a_classified_failure(
         assert isinstance(outcome, RenderedContent) or outcome.code in set(RenderFailureCode)
 
 
+# Bits that templates are made of, in any order: most sources are nonsense, some are templates.
+BITS = re.split(
+    r"\s+",
+    """{{ }} {% %}
+{%- -%} {# #} if elif else endif for in endfor set endset macro endmacro call endcall with endwith raw endraw
+x y loop caller self range namespace varargs ( ) [ ] { } , : . | ~ + - * ** / // % == < >= and or not is none true 1 0.5
+'a' "b" <p> <a href= " ' > text filter block include extends autoescape super upper join map sort defined""",
+)
+pieces = st.sampled_from(
+    [
+        *BITS,
+        *(
+            "{{ x }}",
+            "{{ x | ",
+            "{% if x %}",
+            "{% endif %}",
+            "{% for y in x %}",
+            "{% endfor %}",
+            "{% set x = ",
+            " %}",
+        ),
+        *(
+            "{% macro m(y) %}",
+            "{% endmacro %}",
+            "{{ m(",
+            ") }}",
+            "{% call m(x) %}",
+            "{% endcall %}",
+            "loop(x)",
+            "\n",
+        ),
+    ]
+)
+
+
+@given(source=st.lists(pieces, max_size=25).map(" ".join), part=st.sampled_from(PARTS), value=values)
+@settings(max_examples=300, deadline=None)
+def test_any_source_is_a_part_or_has_problems_with_their_lines(source: str, part: str, value: Any) -> None:
+    compiled, problems = compile_part(
+        ENVIRONMENT, Source(template_id="t", locale="en", part=part, text=source)
+    )
+    assert all(1 <= problem.line <= source.count("\n") + 1 for problem in problems)
+    if compiled is None:
+        assert any(problem.severity is Severity.ERROR for problem in problems)
+        return
+    with suppress(PartFailed):  # and nothing else
+        compiled.render(dict.fromkeys(compiled.names, value), Meter(RenderLimits()))
+
+
+ENVIRONMENT = new_environment()
 BUNDLED = Catalog.load(bundled_templates(), limits=RenderLimits())
 
 

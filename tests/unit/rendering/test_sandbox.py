@@ -417,6 +417,35 @@ def test_the_limits_are_exact_and_shared_by_the_parts(tmp_path: Path) -> None:
     ] == ("content_too_large")
 
 
+@pytest.mark.parametrize("count", [60, 1_000, 10_000])
+@pytest.mark.parametrize(
+    ("opening", "middle", "closing"),
+    [
+        ("{{ ", "[", "1"),
+        ("{{ ", "not ", "x }}"),
+        ("{{ x", ".y", " }}"),
+        ("{{ x", " | upper", " }}"),
+        ("{{ 1", " + 1", " }}"),
+        ("", "{% if x %}", ""),
+        ("", "{% for y in x %}", ""),
+        ("", "{% macro m() %}", ""),
+    ],
+)
+def test_sources_nested_without_end_break_the_catalog_and_nothing_else(
+    tmp_path: Path, opening: str, middle: str, closing: str, count: int
+) -> None:
+    ends = {
+        "[": "]" * count + " }}",
+        "{% if x %}": "{% endif %}" * count,
+        "{% for y in x %}": "{% endfor %}" * count,
+    }
+    ends["{% macro m() %}"] = "{% endmacro %}" * count
+    source = opening + middle * count + closing + ends.get(middle, "")
+    assert errors_of(tmp_path, {"t/en/subject.tmpl": "s", "t/en/text.tmpl": source}) == [
+        "t/en/text.tmpl:1: nested too deep"
+    ]
+
+
 def test_a_loop_pays_for_the_size_of_its_body(tmp_path: Path) -> None:
     body = "{% if x.a.b == 1 and x.a.b != 2 %}{{ x.a.b + 1 }}{% endif %}"
     variables = {"x": {"a": {"b": 1}}}
