@@ -107,7 +107,7 @@ def _operation_problems(document: Document, path: str, operation: Document) -> I
     for name in named ^ {part.strip("{}") for part in path.split("/") if part.startswith("{")}:
         yield f"parameter {name} is in the path or in the list alone"
     if operation["security"]:
-        expected = {"400", "401", "403", "500"}
+        expected = {"400", "401", "403", "500", "503"}
         if "requestBody" in operation:
             expected |= {"413", "415"}
             if "x-body-max-bytes" not in operation["requestBody"]:

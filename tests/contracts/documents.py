@@ -63,7 +63,7 @@ def walk(value: Any, path: str = "#") -> Iterator[tuple[str, Any]]:
             yield from walk(item, f"{path}/{index}")
 
 
-@FORMATS.checks("email", raises=BadAddress)
+@FORMATS.checks("idn-email", raises=BadAddress)
 def _is_address(value: object) -> bool:
     return not isinstance(value, str) or bool(parse_address(value))
 

@@ -5,12 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from galaxy_mail.domain.acceptance import MailRequest
 from galaxy_mail.domain.commands import CommandLimits, FailureCode, Malformed, decode_command
-from galaxy_mail.domain.locales import BadLocale, parse_locale
 from tests.contracts.documents import asyncapi, validator
 from tests.contracts.entries import Fields, examples, fields_of, invalid_examples, mutations
 
@@ -92,17 +89,3 @@ def _follows_the_prose(payload: Any) -> bool:
     recipients = sum(len(envelope.get(name, [])) for name in ("to", "cc", "bcc"))
     content_ids = [a["content_id"] for a in payload.get("attachments", []) if "content_id" in a]
     return recipients <= LIMITS.recipients_max and len(set(content_ids)) == len(content_ids)
-
-
-LOCALE_PATTERN = asyncapi()["components"]["schemas"]["Locale"]["pattern"]
-
-
-@given(st.from_regex(LOCALE_PATTERN.replace("$", r"\Z")) | st.text("abcxABX019-", max_size=24))
-def test_the_pattern_of_a_locale_is_what_the_code_takes(text: str) -> None:
-    judge = validator(asyncapi(), asyncapi()["components"]["schemas"]["Locale"])
-    try:
-        parse_locale(text)
-    except BadLocale:
-        assert not judge.is_valid(text)
-    else:
-        assert judge.is_valid(text)
