@@ -18,7 +18,7 @@ from msgspec import json
 
 from tests.bench.catalog import with_ratios
 from tests.bench.figures import Figure
-from tests.bench.process import OTHERS_CORE, pin_self
+from tests.bench.process import OTHERS_CORE, Disturbance, pin_self
 from tests.bench.report import Result, describe_machine, markdown, missed, utc_now
 from tests.bench.sections import (
     auth,
@@ -117,13 +117,19 @@ def measure(chosen: Sequence[str], *, runs: int, quick: bool, workdir: Path) -> 
             section_dir = workdir / f"{run}-{name}"
             section_dir.mkdir()
             settings = Settings(sizes=QUICK if quick else FULL, workdir=section_dir, shared=shared)
-            started_s = time.monotonic()
+            started_s, disturbance = time.monotonic(), Disturbance()
             try:
                 of_run += SECTIONS[name](settings)
             except Exception as error:  # noqa: BLE001  # whatever it is: the other sections still have their say
                 traceback.print_exc()
                 failures.append(f"{name}, run {run}: {type(error).__name__}: {str(error).splitlines()[:1]}")
-            print(f"run {run}: {name}: {time.monotonic() - started_s:.0f} s", file=sys.stderr)
+            others = disturbance.share()
+            of_run.append(Figure(key=f"others/{name}", value=others * 100))
+            took_s = time.monotonic() - started_s
+            print(
+                f"run {run}: {name}: {took_s:.0f} s, {others:.0%} of the machine taken by others",
+                file=sys.stderr,
+            )
         figures.append(tuple(with_ratios(of_run)))
     return Result(
         quick=quick,

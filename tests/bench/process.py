@@ -5,6 +5,7 @@ Linux only: affinity and /proc are what the figures rest on.
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -130,13 +131,32 @@ def _status_bytes(pid: int, name: str) -> int:
     return 0
 
 
-def idle_s(core: int) -> float:
-    """Seconds that a core had nothing to do since the system started: what the service left, and nobody else took."""
+def idle_s(core: int | None = None) -> float:
+    """Seconds that a core, or all cores together, had nothing to do since the system started."""
+    wanted = "cpu" if core is None else f"cpu{core}"
     for line in Path("/proc/stat").read_text().splitlines():
         name, *ticks = line.split()
-        if name == f"cpu{core}":
+        if name == wanted:
             return (int(ticks[3]) + int(ticks[4])) / _TICKS_PER_S  # idle, and idle while a disk was busy
     raise ValueError(f"no core {core}")
+
+
+class Disturbance:
+    """What processes that are no part of the bench took of the machine, from its making on."""
+
+    def __init__(self) -> None:
+        self._started_s, self._idle_s, self._own_s = time.monotonic(), idle_s(), _own_cpu_s()
+
+    def share(self) -> float:
+        """Of all cores' time; the kernel's own work counts for others too. Children that run still are left out."""
+        whole_s = (time.monotonic() - self._started_s) * (os.cpu_count() or 1)
+        others_s = whole_s - (idle_s() - self._idle_s) - (_own_cpu_s() - self._own_s)
+        return max(others_s / whole_s, 0.0)
+
+
+def _own_cpu_s() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def pin_self(core: int) -> None:

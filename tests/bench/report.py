@@ -14,17 +14,20 @@ from typing import Final
 
 from msgspec import Struct
 
-from tests.bench.catalog import BYTES, CPU_MS, MS, PARTS, Limit, Part, Row, Unit
+from tests.bench.catalog import BYTES, CPU_MS, MS, PARTS, PERCENT, Limit, Part, Row, Unit
 from tests.bench.figures import Figure, Summary, summarise
 from tests.bench.settings import REPOSITORY
 
 REMARKS: Final = Path(__file__).with_name("remarks.md")  # what people say about the figures, below the tables
+
+DISTURBED_PERCENT: Final = 5.0  # more than this taken by others, and the figures say little
 
 _LISTS: Final = (
     ("profile_drain/", "CPU of a delivery by step, 16 slots", CPU_MS),
     ("profile_intake/", "CPU of a login code's request by step", CPU_MS),
     ("memory/", "Redis memory of a finished notification by key, without its content", BYTES),
     ("pages/", "First pages by filter, large store, p95", MS),
+    ("others/", "What other processes took of the machine meanwhile", PERCENT),
 )
 
 _HEAD: Final = """# Performance
@@ -102,7 +105,16 @@ def _surroundings(result: Result) -> str:
     runs = "one run" if len(result.runs) == 1 else f"{len(result.runs)} runs"
     size = ", short sizes (the limits are stated for full ones)" if result.quick else ""
     machine = "; ".join(f"{name} {value}" for name, value in result.machine.items())
-    return f"Measured {result.measured_at} UTC in {runs}{size}. {machine}.\n"
+    disturbed = max(
+        (figure.value for run in result.runs for figure in run if figure.key.startswith("others/")),
+        default=0.0,
+    )
+    warning = (
+        f"\n**Disturbed**: up to {disturbed:.0f} % of the machine was taken by others; see the last table.\n"
+        if disturbed > DISTURBED_PERCENT
+        else ""
+    )
+    return f"Measured {result.measured_at} UTC in {runs}{size}. {machine}.\n{warning}"
 
 
 def _table(part: Part, summaries: Mapping[str, Summary]) -> str:
@@ -164,7 +176,7 @@ def _list(prefix: str, title: str, unit: Unit, summaries: Mapping[str, Summary])
         return ""
     lines = [f"## {title}\n", "| | median | share | runs |", "| --- | ---: | ---: | --- |"]
     total = sum(summary.median for summary in found.values())
-    adds_up = not prefix.startswith("pages")
+    adds_up = prefix.startswith(("profile", "memory"))
     for name, summary in sorted(found.items(), key=lambda item: -item[1].median):
         label = f"`{name}`" if ":" in name else name
         share = f"{summary.median / total:.0%}" if adds_up else ""
