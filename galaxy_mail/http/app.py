@@ -1,0 +1,117 @@
+"""The API: which routes there are, and how each request becomes an answer. Never: what a route does, or mail itself."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+import trio
+from msgspec import Struct
+from quart_trio import QuartTrio
+from werkzeug.routing import MapAdapter
+
+from galaxy_mail.actors.supervisor import Supervisor
+from galaxy_mail.http.answers import Answer
+from galaxy_mail.http.connection import ClientLeft, Connection, NoWebsocket, Request
+from galaxy_mail.http.health import Checks, Health
+from galaxy_mail.http.login_codes import LoginCodes
+from galaxy_mail.http.problems import RequestTimedOut, problem
+from galaxy_mail.http.routes import Route, Routes
+from galaxy_mail.http.tokens import Tokens
+from galaxy_mail.intake import Intake
+from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.resending import Resending
+from galaxy_mail.storage.reader import Reader
+from galaxy_mail.storage.suppression_list import SuppressionList
+from galaxy_mail.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+NO_ROUTE: Final = "none"  # what metrics call the route of a path that is none
+
+
+class Api(Struct, frozen=True, kw_only=True):
+    """What the routes work with."""
+
+    intake: Intake
+    reader: Reader
+    suppressions: SuppressionList
+    resending: Resending
+    catalog: Catalog
+    supervisor: Supervisor
+    checks: Callable[[], Checks]  # what `/readyz` shows
+    metrics: Metrics
+    tokens: Tokens
+    request_timeout_s: float
+
+
+class App(QuartTrio):
+    """Quart, as far as requests, routing and ASGI go; the way from a request to its answer is `answer`.
+
+    Quart's hooks, signals, sessions and contexts are left out of it: none is used, and they cost as much as accepting
+    mail does.
+    """
+
+    asgi_http_class = Connection
+    asgi_websocket_class: Any = NoWebsocket
+    request_class = Request
+
+    def __init__(
+        self, routes: tuple[Route, ...], *, tokens: Tokens, metrics: Metrics, timeout_s: float
+    ) -> None:
+        super().__init__("galaxy_mail.http", static_folder=None)
+        self.routes = {route.name: route for route in routes}
+        self._tokens = tokens
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self.url_map.merge_slashes = False  # a path is right or it is nothing: no redirects
+        for route in routes:
+            self.add_url_rule(
+                route.rule,
+                route.name,
+                methods=[route.method],
+                provide_automatic_options=False,
+            )
+        self._adapter: MapAdapter = self.url_map.bind("")
+
+    async def answer(self, request: Request) -> Answer:
+        """The answer to this request, whatever happens. Raises ClientLeft where there is nobody to give it to."""
+        started_s = trio.current_time()
+        name = NO_ROUTE
+        try:
+            rule, variables = self._adapter.match(request.path, request.method, return_rule=True)
+            route = self.routes[rule.endpoint]
+            name = route.name
+            request.who = self._tokens.admit(route.role, request.headers.getlist("Authorization"))
+            with trio.move_on_after(self._timeout_s) as deadline:
+                answer = await route.handler(request, **variables)
+            if deadline.cancelled_caught:
+                raise RequestTimedOut
+        except ClientLeft:
+            raise
+        except Exception as error:  # noqa: BLE001  # every request is answered, with a problem document at worst
+            answer = problem(error).answer()
+        self._metrics.answered(name, answer.status)
+        log.debug(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=answer.status,
+            duration_ms=round((trio.current_time() - started_s) * 1000, 3),
+            client=request.remote_addr,
+            who=request.who,
+        )
+        return answer
+
+
+def build_app(api: Api) -> App:
+    """The whole API. Every route is declared with its role by the group that it belongs to."""
+    groups: tuple[Routes, ...] = (
+        LoginCodes(api.intake, api.metrics),
+        Health(api.supervisor, api.checks, api.metrics),
+    )
+    return App(
+        tuple(route for group in groups for route in group.routes()),
+        tokens=api.tokens,
+        metrics=api.metrics,
+        timeout_s=api.request_timeout_s,
+    )

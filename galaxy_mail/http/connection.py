@@ -1,0 +1,128 @@
+"""One HTTP request from ASGI to an answer and back. Never: what a route does.
+
+This takes the place of quart-trio's own class, which runs each request in a nursery that it cancels when the server
+says that the client is gone. Hypercorn says so from inside of the request's own last `send`, and the cancelled rest of
+that `send` would have closed the connection or restarted its idle timer: neither happened, and every stop lasted the
+whole grace. Here nothing is cancelled by a client that leaves; each request ends by its own deadline instead.
+"""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketScope
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioRequest
+
+from galaxy_mail.domain.errors import FieldError, GalaxyMailError
+from galaxy_mail.domain.invalid import BODY, Fault, InvalidRequest
+from galaxy_mail.http.answers import Answer, Header
+
+if TYPE_CHECKING:
+    from galaxy_mail.http.app import App
+
+# What may still come of a body that was refused. Read to its end, so that the client reads the answer and not a reset
+# connection (RFC 9112 §9.6); beyond it, the connection closes.
+LEFTOVER_MAX_BYTES: Final = 1024 * 1024
+LEFTOVER_WITHIN_S: Final = 2.0
+
+_NO_LENGTH: Final = frozenset({204, 304})  # RFC 9110 §8.6
+
+
+class ClientLeft(GalaxyMailError):
+    """The connection ended before the request did: there is nobody to answer."""
+
+
+class Request(TrioRequest):
+    """A request whose body is read when a handler asks for it, and no further than the handler takes."""
+
+    receive: ASGIReceiveCallable
+    who: str = ""  # who was let in, for the audit log
+    whole: bool = False  # its body has been read to the end
+
+    async def read_body(self, max_bytes: int) -> bytes:
+        """The body. Raises InvalidRequest where it is longer, as soon as that shows; ClientLeft."""
+        declared = self.content_length
+        if declared is not None and declared > max_bytes:
+            raise _too_large(max_bytes)
+        body = b""
+        async for part in self._parts():
+            body += part
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
+        return body
+
+    async def read_leftover(self) -> None:
+        """Reads and forgets the rest of the body, within bounds."""
+        left = LEFTOVER_MAX_BYTES
+        with trio.move_on_after(LEFTOVER_WITHIN_S):
+            async for part in self._parts():
+                left -= len(part)
+                if left < 0:
+                    return
+
+    async def read_forever(self) -> None:
+        """Keeps the server's queue of this request's parts empty: it would wait for room there and not send."""
+        async for _ in self._parts():
+            pass
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        while not self.whole:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                raise ClientLeft
+            self.whole = not message.get("more_body", False)
+            yield message.get("body", b"")
+
+
+class Connection(TrioASGIHTTPConnection):
+    """Answers one request. Hypercorn makes one for each."""
+
+    app: "App"
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        request: Any = self._create_request_from_scope(send)
+        request.receive = receive
+        try:
+            answer = await self.app.answer(request)
+            if request.whole or not _has_body(request):
+                return await _send(send, answer)
+            await request.read_leftover()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(request.read_forever)
+                await _send(send, answer)
+                nursery.cancel_scope.cancel()
+        except* ClientLeft:
+            pass
+
+
+class NoWebsocket:
+    """Refuses websockets: hypercorn answers 403."""
+
+    def __init__(self, _app: object, _scope: WebsocketScope) -> None:
+        pass
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await receive()
+        await send({"type": "websocket.close", "code": 1000, "reason": None})
+
+
+def _has_body(request: Request) -> bool:
+    return bool(request.content_length) or "Transfer-Encoding" in request.headers
+
+
+def _too_large(max_bytes: int) -> InvalidRequest:
+    return InvalidRequest([FieldError(BODY, f"has more than {max_bytes} bytes")], Fault.TOO_LARGE)
+
+
+async def _send(send: ASGISendCallable, answer: Answer) -> None:
+    headers: list[Header] = list(answer.headers)
+    if answer.parts is None and answer.status not in _NO_LENGTH:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send(
+        {"type": "http.response.start", "status": answer.status, "headers": headers, "trailers": False}
+    )
+    if answer.parts is not None:
+        async for part in answer.parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": False})

@@ -1,0 +1,53 @@
+"""The one route of Auth: a login code to mail. Never: slow, the login page waits for it."""
+
+import secrets
+from typing import Final
+
+import trio
+
+from galaxy_mail.domain.ids import ULID_RANDOM_BYTES, new_delivery_id
+from galaxy_mail.domain.login_code import BODY_MAX_BYTES, decode_login_code
+from galaxy_mail.domain.records import Source
+from galaxy_mail.http.answers import JSON, NO_STORE, REPLAYED, Answer
+from galaxy_mail.http.connection import Request
+from galaxy_mail.http.requests import Tracing
+from galaxy_mail.http.routes import API, Route
+from galaxy_mail.http.tokens import Role
+from galaxy_mail.intake import Intake
+from galaxy_mail.telemetry.metrics import Metrics
+
+_BODIES: Final = {"sent": b'{"outcome":"sent"}', "suppressed": b'{"outcome":"suppressed"}'}
+
+
+class LoginCodes:
+    """Takes login codes in."""
+
+    def __init__(self, intake: Intake, metrics: Metrics) -> None:
+        self._intake = intake
+        self._metrics = metrics
+
+    def routes(self) -> tuple[Route, ...]:
+        return (Route("POST", f"{API}/login-code-deliveries", Role.INTAKE, self.create),)
+
+    async def create(self, request: Request) -> Answer:
+        started_s = trio.current_time()
+        body = await request.read_body(BODY_MAX_BYTES)
+        headers = request.headers
+        tracing = Tracing.of(headers)
+        login_code = decode_login_code(
+            headers.getlist("Idempotency-Key"),
+            body,
+            content_type=headers.get("Content-Type"),
+            delivery_id=new_delivery_id(self._intake.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
+            request_id=tracing.request_id,
+            trace_id=tracing.trace_id,
+            traceparent=tracing.traceparent,
+        )
+        outcome = await self._intake.accept(login_code)
+        delivery_id = (b"delivery-id", outcome.delivery_id.encode())
+        if outcome.replayed:
+            return Answer(
+                status=200, headers=(JSON, NO_STORE, delivery_id, REPLAYED), body=_BODIES[outcome.outcome]
+            )
+        self._metrics.took_in(Source.AUTHSESSION, trio.current_time() - started_s)
+        return Answer(status=200, headers=(JSON, NO_STORE, delivery_id), body=_BODIES[outcome.outcome])

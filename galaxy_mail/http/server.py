@@ -1,0 +1,229 @@
+"""The API on a socket: hypercorn, as an actor. Never: a route, or a signal handler."""
+
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from socket import (
+    AF_INET,
+    AF_INET6,
+    AF_UNSPEC,
+    SOCK_STREAM,
+    create_server,
+    gaierror,
+    getaddrinfo,
+    has_dualstack_ipv6,
+)
+from socket import socket as Socket  # noqa: N812  # it is a class
+from typing import Any, Final, Self
+
+import structlog
+import trio
+from hypercorn.config import Config, Sockets
+from hypercorn.logging import Logger
+from hypercorn.trio import serve
+from hypercorn.typing import ResponseSummary, WWWScope
+from msgspec import Struct
+from quart_trio import QuartTrio
+
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.http.tokens import certificate_name
+
+log = structlog.get_logger()
+
+GRACE_S: Final = 3.0
+AFTER_GRACE_S: Final = 0.5  # for hypercorn's own end, once what was in flight is cancelled
+BACKLOG: Final = 1024
+IDLE_WITHIN_S: Final = (
+    75.0  # longer than what balancers keep connections for: they close first, and no request is cut
+)
+HANDSHAKE_WITHIN_S: Final = 10.0
+
+
+class CantListen(GalaxyMailError):
+    """The address can't be listened on."""
+
+
+class BadTlsFile(GalaxyMailError):
+    """A certificate or key can't be used."""
+
+
+def bind(host: str, port: int) -> Socket:
+    """A socket that listens there; an empty host is every interface, port 0 is any. Raises CantListen.
+
+    Connections wait in its backlog until a server accepts them.
+    """
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if not host and has_dualstack_ipv6():
+            return create_server(("", port), family=AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+        if not host:
+            return create_server(("", port), family=AF_INET, backlog=BACKLOG)
+        family, _, _, _, address = getaddrinfo(host, port, AF_UNSPEC, SOCK_STREAM)[0]
+        return create_server(address, family=family, backlog=BACKLOG)
+    except gaierror as error:
+        raise CantListen(f"can't listen on {place}: {error.strerror}") from error
+    except OSError as error:
+        raise CantListen(f"can't listen on {place}: {error.strerror or error}") from error
+
+
+class Tls(Struct, frozen=True):
+    """How connections are encrypted, and whom they must be from."""
+
+    context: ssl.SSLContext
+
+    @classmethod
+    def load(cls, *, cert: Path, key: Path, client_ca: Path | None = None) -> Self:
+        """With `client_ca`, clients need a certificate that comes from it. Raises BadTlsFile."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        try:
+            context.load_cert_chain(cert, key)
+        except (ssl.SSLError, OSError) as error:
+            raise BadTlsFile(f"{cert} and {key} are no certificate with its key: {_reason(error)}") from error
+        if client_ca is not None:
+            try:
+                context.load_verify_locations(client_ca)
+            except (ssl.SSLError, OSError) as error:
+                raise BadTlsFile(f"{client_ca} is no certificate: {_reason(error)}") from error
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.sslobject_class = _NamedPeer
+        return cls(context)
+
+
+class HttpServer:
+    """Serves the app until cancelled; then no connection is accepted, and requests in hand have the grace to end.
+
+    `listener` stays open: a server that is built anew after a crash takes it over. Touches it and the app.
+    """
+
+    def __init__(
+        self,
+        app: QuartTrio,
+        listener: Socket,
+        *,
+        tls: Tls | None = None,
+        grace_s: float = GRACE_S,
+        on_serving: Callable[[], None] = lambda: None,  # called once requests are answered
+    ) -> None:
+        self._app = app
+        self._listener = listener
+        self._tls = tls
+        self._grace_s = grace_s
+        self._on_serving = on_serving
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it really listens."""
+        host, port, *_ = self._listener.getsockname()
+        return host, port
+
+    @property
+    def url(self) -> str:
+        """How a client on this host gets there."""
+        host, port = self.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)  # noqa: S104  # it is told apart, not bound
+        return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def run(self) -> None:
+        stop = trio.Event()
+        shield = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._serve, stop, shield)
+            self._on_serving()
+            try:
+                await trio.sleep_forever()
+            finally:
+                stop.set()
+                shield.deadline = trio.current_time() + self._grace_s + AFTER_GRACE_S
+
+    async def _serve(
+        self,
+        stop: trio.Event,
+        shield: trio.CancelScope,
+        *,
+        task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        config = _Hypercorn(self._listener.dup(), self._tls, grace_s=self._grace_s)
+        with shield:
+            await serve(self._app, config, shutdown_trigger=stop.wait, task_status=task_status)
+
+
+class _Hypercorn(Config):
+    """Hypercorn's configuration, less its ways to bind, to log and to load."""
+
+    def __init__(self, listener: Socket, tls: Tls | None, *, grace_s: float) -> None:
+        super().__init__()
+        self._listener = listener
+        self._tls = tls
+        self.graceful_timeout = grace_s
+        self.shutdown_timeout = AFTER_GRACE_S
+        self.keep_alive_timeout = IDLE_WITHIN_S
+        self.keep_alive_max_requests = 1_000_000
+        self.ssl_handshake_timeout = HANDSHAKE_WITHIN_S
+        self.backlog = BACKLOG
+        self.include_server_header = False
+        self.logger_class = _Log
+
+    @property
+    def ssl_enabled(self) -> bool:
+        return self._tls is not None
+
+    def create_ssl_context(self) -> ssl.SSLContext | None:
+        return self._tls.context if self._tls else None
+
+    def create_sockets(self) -> Sockets:
+        self._listener.setblocking(False)
+        return Sockets([self._listener], [], []) if self._tls else Sockets([], [self._listener], [])
+
+
+class _Log(Logger):
+    """Hypercorn's words as lines of ours. Requests are logged by the app, which knows more about them."""
+
+    def __init__(self, config: Config) -> None:
+        pass
+
+    async def access(self, request: WWWScope, response: ResponseSummary, request_time: float) -> None:
+        pass
+
+    async def critical(self, message: str, *args: Any, **_: Any) -> None:
+        log.critical("http_server", message=_filled(message, args))
+
+    async def error(self, message: str, *args: Any, **_: Any) -> None:
+        log.error("http_server", message=_filled(message, args))
+
+    async def warning(self, message: str, *args: Any, **_: Any) -> None:
+        log.warning("http_server", message=_filled(message, args))
+
+    async def info(self, message: str, *args: Any, **_: Any) -> None:
+        log.debug("http_server", message=_filled(message, args))
+
+    async def debug(self, message: str, *args: Any, **_: Any) -> None:
+        pass
+
+    async def exception(self, message: str, *args: Any, **_: Any) -> None:
+        log.error("http_server", message=_filled(message, args), exc_info=sys.exc_info()[1])
+
+    async def log(self, level: int, message: str, *args: Any, **_: Any) -> None:
+        log.info("http_server", level_no=level, message=_filled(message, args))
+
+
+def _filled(message: str, args: tuple[Any, ...]) -> str:
+    return message % args if args else message
+
+
+class _NamedPeer(ssl.SSLObject):
+    """Remembers whom a connection is from, for all that is done in its task: hypercorn passes no certificate on."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        certificate: Any = self.getpeercert() or {}
+        names = [
+            value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"
+        ]
+        certificate_name.set(names[0] if names else "unnamed")
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error)
