@@ -71,8 +71,14 @@ def main(arguments: Sequence[str]) -> int:
         help=f"sections, separated by commas: {', '.join((*GROUPS, *SECTIONS))}; yardsticks come along",
     )
     parser.add_argument("--report", action="store_true", help="write docs/performance.md too")
+    parser.add_argument(
+        "--render", action="store_true", help="measure nothing: write the reports of the last run anew"
+    )
     parser.add_argument("--keep", action="store_true", help="leave logs and data, and say where")
     asked = parser.parse_args(arguments)
+    if asked.render:
+        _write(json.decode((OUTPUT_DIR / "bench.json").read_bytes(), type=Result), report=asked.report)
+        return 0
     if sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
         parser.error("needs Linux and two cores: one for the service, one for everything else")
     try:
@@ -91,18 +97,23 @@ def main(arguments: Sequence[str]) -> int:
             print(f"logs and data: {workdir}", file=sys.stderr)
         else:
             shutil.rmtree(workdir)
-    report = markdown(result)
     OUTPUT_DIR.mkdir(parents=True, exist_ok=True)
     (OUTPUT_DIR / "bench.json").write_bytes(json.format(json.encode(result), indent=1))
-    (OUTPUT_DIR / "bench.md").write_text(report)
-    if asked.report:
-        REPORT.write_text(report)
-    print(report)
+    _write(result, report=asked.report)
     for line in missed(result):
         print(f"not reached: {line}", file=sys.stderr)
     for line in result.failures:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if result.failures else 0
+
+
+def _write(result: Result, *, report: bool) -> None:
+    text = markdown(result)
+    (OUTPUT_DIR / "bench.md").write_text(text)
+    if report:
+        REPORT.parent.mkdir(exist_ok=True)
+        REPORT.write_text(text)
+    print(text)
 
 
 def measure(chosen: Sequence[str], *, runs: int, quick: bool, workdir: Path) -> Result:
