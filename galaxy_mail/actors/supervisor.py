@@ -21,8 +21,11 @@ log = structlog.get_logger()
 TURNS_WITHIN_S: Final = 30.0
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 15.0
-STEADY_AFTER_S: Final = 60.0  # an actor that ran so long has got over its earlier crashes
-RESTARTS_MAX: Final = 60
+STEADY_AFTER_S: Final = 30.0  # an actor that ran so long has got over its earlier crashes
+CRASHES_IN_A_ROW_MAX: Final = 10  # with their pauses this is half a minute or more
+RESTARTS_MAX: Final = (
+    60  # or two for each actor, if that is more: what all slots share may crash them all at once
+)
 RESTARTS_WINDOW_S: Final = 60.0
 
 
@@ -87,15 +90,15 @@ class ActorReport(Struct, frozen=True, kw_only=True):
 
 
 class RestartsExhausted(GalaxyMailError):
-    """Actors crashed more often than restarting can help with. The process should end, and its platform start another."""
+    """Actors crash more than restarting can help. The process should end, and its platform start another.
 
-    def __init__(self, actor: str, restarts: int, window_s: float) -> None:
-        super().__init__(
-            f"actor {actor} crashed, and {restarts} restarts within {window_s:g} s are the limit"
-        )
+    The crash itself is the cause.
+    """
+
+    def __init__(self, actor: str, limit: str) -> None:
+        super().__init__(f"actor {actor} crashed, and {limit} are the limit")
         self.actor = actor
-        self.restarts = restarts
-        self.window_s = window_s
+        self.limit = limit
 
 
 class Killed(GalaxyMailError):
@@ -113,7 +116,7 @@ class Supervisor:
         self,
         *,
         on_restart: Callable[[str], None] = lambda _kind: None,
-        restarts_max: int = RESTARTS_MAX,
+        restarts_max: int | None = None,
         window_s: float = RESTARTS_WINDOW_S,
         random: Random | None = None,
     ) -> None:
@@ -125,7 +128,10 @@ class Supervisor:
         self._wards: dict[str, _Ward] = {}
 
     async def keep_alive(self, child: Child) -> None:
-        """Runs `child` until it returns, anew after a crash. Raises RestartsExhausted past the bound for all children."""
+        """Runs `child` until it returns, anew after a crash.
+
+        Raises RestartsExhausted where it has crashed too often in a row, or all children together within the window.
+        """
         if child.name in self._wards:
             raise ValueError(f"there is an actor {child.name} already")
         ward = self._wards[child.name] = _Ward(child)
@@ -159,10 +165,16 @@ class Supervisor:
         now_s = trio.current_time()
         while self._crashed_s and self._crashed_s[0] <= now_s - self._window_s:
             self._crashed_s.popleft()
-        if len(self._crashed_s) >= self._restarts_max:
-            raise RestartsExhausted(ward.child.name, self._restarts_max, self._window_s) from crash
+        restarts_max = self._restarts_max
+        if restarts_max is None:
+            restarts_max = max(RESTARTS_MAX, 2 * len(self._wards))
+        if len(self._crashed_s) >= restarts_max:
+            limit = f"{restarts_max} restarts of actors within {self._window_s:g} s"
+            raise RestartsExhausted(ward.child.name, limit) from crash
+        if ward.crashes_in_a_row >= CRASHES_IN_A_ROW_MAX:
+            raise RestartsExhausted(ward.child.name, f"{CRASHES_IN_A_ROW_MAX} crashes in a row") from crash
         self._crashed_s.append(now_s)
-        longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(ward.crashes_in_a_row - 1, 16))
+        longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** max(0, ward.crashes_in_a_row - 1))
         ward.status = ActorStatus.BACKING_OFF
         # Half of it is chance, so that what crashed together does not come back together.
         await trio.sleep(longest_s * (1 + self._random.random()) / 2)
@@ -208,11 +220,11 @@ class _Ward:
             return
         if trio.current_time() - started_s >= STEADY_AFTER_S:
             self.crashes_in_a_row = 0
-        self.crashes_in_a_row += 1
         self.last_error = ", ".join(dict.fromkeys(_names(crash)))
-        if isinstance(crash, Killed):
+        if isinstance(crash, Killed):  # which says nothing of how well it can run
             log.warning("actor_killed", actor=self.child.name, restarts=self.restarts)
         else:
+            self.crashes_in_a_row += 1
             log.error("actor_crashed", actor=self.child.name, restarts=self.restarts, exc_info=crash)
 
     def kill(self) -> bool:
