@@ -156,6 +156,7 @@ class Metrics(Collector):
         self._series: list[Counter | Histogram] = [
             part for part in vars(self).values() if isinstance(part, Counter | Histogram)
         ]
+        self._version = version("galaxy-mail")
         self._readers: dict[Gauge, Callable[[], Reading]] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -258,7 +259,7 @@ class Metrics(Collector):
         info = GaugeMetricFamily(
             "galaxy_mail_build_info", "1, with the version as its label.", labels=("version",)
         )
-        info.add_metric((version("galaxy-mail"),), 1)
+        info.add_metric((self._version,), 1)
         yield info
         for gauge, read in self._readers.items():
             yield from _gauge_family(gauge, read())
