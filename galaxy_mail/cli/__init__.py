@@ -26,7 +26,9 @@ COMMANDS: Final[Mapping[str, Lazy]] = {
     "serve": Lazy("serve", "serve", "Run the service."),
     "dev": Lazy("dev", "dev", "Try it all on this machine: a private Valkey, a stub relay, sample mail."),
     "check-config": Lazy("config", "check_config", "Check the configuration and print what is in effect."),
-    "templates": Lazy("templates", "templates", "List, check and preview mail templates, without a running service."),
+    "templates": Lazy(
+        "templates", "templates", "List, check and preview mail templates, without a running service."
+    ),
     "deliveries": Lazy("deliveries", "deliveries", "Find deliveries, see what happened, send them again."),
     "dead-letters": Lazy("dead_letters", "dead_letters", "See what was given up, and send it again."),
     "malformed": Lazy("malformed", "malformed", "See stream commands that could not be accepted."),
