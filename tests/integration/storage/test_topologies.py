@@ -143,7 +143,10 @@ async def test_sentinel_names_the_primary_and_its_successor() -> None:
         async with running(
             f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{sentinel.port}/mail/1"
         ) as gateway:
-            assert await gateway.pipeline([("SET", "key", "before"), ("WAIT", 1, 1000)]) == [b"OK", 1]
+            written = await gateway.pipeline(
+                [("SET", "key", "before"), ("WAIT", 1, 20_000)], timeout_s=LIMIT_S
+            )
+            assert written == [b"OK", 1]
             assert await gateway.control_pipeline([("GET", "key")]) == [b"before"]
             with trio.fail_after(LIMIT_S):
                 while b"slaves=1" not in _info(sentinel, "sentinel"):  # noqa: ASYNC110  # what only another process knows
