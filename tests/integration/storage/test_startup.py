@@ -26,8 +26,9 @@ async def test_a_policy_that_evicts_is_refused(policy: str, gateway: Gateway, va
 
 
 async def test_cluster_mode_is_refused() -> None:
+    cluster = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     async with (
-        valkey_server("--cluster-enabled", "yes", port=free_port()) as server,
+        valkey_server(*cluster, port=free_port()) as server,
         running(server.url) as gateway,
     ):
         with pytest.raises(UnfitRedis, match="cluster mode"):
