@@ -56,6 +56,7 @@ class Service:
         traces: Traces | None = None,
         surroundings: Surroundings | None = None,
         random: Random | None = None,  # of the pauses between restarts
+        api: bool = True,
     ) -> None:
         self.config = config
         self.metrics = Metrics()

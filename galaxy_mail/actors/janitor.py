@@ -58,7 +58,7 @@ class Janitor:
                 except RedisTrouble as trouble:
                     log.warning("chore_failed", chore=chore.__name__, error=str(trouble))
                 due_s[number] = trio.current_time() + every_s
-            await trio.sleep(max(0.0, min(due_s) - trio.current_time()))
+            await trio.sleep_until(min(due_s))
 
     async def sample(self) -> None:
         """Reads the gauges. Raises RedisTrouble."""

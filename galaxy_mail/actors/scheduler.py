@@ -18,6 +18,7 @@ log = structlog.get_logger()
 
 LOOK_EVERY_S: Final = 1.0  # for what other processes scheduled, and for what lost owners held
 RELEASE_WITHIN_S: Final = 1.0
+MOMENT_S: Final = 0.001  # shorter waits are none: a difference of two floats can be too small to pass
 PAUSE_AFTER_TROUBLE_S: Final = 0.25
 
 
@@ -36,7 +37,7 @@ class Scheduler:
         self.policy = policy
         self.metrics = metrics
         self.heartbeat = heartbeat
-        self._looked_for_lost_s = float("-inf")
+        self._look_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
 
     async def run(self) -> None:
         try:
@@ -57,14 +58,14 @@ class Scheduler:
         now_s = trio.current_time()
         await self._release(self.lanes.withdraw(before_s=now_s - self.store.claim_ttl_ms / 2000))
         places = self.lanes.places()
-        look_for_lost = now_s - self._looked_for_lost_s >= LOOK_EVERY_S
+        look_for_lost = now_s >= self._look_again_s
         if not places and not look_for_lost:
             return self._until_next_look_s()
         claimed = await self.store.claim(
             priority_places=places.priority, normal_places=places.normal, look_for_lost=look_for_lost
         )
         if look_for_lost:
-            self._looked_for_lost_s = now_s
+            self._look_again_s = now_s + LOOK_EVERY_S
         for delivery_id in claimed.parked:
             log.error("delivery_unreadable", delivery_id=delivery_id)
         for claim in claimed.claims:
@@ -79,7 +80,7 @@ class Scheduler:
         return wait_s
 
     def _until_next_look_s(self) -> float:
-        return max(0.0, self._looked_for_lost_s + LOOK_EVERY_S - trio.current_time())
+        return max(MOMENT_S, self._look_again_s - trio.current_time())
 
     async def _goes_on(self, claim: Claim) -> bool:
         """Whether the attempt that an owner lost goes on as it is; otherwise it has been concluded."""

@@ -110,9 +110,11 @@ class Sender:
         third_s = self.store.claim_ttl_ms / 3000
         while True:
             held = self._in_hand
-            due_s = third_s if held is None else held.renewed_s + third_s - trio.current_time()
-            if held is None or due_s > 0:
-                await trio.sleep(due_s)
+            if held is None:
+                await trio.sleep(third_s)
+                continue
+            if held.renewed_s + third_s > trio.current_time():
+                await trio.sleep_until(held.renewed_s + third_s)
                 continue
             asked_s = trio.current_time()
             try:
