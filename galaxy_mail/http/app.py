@@ -12,11 +12,15 @@ from werkzeug.routing import MapAdapter
 from galaxy_mail.actors.supervisor import Supervisor
 from galaxy_mail.http.answers import Answer
 from galaxy_mail.http.connection import ClientLeft, Connection, NoWebsocket, Request
+from galaxy_mail.http.deliveries import Deliveries
 from galaxy_mail.http.health import Checks, Health
 from galaxy_mail.http.login_codes import LoginCodes
 from galaxy_mail.http.problems import RequestTimedOut, problem
 from galaxy_mail.http.routes import Route, Routes
+from galaxy_mail.http.suppressions import Suppressions
+from galaxy_mail.http.templates import Templates
 from galaxy_mail.http.tokens import Tokens
+from galaxy_mail.http.troubles import Troubles
 from galaxy_mail.intake import Intake
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.resending import Resending
@@ -107,6 +111,10 @@ def build_app(api: Api) -> App:
     """The whole API. Every route is declared with its role by the group that it belongs to."""
     groups: tuple[Routes, ...] = (
         LoginCodes(api.intake, api.metrics),
+        Deliveries(api.reader, api.resending),
+        Troubles(api.reader),
+        Suppressions(api.suppressions, api.reader),
+        Templates(api.catalog),
         Health(api.supervisor, api.checks, api.metrics),
     )
     return App(

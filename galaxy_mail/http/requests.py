@@ -1,12 +1,48 @@
-"""What requests have in common: tracing headers, query parameters, cursors, JSON bodies. Never: what they ask for."""
+"""What requests have in common: tracing headers, parameters, cursors, members of bodies. Never: what they ask for.
 
-from collections.abc import Mapping
-from typing import Self
+Everything that is wrong with a request is told at once, each with its field; no message repeats a value.
+"""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Final, Self, TypeVar
 
 from msgspec import Struct
 from werkzeug.datastructures import Headers
 
-from galaxy_mail.domain.ids import valid_traceparent, valid_tracing_id
+from galaxy_mail.domain.addresses import parse_address
+from galaxy_mail.domain.errors import FieldError, GalaxyMailError
+from galaxy_mail.domain.ids import (
+    IDEMPOTENCY_KEY,
+    IDEMPOTENCY_KEY_MAX_CHARS,
+    TEMPLATE_ID,
+    TEMPLATE_ID_MAX_CHARS,
+    valid_traceparent,
+    valid_tracing_id,
+)
+from galaxy_mail.domain.invalid import InvalidRequest, json_object
+from galaxy_mail.domain.records import Json
+from galaxy_mail.domain.strict_json import MAX_NUMBER, shown_name
+from galaxy_mail.http.connection import Request
+from galaxy_mail.storage.reader import Position
+
+BODY_MAX_BYTES: Final = 16 * 1024
+LIMIT_DEFAULT: Final = 50
+LIMIT_MAX: Final = 200
+REASON_MAX_CHARS: Final = 500
+PERSON_MAX_CHARS: Final = 128
+CURSOR_MAX_CHARS: Final = 512
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+Parse = Callable[[Json], T]  # raises WrongValue, or another ValueError, with words such as "must be a number"
+
+
+class WrongValue(GalaxyMailError, ValueError):
+    """A value that is not what it should be. The message never repeats it."""
 
 
 class Tracing(Struct, frozen=True):
@@ -17,10 +53,208 @@ class Tracing(Struct, frozen=True):
     traceparent: str | None
 
     @classmethod
-    def of(cls, headers: Headers | Mapping[str, str]) -> Self:
+    def of(cls, headers: Headers) -> Self:
         traceparent = valid_traceparent(headers.get("Traceparent"))
         return cls(
             request_id=valid_tracing_id(headers.get("X-Request-Id")),
             trace_id=traceparent[3:35] if traceparent else None,  # version, trace id, parent id, flags
             traceparent=traceparent,
         )
+
+
+class Members:
+    """Named values of one request, each taken by its name; what is wrong is collected until `finish`."""
+
+    def __init__(
+        self, values: Mapping[str, Json], *, what: str, path: str = "", errors: list[FieldError] | None = None
+    ) -> None:
+        self.values = values
+        self._what = what  # as in "is not a parameter of this route"
+        self._path = path
+        self._taken: set[str] = set()
+        self._errors: list[FieldError] = [] if errors is None else errors
+
+    @classmethod
+    def of_query(cls, request: Request) -> Self:
+        """The query's parameters, each of which may come once."""
+        repeated = [
+            FieldError(shown_name(name), "comes more than once")
+            for name, values in request.args.lists()
+            if len(values) > 1
+        ]
+        return cls(request.args.to_dict(), what="a parameter of this route", errors=repeated)
+
+    @classmethod
+    def of_body(cls, body: bytes, request: Request, max_bytes: int = BODY_MAX_BYTES) -> Self:
+        """The members of the JSON object that the body is. Raises InvalidRequest where it is none."""
+        content_type = request.headers.get("Content-Type")
+        return cls(
+            json_object(body, content_type=content_type, max_bytes=max_bytes), what="a member of this request"
+        )
+
+    def take(self, name: str, parse: Parse[T], default: T) -> T:
+        """The value, or the default where it is left out or, until `finish` tells, wrong."""
+        self._taken.add(name)
+        if name not in self.values:
+            return default
+        return self._parsed(name, parse, default)
+
+    def need(self, name: str, parse: Parse[T], placeholder: T) -> T:
+        """The value; that it is left out is an error. The placeholder stands for it until `finish` raises."""
+        self._taken.add(name)
+        if name not in self.values:
+            self._errors.append(FieldError(self._path + name, "is required"))
+            return placeholder
+        return self._parsed(name, parse, placeholder)
+
+    def need_members(self, name: str) -> "Members":
+        """The object of this name, as members of their own that report here."""
+        values: Mapping[str, Json] = self.need(name, json_members, {})
+        return Members(values, what=self._what, path=f"{self._path}{name}.", errors=self._errors)
+
+    def wrong(self, name: str, message: str) -> None:
+        self._errors.append(FieldError(self._path + name, message))
+
+    def finish(self) -> None:
+        """Raises InvalidRequest with everything that was wrong, unknown names too."""
+        self.refuse_unknown()
+        if self._errors:
+            raise InvalidRequest(self._errors)
+
+    def refuse_unknown(self) -> None:
+        for name in self.values:
+            if name not in self._taken:
+                self._errors.append(FieldError(self._path + shown_name(name), f"is not {self._what}"))
+
+    def _parsed(self, name: str, parse: Parse[T], otherwise: T) -> T:
+        try:
+            return parse(self.values[name])
+        except ValueError as wrong:
+            self._errors.append(FieldError(self._path + name, str(wrong)))
+            return otherwise
+
+
+# Parsers: of texts from a query and of JSON values from a body alike, where nothing else is said.
+
+
+def text(max_chars: int) -> Parse[str]:
+    def parse(value: Json) -> str:
+        if not isinstance(value, str):
+            raise WrongValue("must be text")
+        if not 1 <= len(value) <= max_chars:
+            raise WrongValue(f"must be 1 to {max_chars} characters")
+        return value
+
+    return parse
+
+
+def one_of(kind: type[E], only: frozenset[E] | None = None) -> Parse[E]:
+    allowed = [member for member in kind if only is None or member in only]
+
+    def parse(value: Json) -> E:
+        for member in allowed:
+            if member.value == value:
+                return member
+        raise WrongValue(f"must be one of {', '.join(member.value for member in allowed)}")
+
+    return parse
+
+
+def mail_address(value: Json) -> str:
+    if not isinstance(value, str):
+        raise WrongValue("must be text")
+    return parse_address(value)  # BadAddress is a ValueError
+
+
+def template_id(value: Json) -> str:
+    if not isinstance(value, str) or not TEMPLATE_ID.fullmatch(value):
+        raise WrongValue(
+            f"must be dot-separated runs of A-Z a-z 0-9 _ - with {TEMPLATE_ID_MAX_CHARS} characters in all"
+        )
+    return value
+
+
+def idempotency_key(value: Json) -> str:
+    if not isinstance(value, str) or not IDEMPOTENCY_KEY.fullmatch(value):
+        raise WrongValue(f"must be 1 to {IDEMPOTENCY_KEY_MAX_CHARS} printable ASCII characters")
+    return value
+
+
+def flag(value: Json) -> bool:
+    if not isinstance(value, bool):
+        raise WrongValue("must be true or false")
+    return value
+
+
+def json_members(value: Json) -> Mapping[str, Json]:
+    if not isinstance(value, dict):
+        raise WrongValue("must be a JSON object")
+    return value
+
+
+def number(at_least: int, at_most: int) -> Parse[int]:
+    """A JSON integer."""
+
+    def parse(value: Json) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= at_most:
+            raise WrongValue(f"must be a whole number from {at_least} to {at_most}")
+        return value
+
+    return parse
+
+
+def digits(at_least: int, at_most: int) -> Parse[int]:
+    """A number as a query spells it."""
+
+    def parse(value: Json) -> int:
+        if not re.fullmatch(r"[0-9]{1,16}", value) or not at_least <= int(value) <= at_most:
+            raise WrongValue(f"must be a whole number from {at_least} to {at_most}")
+        return int(value)
+
+    return parse
+
+
+reason: Final = text(REASON_MAX_CHARS)
+person: Final = text(PERSON_MAX_CHARS)
+time_ms: Final = number(0, MAX_NUMBER)
+query_time_ms: Final = digits(0, MAX_NUMBER)
+limit: Final = digits(1, LIMIT_MAX)
+
+
+def cursor(member: re.Pattern[str]) -> Parse[Position]:
+    """base64url of `<ms>:<member>`: where the page before ended."""
+
+    def parse(value: Json) -> Position:
+        at_ms, _, name = _decoded(value).partition(":")
+        if not re.fullmatch(r"[0-9]{1,16}", at_ms) or int(at_ms) > MAX_NUMBER or not member.fullmatch(name):
+            raise WrongValue(_NO_CURSOR)
+        return Position(int(at_ms), name)
+
+    return parse
+
+
+def plain_cursor(value: Json) -> str:
+    """A cursor that names an address alone."""
+    return _decoded(value)
+
+
+def spelt_cursor(position: Position | None) -> str | None:
+    return None if position is None else spelt_plain_cursor(f"{position.at_ms}:{position.member}")
+
+
+def spelt_plain_cursor(text: str) -> str:
+    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+_NO_CURSOR: Final = "is not a cursor of this list"
+_CURSOR: Final = re.compile(rf"(?=.{{1,{CURSOR_MAX_CHARS}}}\Z)[A-Za-z0-9_-]+={{0,2}}")
+
+
+def _decoded(value: Json) -> str:
+    if not _CURSOR.fullmatch(value):
+        raise WrongValue(_NO_CURSOR)
+    encoded = value.rstrip("=")
+    try:
+        return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+    except ValueError:
+        raise WrongValue(_NO_CURSOR) from None

@@ -12,6 +12,8 @@ from galaxy_mail.domain.errors import GalaxyMailError
 # The common name of the certificate that the connection's other end has shown, while TLS asks for one.
 certificate_name: Final[ContextVar[str | None]] = ContextVar("certificate_name", default=None)
 
+ANONYMOUS: Final = "anonymous"  # who somebody is of whom neither a token nor a certificate was asked
+
 _SHOWN_DIGITS: Final = 8
 
 
@@ -70,7 +72,7 @@ class Tokens:
 
 def _without_token() -> str:
     name = certificate_name.get()
-    return f"certificate:{name}" if name else "anonymous"
+    return f"certificate:{name}" if name else ANONYMOUS
 
 
 def _digest(token: str) -> bytes:

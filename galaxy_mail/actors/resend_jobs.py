@@ -1,0 +1,73 @@
+"""Works on resend jobs, each at its own pace. Never: a job that another process has in hand."""
+
+from typing import Final
+
+import structlog
+import trio
+
+from galaxy_mail.actors.supervisor import Heartbeat
+from galaxy_mail.resending import Resending
+from galaxy_mail.storage.errors import RedisTrouble
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S: Final = 0.25
+LOOK_AFTER_TROUBLE_S: Final = 2.0
+SAVED_UP_MAX_S: Final = 1.0  # a job that could not be worked on does not catch up in a burst
+
+
+class ResendJobs:
+    """Gives each unfinished job, in turn, what its pace allows since the last time.
+
+    Ends when cancelled. Touches jobs and intake; the clones are anybody's to send.
+    """
+
+    def __init__(self, *, resending: Resending, heartbeat: Heartbeat) -> None:
+        self._resending = resending
+        self._heartbeat = heartbeat
+        self._paid_up_to_s: dict[str, float] = {}  # by job: the moment up to which its pace is used up
+
+    async def run(self) -> None:
+        while True:
+            self._heartbeat.beat()
+            try:
+                await self.step()
+            except RedisTrouble as trouble:
+                log.warning("resend_jobs_wait", error=str(trouble))
+                await trio.sleep(LOOK_AFTER_TROUBLE_S)
+            await trio.sleep(LOOK_EVERY_S)
+
+    async def step(self) -> int:
+        """Works once on each job that is due; how many there were. Raises RedisTrouble."""
+        jobs = await self._resending.jobs_to_work_on()
+        known = {saved.job.job_id for saved in jobs}
+        for job_id in self._paid_up_to_s.keys() - known:
+            del self._paid_up_to_s[job_id]
+        worked_on = 0
+        for saved in jobs:
+            self._heartbeat.beat()
+            allowance = self._allowance(saved.job.job_id, saved.job.per_second)
+            if allowance == 0:
+                continue
+            worked_on += 1
+            job = await self._resending.work_on(saved, at_most=allowance)
+            if job is not None and not job.running:
+                log.info(
+                    "resend_job_finished",
+                    job_id=job.job_id,
+                    status=job.status,
+                    dry_run=job.dry_run,
+                    matched=job.matched,
+                    resent=job.resent,
+                    skipped=job.skipped,
+                )
+        return worked_on
+
+    def _allowance(self, job_id: str, per_second: int) -> int:
+        """How many deliveries of this job may be resent now, and uses them up."""
+        now_s = trio.current_time()
+        paid_s = self._paid_up_to_s.get(job_id, now_s - 1 / per_second)  # a new job begins with one
+        paid_s = max(paid_s, now_s - max(SAVED_UP_MAX_S, 1 / per_second))
+        allowance = int((now_s - paid_s) * per_second + 1e-9)
+        self._paid_up_to_s[job_id] = paid_s + allowance / per_second
+        return allowance

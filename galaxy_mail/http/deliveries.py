@@ -1,0 +1,177 @@
+"""Deliveries, their attempts, and sending them again. Never: what a mail says."""
+
+from typing import Final
+
+from galaxy_mail.domain.ids import DELIVERY_ID
+from galaxy_mail.domain.invalid import idempotency_key as idempotency_key_of
+from galaxy_mail.domain.records import DeliveryStatus, Source
+from galaxy_mail.domain.resend_job import (
+    PER_SECOND_DEFAULT,
+    PER_SECOND_MAX,
+    ResendFilter,
+    ResendJobRequest,
+)
+from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.http import requests as r
+from galaxy_mail.http.answers import REPLAYED, Answer, json_answer
+from galaxy_mail.http.audit import audited
+from galaxy_mail.http.connection import Request
+from galaxy_mail.http.problems import NothingThere
+from galaxy_mail.http.routes import API, Route
+from galaxy_mail.http.tokens import Role
+from galaxy_mail.http.views import attempt_view, delivery_view, resend_job_view
+from galaxy_mail.resending import Resending, UnknownParent
+from galaxy_mail.storage.reader import Filter, Reader
+
+_CURSOR: Final = r.cursor(DELIVERY_ID)
+_STATUS: Final = r.one_of(DeliveryStatus)
+_SOURCE: Final = r.one_of(Source)
+_ENDED: Final = r.one_of(DeliveryStatus, TERMINAL)
+_PACE: Final = r.number(1, PER_SECOND_MAX)
+
+
+class Deliveries:
+    """Finds deliveries, tells their story, and resends them."""
+
+    def __init__(self, reader: Reader, resending: Resending) -> None:
+        self._reader = reader
+        self._resending = resending
+
+    def routes(self) -> tuple[Route, ...]:
+        one = f"{API}/deliveries/<delivery_id>"
+        return (
+            Route("GET", f"{API}/deliveries", Role.OPERATOR, self.list),
+            Route("GET", one, Role.OPERATOR, self.show),
+            Route("GET", f"{one}/attempts", Role.OPERATOR, self.attempts),
+            Route("POST", f"{one}/resend", Role.OPERATOR, self.resend),
+            Route("POST", f"{API}/resends", Role.OPERATOR, self.start_job),
+            Route("GET", f"{API}/resends/<job_id>", Role.OPERATOR, self.job),
+        )
+
+    async def list(self, request: Request) -> Answer:
+        query = r.Members.of_query(request)
+        which = Filter(
+            recipient=query.take("recipient", r.mail_address, None),
+            status=query.take("status", _STATUS, None),
+            source=query.take("source", _SOURCE, None),
+            template_id=query.take("template_id", r.template_id, None),
+            idempotency_key=query.take("idempotency_key", r.idempotency_key, None),
+            created_from_ms=query.take("created_from_ms", r.query_time_ms, None),
+            created_to_ms=query.take("created_to_ms", r.query_time_ms, None),
+        )
+        limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
+        after = query.take("cursor", _CURSOR, None)
+        query.finish()
+        page = await self._reader.deliveries(which, limit=limit, after=after)
+        children = await self._reader.children([delivery.delivery_id for delivery in page.items])
+        return json_answer(
+            {
+                "items": list(map(delivery_view, page.items, children)),
+                "next_cursor": r.spelt_cursor(page.next),
+            }
+        )
+
+    async def show(self, request: Request, delivery_id: str) -> Answer:
+        r.Members.of_query(request).finish()
+        delivery = await self._reader.delivery(_valid(delivery_id))
+        if delivery is None:
+            raise NothingThere("delivery")
+        [children] = await self._reader.children([delivery_id])
+        return json_answer(delivery_view(delivery, children))
+
+    async def attempts(self, request: Request, delivery_id: str) -> Answer:
+        r.Members.of_query(request).finish()
+        attempts = await self._reader.attempts(_valid(delivery_id))
+        if attempts is None:
+            raise NothingThere("delivery")
+        return json_answer({"items": list(map(attempt_view, attempts))})
+
+    async def resend(self, request: Request, delivery_id: str) -> Answer:
+        key = idempotency_key_of(request.headers.getlist("Idempotency-Key"))
+        resent_by, reason = await self._who_and_why(request)
+        tracing = r.Tracing.of(request.headers)
+        with audited(
+            request, "resend", delivery_id=delivery_id, resent_by=resent_by, reason=reason
+        ) as action:
+            try:
+                resent = await self._resending.resend(
+                    _valid(delivery_id),
+                    idempotency_key=key,
+                    resent_by=resent_by or request.who,
+                    request_id=tracing.request_id,
+                    trace_id=tracing.trace_id,
+                    traceparent=tracing.traceparent,
+                )
+            except UnknownParent:
+                raise NothingThere("delivery") from None
+            action.found(clone_delivery_id=resent.delivery_id, replayed=resent.replayed)
+        document = {"delivery_id": resent.delivery_id, "parent_delivery_id": resent.parent_delivery_id}
+        return json_answer(document, REPLAYED) if resent.replayed else json_answer(document, status=201)
+
+    async def _who_and_why(self, request: Request) -> tuple[str | None, str | None]:
+        """Both may be left out, and the body with them."""
+        r.Members.of_query(request).finish()
+        body = await request.read_body(r.BODY_MAX_BYTES)
+        if not body:
+            return None, None
+        members = r.Members.of_body(body, request)
+        resent_by = members.take("resent_by", r.person, None)
+        reason = members.take("reason", r.reason, None)
+        members.finish()
+        return resent_by, reason
+
+    async def start_job(self, request: Request) -> Answer:
+        key = idempotency_key_of(request.headers.getlist("Idempotency-Key"))
+        r.Members.of_query(request).finish()
+        members = r.Members.of_body(await request.read_body(r.BODY_MAX_BYTES), request)
+        asked = _job_request(members)
+        with audited(
+            request,
+            "resend_job",
+            status=asked.filter.status,
+            dry_run=asked.dry_run,
+            created_by=asked.created_by,
+            reason=asked.reason,
+        ) as action:
+            job, replayed = await self._resending.start_job(asked, members.values, idempotency_key=key)
+            action.found(job_id=job.job_id, replayed=replayed)
+        if replayed:
+            return json_answer(resend_job_view(job), REPLAYED)
+        location = (b"location", f"{API}/resends/{job.job_id}".encode())
+        return json_answer(resend_job_view(job), location, status=202)
+
+    async def job(self, request: Request, job_id: str) -> Answer:
+        r.Members.of_query(request).finish()
+        job = await self._resending.job(job_id)
+        if job is None:
+            raise NothingThere("resend job")
+        return json_answer(resend_job_view(job))
+
+
+def _valid(delivery_id: str) -> str:
+    """Raises NothingThere for an id that nothing can have."""
+    if not DELIVERY_ID.fullmatch(delivery_id):
+        raise NothingThere("delivery")
+    return delivery_id
+
+
+def _job_request(members: r.Members) -> ResendJobRequest:
+    which = members.need_members("filter")
+    chosen = ResendFilter(
+        status=which.need("status", _ENDED, DeliveryStatus.FAILED),
+        recipient=which.take("recipient", r.mail_address, None),
+        source=which.take("source", _SOURCE, None),
+        template_id=which.take("template_id", r.template_id, None),
+        created_from_ms=which.take("created_from_ms", r.time_ms, None),
+        created_to_ms=which.take("created_to_ms", r.time_ms, None),
+    )
+    which.refuse_unknown()
+    request = ResendJobRequest(
+        filter=chosen,
+        reason=members.need("reason", r.reason, ""),
+        created_by=members.take("created_by", r.person, None),
+        dry_run=members.take("dry_run", r.flag, False),  # a default like the others
+        per_second=members.take("per_second", _PACE, PER_SECOND_DEFAULT),
+    )
+    members.finish()
+    return request

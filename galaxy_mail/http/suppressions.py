@@ -1,0 +1,132 @@
+"""Whom nobody mails: one by one, and the whole list as CSV. Never: the effect, which acceptance and begin decide."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import trio
+
+from galaxy_mail.domain.addresses import BadAddress, parse_suppression_entry
+from galaxy_mail.domain.errors import FieldError
+from galaxy_mail.domain.invalid import Fault, InvalidRequest
+from galaxy_mail.domain.records import Suppression
+from galaxy_mail.http import requests as r
+from galaxy_mail.http import suppression_csv
+from galaxy_mail.http.answers import CSV, NO_STORE, Answer, json_answer
+from galaxy_mail.http.audit import audited
+from galaxy_mail.http.connection import Request
+from galaxy_mail.http.problems import NothingThere
+from galaxy_mail.http.routes import API, Route
+from galaxy_mail.http.tokens import ANONYMOUS, Role
+from galaxy_mail.http.views import suppression_view
+from galaxy_mail.storage.reader import Reader
+from galaxy_mail.storage.suppression_list import SuppressionList
+
+IMPORT_MAX_BYTES: Final = 5 * 1024 * 1024
+AT_A_TIME: Final = 500
+
+
+class Suppressions:
+    """Reads and changes the suppression list."""
+
+    def __init__(self, suppressions: SuppressionList, reader: Reader) -> None:
+        self._suppressions = suppressions
+        self._reader = reader
+
+    def routes(self) -> tuple[Route, ...]:
+        everything = f"{API}/suppressions"
+        one = f"{everything}/<path:address>"  # a local part may hold a slash
+        return (
+            Route("GET", everything, Role.OPERATOR, self.list),
+            Route("POST", f"{everything}/import", Role.OPERATOR, self.take_csv),
+            Route("GET", f"{everything}/export", Role.OPERATOR, self.give_csv),
+            Route("GET", one, Role.OPERATOR, self.show),
+            Route("PUT", one, Role.OPERATOR, self.put),
+            Route("DELETE", one, Role.OPERATOR, self.remove),
+        )
+
+    async def list(self, request: Request) -> Answer:
+        query = r.Members.of_query(request)
+        limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
+        after = query.take("cursor", r.plain_cursor, "")
+        query.finish()
+        entries, following = await self._reader.suppressions(limit=limit, after=after)
+        return json_answer(
+            {
+                "items": list(map(suppression_view, entries)),
+                "next_cursor": None if following is None else r.spelt_plain_cursor(following),
+            }
+        )
+
+    async def show(self, request: Request, address: str) -> Answer:
+        r.Members.of_query(request).finish()
+        entry = await self._suppressions.get(_entry(address))
+        if entry is None:
+            raise NothingThere("suppression")
+        return json_answer(suppression_view(entry))
+
+    async def put(self, request: Request, address: str) -> Answer:
+        r.Members.of_query(request).finish()
+        members = r.Members.of_body(await request.read_body(r.BODY_MAX_BYTES), request)
+        entry = Suppression(
+            address=_entry(address),
+            reason=members.need("reason", r.reason, ""),
+            created_by=members.take("created_by", r.person, _by(request)),
+            created_at_ms=self._reader.now_ms(),
+        )
+        members.finish()
+        with audited(
+            request, "suppress", address=entry.address, reason=entry.reason, created_by=entry.created_by
+        ) as action:
+            is_new = await self._suppressions.put(entry)
+            action.found(replaced=not is_new)
+        return json_answer(suppression_view(entry), status=201 if is_new else 200)
+
+    async def remove(self, request: Request, address: str) -> Answer:
+        r.Members.of_query(request).finish()
+        entry = _entry(address)
+        with audited(request, "unsuppress", address=entry):
+            if not await self._suppressions.remove(entry):
+                raise NothingThere("suppression")
+        return Answer(status=204, headers=(NO_STORE,))
+
+    async def take_csv(self, request: Request) -> Answer:
+        r.Members.of_query(request).finish()
+        media_type = (request.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+        if media_type != "text/csv":
+            problem = FieldError("Content-Type", "must be text/csv")
+            raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
+        body = await request.read_body(IMPORT_MAX_BYTES)
+        with audited(request, "import_suppressions") as action:
+            entries = await trio.to_thread.run_sync(
+                suppression_csv.decode, body, _by(request), self._reader.now_ms(), abandon_on_cancel=True
+            )
+            added = 0
+            for first in range(0, len(entries), AT_A_TIME):
+                added += await self._suppressions.put_all(entries[first : first + AT_A_TIME])
+            action.found(added=added, replaced=len(entries) - added)
+        return json_answer({"added": added, "replaced": len(entries) - added})
+
+    async def give_csv(self, request: Request) -> Answer:
+        r.Members.of_query(request).finish()
+        with audited(request, "export_suppressions") as action:
+            addresses = await self._reader.suppressed_addresses()
+            action.found(entries=len(addresses))
+        return Answer(status=200, headers=(CSV, NO_STORE), parts=self._lines(addresses))
+
+    async def _lines(self, addresses: Sequence[str]) -> AsyncIterator[bytes]:
+        yield suppression_csv.HEADER
+        for first in range(0, len(addresses), AT_A_TIME):
+            entries = await self._reader.suppressions_of(addresses[first : first + AT_A_TIME])
+            yield suppression_csv.encode(entries)
+
+
+def _entry(address: str) -> str:
+    try:
+        return parse_suppression_entry(address)
+    except BadAddress as bad:
+        raise InvalidRequest([FieldError("address", str(bad))]) from None
+
+
+def _by(request: Request) -> str | None:
+    """Who it was, as far as the connection tells."""
+    return None if request.who == ANONYMOUS else request.who

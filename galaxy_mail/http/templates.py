@@ -1,0 +1,65 @@
+"""The catalog of templates, and how a mail of one would look. Never: a mail sent, or anything stored."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import trio
+
+from galaxy_mail.domain.locales import parse_locale
+from galaxy_mail.domain.records import Failure, Json, RenderedContent
+from galaxy_mail.http import requests as r
+from galaxy_mail.http.answers import Answer, json_answer
+from galaxy_mail.http.connection import Request
+from galaxy_mail.http.problems import NothingThere, WillNotRender
+from galaxy_mail.http.routes import API, Route
+from galaxy_mail.http.tokens import Role
+from galaxy_mail.http.views import preview_view, template_view
+from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.rendering.failures import RenderFailureCode
+
+PREVIEW_MAX_BYTES: Final = 1024 * 1024
+
+
+class Templates:
+    """Shows what the process has loaded."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route("GET", f"{API}/templates", Role.OPERATOR, self.list),
+            Route("POST", f"{API}/templates/<template_id>/preview", Role.OPERATOR, self.preview),
+        )
+
+    async def list(self, request: Request) -> Answer:
+        r.Members.of_query(request).finish()
+        return json_answer({"items": list(map(template_view, self._catalog.templates()))})
+
+    async def preview(self, request: Request, template_id: str) -> Answer:
+        r.Members.of_query(request).finish()
+        body = await request.read_body(PREVIEW_MAX_BYTES)
+        # In a thread: a login code must not wait while a template goes round in loops.
+        outcome = await trio.to_thread.run_sync(
+            self._rendered, template_id, body, request, abandon_on_cancel=True
+        )
+        match outcome:
+            case RenderedContent():
+                return json_answer(preview_view(outcome))
+            case Failure() if outcome.code == RenderFailureCode.TEMPLATE_NOT_FOUND:
+                raise NothingThere("template")
+            case Failure():
+                raise WillNotRender(outcome)
+
+    def _rendered(self, template_id: str, body: bytes, request: Request) -> RenderedContent | Failure:
+        members = r.Members.of_body(body, request, PREVIEW_MAX_BYTES)
+        locale = members.need("locale", _locale, "")
+        variables: Mapping[str, Json] = members.need("variables", r.json_members, {})
+        members.finish()
+        return self._catalog.render(template_id, locale, variables)
+
+
+def _locale(value: Json) -> str:
+    if not isinstance(value, str):
+        raise r.WrongValue("must be text")
+    return parse_locale(value)  # BadLocale is a ValueError

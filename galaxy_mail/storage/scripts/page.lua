@@ -1,0 +1,98 @@
+#!lua flags=no-writes
+--[[ page: the next ids that stand in all of several indexes, in the order of their scores and then of their names.
+
+  KEYS[1...] indexes  zset  id -> score, the same score in all of them
+  ARGV[1]  order         "newest" for scores from high to low, "oldest" for the reverse; names go the same way
+  ARGV[2]  limit         ids at most
+  ARGV[3]  scan          candidates looked at, at most
+  ARGV[4]  from          the lowest score that counts, "-inf" for any
+  ARGV[5]  to            the highest score that counts, "+inf" for any
+  ARGV[6]  after_score   of the candidate behind which to go on, "" for the first page
+  ARGV[7]  after_id      its id; it need not exist any more
+
+  Returns  {ended, score, id, found id, its score, ...}
+           ended: 1 where no candidate is left
+           score, id: of the last candidate that was looked at, found or not; "" where there was none
+  Twice: the same, unless the indexes changed.
+
+  Candidates come from the index that has the fewest in range; the others are asked for each of them. So a page costs
+  log(n) and at most `scan` candidates, whatever the filters and however many scores are equal.
+]]
+local order, limit, scan = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local from, to, after_score, after_id = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local BATCH = 100
+
+local newest = order == "newest"
+local RANGE = newest and "ZREVRANGE" or "ZRANGE"
+
+local drive, fewest
+for i = 1, #KEYS do
+  local count = redis.call("ZCOUNT", KEYS[i], from, to)
+  if not fewest or count < fewest then drive, fewest = i, count end
+end
+if fewest == 0 then return {1, "", ""} end
+local index = KEYS[drive]
+
+-- Whether id `a` comes before id `b` by bytes; Lua's own comparison asks the server's locale.
+local function lower(a, b)
+  for i = 1, math.min(#a, #b) do
+    local left, right = a:byte(i), b:byte(i)
+    if left ~= right then return left < right end
+  end
+  return #a < #b
+end
+
+-- How many elements come before those with this score, and how many have it.
+local function block(score)
+  local before
+  if newest then
+    before = redis.call("ZCOUNT", index, "(" .. score, "+inf")
+  else
+    before = redis.call("ZCOUNT", index, "-inf", "(" .. score)
+  end
+  return before, redis.call("ZCOUNT", index, score, score)
+end
+
+local first
+if newest then
+  first = redis.call("ZCOUNT", index, "(" .. to, "+inf")
+else
+  first = redis.call("ZCOUNT", index, "-inf", "(" .. from)
+end
+local stop = first + fewest -- ranks in range: first, ..., stop - 1
+
+local rank = first
+if after_score ~= "" then
+  local before, equal = block(after_score)
+  local low, high = before, before + equal -- the first one behind `after` is in low..high
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local id = redis.call(RANGE, index, middle, middle)[1]
+    local is_behind
+    if newest then is_behind = lower(id, after_id) else is_behind = lower(after_id, id) end
+    if is_behind then high = middle else low = middle + 1 end
+  end
+  rank = math.max(rank, low)
+end
+
+local found, examined, last_score, last_id = {}, 0, "", ""
+while rank < stop and #found < 2 * limit and examined < scan do
+  local size = math.min(BATCH, stop - rank, scan - examined)
+  local batch = redis.call(RANGE, index, rank, rank + size - 1, "WITHSCORES")
+  local ids = {}
+  for i = 1, #batch, 2 do ids[#ids + 1] = batch[i] end
+  local elsewhere = {}
+  for i = 1, #KEYS do
+    if i ~= drive then elsewhere[#elsewhere + 1] = redis.call("ZMSCORE", KEYS[i], unpack(ids)) end
+  end
+  for i = 1, #ids do
+    local in_all = true
+    for j = 1, #elsewhere do in_all = in_all and elsewhere[j][i] end
+    rank, examined, last_score, last_id = rank + 1, examined + 1, batch[2 * i], ids[i]
+    if in_all then
+      found[#found + 1], found[#found + 2] = last_id, last_score
+      if #found == 2 * limit then break end
+    end
+  end
+end
+return {rank >= stop and 1 or 0, last_score, last_id, unpack(found)}
