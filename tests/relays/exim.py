@@ -28,6 +28,7 @@ local_interfaces = 127.0.0.1
 host_lookup =
 rfc1413_query_timeout = 0s
 message_size_limit = 20M
+smtp_accept_queue_per_connection = 0
 tls_advertise_hosts = *
 tls_certificate = /etc/exim4/chain.pem
 tls_privatekey = /etc/exim4/key.pem

@@ -1,37 +1,33 @@
-"""OpenSMTPD: 8BITMIME, SIZE, DSN, STARTTLS and implicit TLS with AUTH; no PIPELINING, no SMTPUTF8, 100 mails a session."""
+"""OpenSMTPD: 8BITMIME, SIZE, DSN; no PIPELINING, no SMTPUTF8, no quoted local parts, 100 mails a session.
 
-import subprocess
+It offers STARTTLS, but Debian 12's release (6.8.0p2 with OpenSSL 3, OpenSMTPD's issues 1171 and 1239) fails in every
+handshake: so it stands for relays whose TLS is broken.
+"""
+
 from collections.abc import Sequence
 
-from tests.relays.real import PASSWORD, USERNAME, Ports, Root
+from tests.relays.real import Ports, Root
 
 SMTPD_UID, SMTPQ_UID = 30_301, 30_302
 
 
 class OpenSmtpd:
     name = "opensmtpd"
-    has_implicit_tls = True
+    has_implicit_tls = False
 
     def lay_out(self, root: Root, ports: Ports) -> None:
         root.accounts({"opensmtpd": SMTPD_UID, "opensmtpq": SMTPQ_UID})
         root.write("/etc/mailname", "opensmtpd.test\n")
-        hashed = subprocess.run(
-            ["openssl", "passwd", "-6", "-salt", "galaxymail", PASSWORD],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-        root.write("/etc/credentials", f"{USERNAME} {hashed}\n", mode=0o644)
         root.write(
             "/etc/smtpd.conf",
             f"""
 pki opensmtpd.test cert "/etc/tls/chain.pem"
 pki opensmtpd.test key "/etc/tls/key.pem"
-table credentials file:/etc/credentials
 table refused {{ "refused@example.org" }}
-listen on 127.0.0.1 port {ports.plain} tls pki opensmtpd.test auth-optional <credentials> hostname opensmtpd.test
-listen on 127.0.0.1 port {ports.implicit} smtps pki opensmtpd.test auth-optional <credentials> hostname opensmtpd.test
+listen on 127.0.0.1 port {ports.plain} tls pki opensmtpd.test hostname opensmtpd.test
 smtp max-message-size 20M
+mta limit conn-delay-host 0 conn-delay-source 0 conn-delay-connector 0 conn-delay-relay 0 conn-delay-domain 0
+mta limit reconn-delay-route 0 session-transaction-delay 0
 action "onward" relay host smtp://127.0.0.1:{ports.next_hop}
 match from any for rcpt-to <refused> reject
 match from any for any action "onward"

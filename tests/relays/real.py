@@ -117,21 +117,35 @@ def running(recipe: Recipe, certificates: Certificates, next_hop: int) -> Iterat
         root.folder("/tmp", mode=0o1777)
         root.write("/etc/tls/chain.pem", certificates.chain)
         root.write("/etc/tls/key.pem", certificates.key, mode=0o600)
-        ports = Ports(_free_port(), _free_port() if recipe.has_implicit_tls else None, next_hop)
+        ports = Ports(free_port(), free_port() if recipe.has_implicit_tls else None, next_hop)
         recipe.lay_out(root, ports)
-        log = folder / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [_chroot(), str(path), *recipe.command()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
-                start_new_session=True,
-            )
-        stack.callback(_end, process)
-        _wait_ready(recipe.name, process, ports.plain, log)
-        yield Relay(recipe.name, ports, log)
+        command = (_chroot(), str(path), *recipe.command())
+        yield stack.enter_context(_started(recipe.name, command, ports, folder / "log"))
+
+
+@contextmanager
+def running_outside(name: str, command: Sequence[str], ports: Ports, folder: Path) -> Iterator[Relay]:
+    """A relay that needs no root of its own, ready for connections; gone afterwards."""
+    with _started(name, command, ports, folder / f"{name}.log") as relay:
+        yield relay
+
+
+@contextmanager
+def _started(name: str, command: Sequence[str], ports: Ports, log: Path) -> Iterator[Relay]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+            start_new_session=True,
+        )
+    try:
+        _wait_ready(name, process, ports.plain, log)
+        yield Relay(name, ports, log)
+    finally:
+        _end(process)
 
 
 def _require_possible() -> None:
@@ -148,7 +162,7 @@ def _chroot() -> str:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

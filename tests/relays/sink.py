@@ -1,9 +1,10 @@
-"""The next hop behind a real relay, and a relay that takes everything: keeps what arrives. Never: misbehaves.
+"""The next hop behind a real relay: takes everything and keeps it. Never: misbehaves."""
 
-Runs inside the test's own trio loop, so a test waits for mail by awaiting it.
-"""
-
-from contextlib import suppress
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -31,29 +32,49 @@ class Arrived:
 
 
 class Sink:
-    """Serves SMTP on any listener; `mail` receives what arrives."""
+    """Keeps what arrives. Made by `sink_running`."""
 
-    def __init__(self, *, offers: bytes = _OFFERS) -> None:
-        self._offers = offers
-        self._arriving, self.mail = trio.open_memory_channel[Arrived](1_000)
-        self.connections = 0
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._mail: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
 
     async def next_mail(self, within_s: float = 20.0) -> Arrived:
-        with trio.fail_after(within_s):
-            return await self.mail.receive()
+        """The next message that nobody took yet. Raises queue.Empty."""
+        return await trio.to_thread.run_sync(self._mail.get, True, within_s)
 
-    async def serve(self, stream: trio.abc.Stream) -> None:
-        self.connections += 1
+    async def _serve(self, stream: trio.abc.Stream) -> None:
         async with stream:
             with suppress(trio.BrokenResourceError):  # the peer is gone: so is the conversation
-                await _Conversation(stream, self._offers, self._arriving).run()
+                await _Conversation(stream, self._mail).run()
+
+
+@contextmanager
+def sink_running() -> Iterator[Sink]:
+    """A sink on loopback, in a thread of its own: it outlives a test's loop, and relays dislike hops that vanish."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as bound:
+        sink = Sink(bound.getsockname()[1])
+        started: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = queue.SimpleQueue()
+
+        async def serve() -> None:
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
+            with trio.CancelScope() as scope:
+                started.put((trio.lowlevel.current_trio_token(), scope))
+                await trio.serve_listeners(sink._serve, [listener])
+
+        thread = threading.Thread(target=trio.run, args=(serve,), name="sink")
+        thread.start()
+        token, scope = started.get()
+        try:
+            yield sink
+        finally:
+            token.run_sync_soon(scope.cancel)
+            thread.join()
 
 
 @dataclass
 class _Conversation:
     stream: trio.abc.Stream
-    offers: bytes
-    arriving: trio.MemorySendChannel[Arrived]
+    arriving: queue.SimpleQueue[Arrived]
     buffer: bytearray = field(default_factory=bytearray)
     sender: bytes = b""
     parameters: bytes = b""
@@ -73,7 +94,7 @@ class _Conversation:
             verb, _, argument = line.partition(b" ")
             match verb.upper():
                 case b"EHLO":
-                    answers += self.offers
+                    answers += _OFFERS
                 case b"MAIL":
                     path, _, self.parameters = argument.partition(b">")
                     self.sender, self.recipients = path.partition(b"<")[2], []
@@ -87,8 +108,7 @@ class _Conversation:
                     content = await self._content()
                     if content is None:
                         return
-                    arrived = Arrived(self.sender, self.recipients, self.parameters.strip(), content)
-                    await self.arriving.send(arrived)
+                    self.arriving.put(Arrived(self.sender, self.recipients, self.parameters.strip(), content))
                 case b"QUIT":
                     await self.stream.send_all(answers + b"221 2.0.0 bye\r\n")
                     return

@@ -13,6 +13,7 @@ Who has the message is exact. The final dot goes out with the last bytes of the 
 final line without its end, and the relay has to discard the message. Only once it has returned is the outcome open.
 """
 
+import os
 import socket
 import ssl
 from base64 import b64encode
@@ -477,8 +478,10 @@ def _system_words(error: BaseException) -> str:
     while True:
         if isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        elif isinstance(error, OSError) and error.strerror:
-            return one_line(error.strerror)
+        elif isinstance(error, socket.gaierror):
+            return one_line(error.strerror or str(error))
+        elif isinstance(error, OSError) and error.errno:
+            return one_line(os.strerror(error.errno))
         elif error.__cause__ is None:
             return one_line(str(error))
         else:

@@ -69,12 +69,14 @@ class Talk:
 
     async def message(self) -> bytes:
         """As it came, dots still stuffed, without the final one."""
+        looked = 0
         while not self._buffer.startswith(b".\r\n"):
-            end = self._buffer.find(b"\r\n.\r\n")
+            end = self._buffer.find(b"\r\n.\r\n", max(0, looked - 5))
             if end >= 0:
                 message = bytes(self._buffer[: end + 2])
                 del self._buffer[: end + 5]
                 return message
+            looked = len(self._buffer)
             await self.more()
         del self._buffer[:3]
         return b""
