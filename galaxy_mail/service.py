@@ -6,6 +6,7 @@ The order of stopping is the indentation of `run`: nothing new is taken in, atte
 import secrets
 from collections.abc import Callable
 from random import Random
+from socket import socket as Socket  # noqa: N812  # it is a class
 from typing import Final
 
 import structlog
@@ -14,6 +15,7 @@ import trio
 from galaxy_mail.actors.ingress import Ingress
 from galaxy_mail.actors.janitor import Janitor
 from galaxy_mail.actors.lanes import Lanes
+from galaxy_mail.actors.resend_jobs import ResendJobs
 from galaxy_mail.actors.scheduler import Scheduler
 from galaxy_mail.actors.sender import Sender
 from galaxy_mail.actors.supervisor import Actor, Child, Heartbeat, Supervisor
@@ -22,7 +24,11 @@ from galaxy_mail.domain.addresses import domain_of
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.conclusion import RetryPolicy
 from galaxy_mail.domain.records import Lane
+from galaxy_mail.http.app import Api, App, build_app
+from galaxy_mail.http.server import HttpServer, Tls, bind
+from galaxy_mail.http.tokens import Tokens
 from galaxy_mail.intake import CommandIntake, Intake
+from galaxy_mail.resending import Resending
 from galaxy_mail.storage.command_stream import CommandStream
 from galaxy_mail.storage.commands import Pipeline
 from galaxy_mail.storage.durability import Durability
@@ -30,8 +36,11 @@ from galaxy_mail.storage.embedded import EmbeddedValkey
 from galaxy_mail.storage.epoch import Epoch, Verdict
 from galaxy_mail.storage.errors import RedisUnavailable, UnfitRedis
 from galaxy_mail.storage.keys import Keys
+from galaxy_mail.storage.reader import Reader
+from galaxy_mail.storage.resend_jobs import ResendJobStore
 from galaxy_mail.storage.startup import check_redis
 from galaxy_mail.storage.store import Retention, Store
+from galaxy_mail.storage.suppression_list import SuppressionList
 from galaxy_mail.storage.upkeep import Depths, Upkeep
 from galaxy_mail.surroundings import NO_DOMAIN, Reality, Surroundings
 from galaxy_mail.telemetry.metrics import Gauge, Metrics
@@ -39,6 +48,7 @@ from galaxy_mail.telemetry.traces import Traces
 
 log = structlog.get_logger()
 
+HTTP_GRACE_S: Final = 3.0  # of the grace, what requests in flight may take of it
 FLUSH_WITHIN_S: Final = 0.5
 NEVER_S: Final = float("inf")
 
@@ -122,6 +132,19 @@ class Service:
             delays_ms=config.retry_delays_ms, fail_unknown_outcome=config.unknown_outcome == "fail"
         )
         self._provider = around.provider
+        reader = Reader(self.store)
+        self.resending = Resending(reader, self.intake, ResendJobStore(self.store), self.traces)
+        self.server: HttpServer | None = None  # the one that runs now
+        self._app: App | None = None
+        self._listener: Socket | None = None
+        self._tls: Tls | None = None
+        if api:
+            self._app = self._build_app(reader)
+            self._listener = bind(config.internal_http_addr.host, config.internal_http_addr.port)
+            if config.tls_cert_file is not None and config.tls_key_file is not None:
+                self._tls = Tls.load(
+                    cert=config.tls_cert_file, key=config.tls_key_file, client_ca=config.tls_client_ca_file
+                )
         self.ingress: Ingress | None = None  # the one that runs now
         self._depths: Depths | None = None
         self._lag: int | None = None
@@ -134,6 +157,10 @@ class Service:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves until stopped. Raises RestartsExhausted, UnfitRedis."""
+        for problem in self.catalog.warnings:
+            log.warning(
+                "template_warning", file=str(problem.file), line=problem.line, message=problem.message
+            )
         keep_alive = self.supervisor.keep_alive
         with self._everything:
             async with trio.open_nursery() as storage:
@@ -157,6 +184,8 @@ class Service:
                 with trio.move_on_after(FLUSH_WITHIN_S, shield=True):
                     await self.traces.flush_and_close(FLUSH_WITHIN_S)
                 storage.cancel_scope.cancel()
+        if self._listener is not None:
+            self._listener.close()
         if self._unfit is not None:
             raise self._unfit
 
@@ -229,11 +258,43 @@ class Service:
             )
             return self.ingress
 
-        return [
+        def resend_jobs(heartbeat: Heartbeat) -> ResendJobs:
+            return ResendJobs(resending=self.resending, heartbeat=heartbeat)
+
+        children = [
             self._child("janitor", janitor),
             self._child("scheduler", scheduler),
             self._child("ingress", ingress),
+            self._child("resend-jobs", resend_jobs),
         ]
+        if self._listener is not None:
+            children.append(self._child("http", lambda _: self._http(), NEVER_S))
+        return children
+
+    def _http(self) -> HttpServer:
+        assert self._app is not None
+        assert self._listener is not None
+        grace_s = min(HTTP_GRACE_S, self.config.shutdown_grace_ms / 1000)
+        self.server = server = HttpServer(self._app, self._listener, tls=self._tls, grace_s=grace_s)
+        log.info("listening", url=server.url)
+        return server
+
+    def _build_app(self, reader: Reader) -> App:
+        config = self.config
+        return build_app(
+            Api(
+                intake=self.intake,
+                reader=reader,
+                suppressions=SuppressionList(self.gateway),
+                resending=self.resending,
+                catalog=self.catalog,
+                supervisor=self.supervisor,
+                checks=self.checks,
+                metrics=self.metrics,
+                tokens=Tokens(intake=config.intake_tokens, operator=config.operator_tokens),
+                request_timeout_s=config.operator_request_timeout_ms / 1000,
+            )
+        )
 
     # Redis
 
