@@ -19,7 +19,7 @@ __all__ = ["ClientConfig", "Config", "ConfigError", "HostPort", "Problem", "Stor
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig(Settings):
-    """Where the store is and how its keys are named: all that `publish` and `verify-store` need."""
+    """Where the store is, how its keys are named and how long they are kept: what `publish` and `verify-store` need."""
 
     accepts = "MAIL_"
 
@@ -48,6 +48,25 @@ class StoreConfig(Settings):
         kinds.redis_name,
         "mail:dead_letters:",
         "what a dead letter's key starts with",
+    )
+
+    idempotency_ttl_ms: int = setting(
+        "MAIL_IDEMPOTENCY_TTL",
+        kinds.duration_ms(at_least="1s", at_most="87600h"),
+        "168h",
+        "how long a repeat is recognised, from acceptance",
+    )
+    delivery_ttl_ms: int = setting(
+        "MAIL_DELIVERY_TTL",
+        kinds.duration_ms(at_least="1s", at_most="87600h"),
+        "720h",
+        "how long a delivery and its content are kept, from its end",
+    )
+    attempt_ttl_ms: int = setting(
+        "MAIL_ATTEMPT_TTL",
+        kinds.duration_ms(at_least="1s", at_most="87600h"),
+        "2160h",
+        "how long attempts, dead letters and malformed commands are kept",
     )
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -222,24 +241,6 @@ class Config(StoreConfig):
         kinds.optional(kinds.existing_folder),
         "",
         "folder of templates; else the bundled ones",
-    )
-    idempotency_ttl_ms: int = setting(
-        "MAIL_IDEMPOTENCY_TTL",
-        kinds.duration_ms(at_least="1s", at_most="87600h"),
-        "168h",
-        "how long a repeat is recognised, from acceptance",
-    )
-    delivery_ttl_ms: int = setting(
-        "MAIL_DELIVERY_TTL",
-        kinds.duration_ms(at_least="1s", at_most="87600h"),
-        "720h",
-        "how long a delivery and its content are kept, from its end",
-    )
-    attempt_ttl_ms: int = setting(
-        "MAIL_ATTEMPT_TTL",
-        kinds.duration_ms(at_least="1s", at_most="87600h"),
-        "2160h",
-        "how long attempts, dead letters and malformed commands are kept",
     )
     shutdown_grace_ms: int = setting(
         "MAIL_SHUTDOWN_GRACE",

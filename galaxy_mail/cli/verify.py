@@ -1,0 +1,91 @@
+"""`galaxy-mail verify-store`: is the store sound? Never: a change, unless --repair asks for it."""
+
+import os
+import sys
+from typing import Final
+
+import click
+import msgspec
+import trio
+
+from galaxy_mail.config import StoreConfig
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.storage.embedded import EmbeddedValkey
+from galaxy_mail.storage.epoch import Epoch
+from galaxy_mail.storage.gateway import Gateway
+from galaxy_mail.storage.keys import Keys
+from galaxy_mail.storage.store import Retention, Store
+from galaxy_mail.storage.verify import Violation, verify
+from galaxy_mail.telemetry import logs
+
+CONNECT_WITHIN_S: Final = 10.0
+
+
+class Unreachable(GalaxyMailError):
+    """Redis could not be reached."""
+
+    exit_status: Final = 3
+
+
+@click.command("verify-store")
+@click.option("--repair", is_flag=True, help="Mend what the records prove; say what was done.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def verify_store(*, repair: bool, as_json: bool) -> None:
+    """Check every invariant of the store. It may run beside a live service.
+
+    Reads Redis at MAIL_REDIS_ADDR; MAIL_*_TTL must be those of the service. Exit status 0: sound; 1: something is wrong
+    and was not mended, each on a line of its own; 3: Redis can't be reached.
+    """
+    config = StoreConfig.from_env(os.environ)
+    logs.configure("error", "console", sys.stderr.buffer)
+    violations = trio.run(_verify, config, repair)
+    for violation in violations:
+        if as_json:
+            line = {"where": violation.where, "what": violation.what, "mended": violation.mended}
+            click.echo(msgspec.json.encode(line).decode())
+        else:
+            click.echo(str(violation))
+    left = [violation for violation in violations if not violation.mended]
+    if not as_json:
+        click.echo(_summary(violations, left), err=bool(left))
+    if left:
+        raise SystemExit(1)
+
+
+async def _verify(config: StoreConfig, repair: bool) -> list[Violation]:
+    address = config.redis_addr
+    if address.embedded_dir is not None:
+        address = EmbeddedValkey(address.embedded_dir).address
+    gateway = Gateway(address)
+    keys = Keys(
+        command_stream=config.redis_command_stream,
+        schedule=config.redis_attempt_schedule_key,
+        dead_letters=config.redis_dead_letter_prefix,
+    )
+    store = Store(
+        gateway,
+        keys=keys,
+        retention=Retention(
+            idempotency_ms=config.idempotency_ttl_ms,
+            delivery_ms=config.delivery_ttl_ms,
+            attempt_ms=config.attempt_ttl_ms,
+        ),
+        claim_ttl_ms=0,  # nothing is claimed here
+        epoch=Epoch(keys, now_ms=gateway.now_ms, on_verdict=lambda _: None),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.run)
+        with trio.move_on_after(CONNECT_WITHIN_S):
+            await gateway.wait_connected()
+        if not gateway.connected:
+            raise Unreachable(f"Redis can't be reached: {gateway.statistics().last_error}")
+        violations = await verify(store, repair=repair)
+        nursery.cancel_scope.cancel()
+    return violations
+
+
+def _summary(violations: list[Violation], left: list[Violation]) -> str:
+    if not violations:
+        return "the store is sound"
+    mended = len(violations) - len(left)
+    return f"{len(left)} wrong" + (f", {mended} mended" if mended else "")
