@@ -12,7 +12,15 @@ import trio
 import trio.testing
 
 from galaxy_mail.domain.records import Attachment, AttemptStatus, Result, SendResult
-from galaxy_mail.providers.smtp.outcomes import GOES_ON, OUTCOMES, Ending, Exchange, costs_no_attempt, read
+from galaxy_mail.providers.smtp.outcomes import (
+    GOES_ON,
+    OUTCOMES,
+    Ending,
+    Exchange,
+    Outcome,
+    costs_no_attempt,
+    read,
+)
 from galaxy_mail.providers.smtp.replies import Reply
 from galaxy_mail.providers.smtp.settings import TlsMode
 from tests.relays.hostile.answers import Answers
@@ -272,7 +280,9 @@ async def test_an_exchange_that_ends_so_means_this(row: Row, autojump_clock: tri
         )
         if ended.failure:
             assert ended.failure.summary.startswith(row.exchange)
-        assert OUTCOMES[row.exchange, row.ending].failure_code == row.code
+        assert OUTCOMES[row.exchange, row.ending] == Outcome(
+            row.result, row.status, row.code, row.unknown, row.keeps
+        )
         before = there.connections
         again = await there.send()
         assert there.connections == before + (not row.keeps)
@@ -289,6 +299,17 @@ async def test_the_outcome_is_unknown_only_where_the_relay_got_the_dot_and_did_n
     async with joined(peer, **row.how) as there:  # type: ignore[arg-type] # the row's own keywords
         await row.act(there)
     assert not (row.exchange is X.BODY and (peer.messages or row.unknown))
+
+
+def test_each_exchange_goes_on_with_its_own_digit() -> None:
+    assert {exchange for exchange, digit in GOES_ON.items() if digit == 3} == {X.DATA}
+    assert {exchange for exchange, digit in GOES_ON.items() if digit == 2} == set(X) - {
+        X.CONNECT,
+        X.TLS,
+        X.DATA,
+        X.BODY,
+        X.QUIT,
+    }
 
 
 @pytest.mark.parametrize(("exchange", "digit"), list(product(GOES_ON, range(10))))
