@@ -12,7 +12,7 @@ from typing import Literal
 
 from galaxy_mail.settings import ConfigError, Problem, Settings, gate, kinds, markdown_table, setting
 from galaxy_mail.settings.kinds import HostPort
-from galaxy_mail.storage.redis_address import RedisAddress
+from galaxy_mail.settings.redis_address import RedisAddress
 
 __all__ = ["ClientConfig", "Config", "ConfigError", "HostPort", "Problem", "StoreConfig", "markdown_table"]
 

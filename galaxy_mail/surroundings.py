@@ -15,10 +15,10 @@ from galaxy_mail.providers.stub import StubProvider, StubScript
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
+from galaxy_mail.settings.redis_address import RedisAddress
 from galaxy_mail.storage.commands import RedisLink
 from galaxy_mail.storage.durability import Durability
 from galaxy_mail.storage.gateway import Gateway, GatewayStatistics, OnConnect
-from galaxy_mail.storage.redis_address import RedisAddress
 
 NO_DOMAIN: Final = "galaxy-mail.invalid"  # of Message-ID where the stub has no sender's address
 AFTER_GRACE_S: Final = 0.5  # what a slot's provider may still wait for once the grace of a stop is over

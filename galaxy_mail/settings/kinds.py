@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from galaxy_mail.domain.addresses import BadAddress, parse_address, parse_allowlist
-from galaxy_mail.storage.redis_address import InvalidRedisAddress, RedisAddress, parse_redis_address
+from galaxy_mail.settings.redis_address import InvalidRedisAddress, RedisAddress, parse_redis_address
 
 T = TypeVar("T")
 Choice = TypeVar("Choice", bound=str)

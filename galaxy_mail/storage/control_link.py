@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 import trio
 
+from galaxy_mail.settings.redis_address import RedisAddress
 from galaxy_mail.storage.commands import Call, Command, Entry, Reply
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
-from galaxy_mail.storage.redis_address import RedisAddress
 from galaxy_mail.storage.requests import Request, RequestQueue
 
 if TYPE_CHECKING:

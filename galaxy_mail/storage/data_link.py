@@ -21,10 +21,10 @@ import hiredis
 import structlog
 import trio
 
+from galaxy_mail.settings.redis_address import RedisAddress
 from galaxy_mail.storage.commands import Call, Command, Pipeline
 from galaxy_mail.storage.durability import Durability
 from galaxy_mail.storage.errors import NotDurable, OutcomeUnknown, RedisRefused, RedisTrouble
-from galaxy_mail.storage.redis_address import RedisAddress
 from galaxy_mail.storage.requests import Request, RequestQueue
 
 Stream: TypeAlias = trio.abc.Stream

@@ -25,7 +25,7 @@ import structlog
 import trio
 
 from galaxy_mail.domain.errors import GalaxyMailError
-from galaxy_mail.storage.redis_address import RedisAddress
+from galaxy_mail.settings.redis_address import RedisAddress
 
 SOCKET_PATH_MAX_BYTES: Final = 103  # macOS has 104 with the NUL, Linux 108
 LOCK_WITHIN_S: Final = 10.0  # a server whose parent was killed needs a moment to end

@@ -12,9 +12,8 @@ from enum import StrEnum
 from typing import Final, cast
 
 from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.commands import Call
+from galaxy_mail.storage.commands import Call, Pipeline
 from galaxy_mail.storage.errors import RedisRefused, RedisTrouble
-from galaxy_mail.storage.gateway import Pipeline
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.script import script
 

@@ -13,11 +13,11 @@ from typing import Final, TypeAlias
 import trio
 from msgspec import Struct
 
+from galaxy_mail.settings.redis_address import RedisAddress
 from galaxy_mail.storage.commands import Call, Command, Entry, Pipeline, Reply
 from galaxy_mail.storage.control_link import ControlLink
 from galaxy_mail.storage.data_link import PATIENCE_S, DataLink
 from galaxy_mail.storage.durability import Durability
-from galaxy_mail.storage.redis_address import RedisAddress
 from galaxy_mail.storage.redis_clock import RedisClock
 from galaxy_mail.storage.script import Script, scripts
 

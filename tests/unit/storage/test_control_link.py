@@ -7,7 +7,7 @@ PROGRAM = """
 import sys
 import trio.testing
 from galaxy_mail.storage.gateway import Gateway
-from galaxy_mail.storage.redis_address import parse_redis_address
+from galaxy_mail.settings.redis_address import parse_redis_address
 
 async def main():
     async with trio.open_nursery() as nursery:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from galaxy_mail.storage.redis_address import InvalidRedisAddress, RedisAddress, parse_redis_address
+from galaxy_mail.settings.redis_address import InvalidRedisAddress, RedisAddress, parse_redis_address
 
 A = RedisAddress
 
