@@ -102,7 +102,6 @@ class RequestQueue:
             return []
         if timeout_s is None:
             timeout_s = self._timeout_s
-        await trio.lowlevel.checkpoint_if_cancelled()
         deadline = trio.current_time() + timeout_s
         request = await self._exchange(commands, timeout_s, deadline)
         if request.refused:

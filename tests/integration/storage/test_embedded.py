@@ -154,18 +154,46 @@ async def test_a_server_that_does_not_end_is_killed(tmp_path: Path, monkeypatch:
         os.kill(pid, 0)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
-async def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
-    program = "import sys, trio; from galaxy_mail.storage.embedded import EmbeddedValkey; "
-    program += "trio.run(EmbeddedValkey(sys.argv[1]).run)"
-    parent = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.DEVNULL)  # noqa: ASYNC220  # a fork, no wait
+PARENT = """
+import sys, trio
+from galaxy_mail.storage import embedded
+if sys.argv[2] == "outlived":
+    embedded._end_with_parent = lambda: None
+trio.run(embedded.EmbeddedValkey(sys.argv[1]).run)
+"""
+
+
+async def server_of_a_killed_parent(folder: Path, kind: str) -> int:
+    """The process id of a server whose parent was killed without a chance to stop it."""
+    parent = subprocess.Popen(  # noqa: ASYNC220  # a fork, no wait
+        [sys.executable, "-c", PARENT, folder, kind], stdout=subprocess.DEVNULL
+    )
     try:
-        async with running(str(EmbeddedValkey(tmp_path).address)) as gateway:
-            pid = await pid_of(gateway)
+        async with running(str(EmbeddedValkey(folder).address)) as gateway:
             await gateway.pipeline([("SET", "key", "kept")])
+            return await pid_of(gateway)
     finally:
         parent.kill()
         parent.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+async def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    await wait_gone(await server_of_a_killed_parent(tmp_path, "usual"))
+    async with embedded_valkey(tmp_path) as valkey, running(str(valkey.address)) as gateway:
+        assert await gateway.pipeline([("GET", "key")]) == [b"kept"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="waits for another's child by its pidfd")
+async def test_a_server_that_outlived_its_parent_keeps_its_folder_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = await server_of_a_killed_parent(tmp_path, "outlived")
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "LOCK_WITHIN_S", 0)
+        with pytest.raises(EmbeddedValkeyError, match="another process uses"):
+            await EmbeddedValkey(tmp_path).run()
+    os.kill(pid, signal.SIGKILL)
     await wait_gone(pid)
     async with embedded_valkey(tmp_path) as valkey, running(str(valkey.address)) as gateway:
         assert await gateway.pipeline([("GET", "key")]) == [b"kept"]

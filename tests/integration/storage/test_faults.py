@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from galaxy_mail.storage import control_link
+from galaxy_mail.storage import control_link, data_link
 from galaxy_mail.storage.commands import Call, Pipeline
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
 from galaxy_mail.storage.gateway import Gateway
@@ -366,6 +366,23 @@ async def test_a_hundred_concurrent_callers_cost_few_round_trips(gateway: Gatewa
         for number in range(100):
             nursery.start_soon(gateway.pipeline, [("SET", f"key:{number}", number)])
     assert gateway.statistics().batches - before <= 5
+
+
+async def test_only_so_many_batches_are_in_flight_and_the_rest_follows(valkey: ValkeyServer) -> None:
+    async with running(valkey.url, timeout_s=LIMIT_S) as gateway:
+        before = gateway.statistics().batches
+        valkey.pause()
+        async with trio.open_nursery() as nursery:
+            for number in range(3 * data_link.BATCHES_IN_FLIGHT):
+                nursery.start_soon(gateway.pipeline, [("RPUSH", "list", number)])
+                await trio.testing.wait_all_tasks_blocked()
+            assert gateway.statistics().batches - before == data_link.BATCHES_IN_FLIGHT
+            assert gateway.statistics().in_flight == data_link.BATCHES_IN_FLIGHT
+            assert gateway.statistics().queued == 2 * data_link.BATCHES_IN_FLIGHT
+            valkey.resume()
+        numbers = [str(number).encode() for number in range(3 * data_link.BATCHES_IN_FLIGHT)]
+        assert await gateway.pipeline([("LRANGE", "list", 0, -1)]) == [numbers]
+        assert gateway.statistics().in_flight == 0
 
 
 async def test_a_full_queue_holds_callers_until_their_deadline(valkey: ValkeyServer) -> None:
