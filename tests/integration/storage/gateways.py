@@ -6,9 +6,9 @@ from typing import Final
 
 import trio
 
+from galaxy_mail.settings.redis_address import parse_redis_address
 from galaxy_mail.storage.durability import Durability
 from galaxy_mail.storage.gateway import Gateway, OnConnect
-from galaxy_mail.settings.redis_address import parse_redis_address
 from galaxy_mail.storage.script import Script
 
 LIMIT_S: Final = 20.0  # for what takes milliseconds: a hanging test ends here
