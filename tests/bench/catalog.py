@@ -46,6 +46,7 @@ class Unit(Struct, frozen=True):
 
 
 PER_S: Final = Unit("/s")
+TENTHS_PER_S: Final = Unit("/s", digits=1)
 MICROSECONDS: Final = Unit("µs")
 MS: Final = Unit("ms", digits=1)
 CPU_MS: Final = Unit("ms CPU", digits=2)
@@ -266,6 +267,18 @@ PARTS: Final = (
                 "a mail with 1 MiB attached, assembled",
                 MS,
                 beside="mime.attachment.email_serialise_ms",
+            ),
+        ),
+    ),
+    Part(
+        "A relay 30 ms away, one slot",
+        (
+            Row("smtp.away.times_faster", "with PIPELINING, to the same without", TIMES, at_least(1.8)),
+            Row(
+                "smtp.away.pipelined_rate",
+                "messages a second, beside those without PIPELINING",
+                TENTHS_PER_S,
+                beside="smtp.away.in_turns_rate",
             ),
         ),
     ),

@@ -118,7 +118,7 @@ def at_full_speed(
     with _Connections(address, connections) as pool:
         started_ns = time.monotonic_ns()
         asked = 0
-        for connection in pool.all:
+        for connection in pool.all[:number]:
             connection.ask(next(requests), asked_ns=time.monotonic_ns())
             asked += 1
         while len(answers) < number:
