@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Final
 
 import trio
 
-from galaxy_mail.storage.embedded import find_valkey
+from galaxy_mail.storage.embedded import end_with_parent, find_valkey
 
 START_WITHIN_S: Final = 20.0
 
@@ -48,9 +49,14 @@ class ValkeyServer:
             arguments += [self.sentinel_config, "--sentinel"]
         arguments += ["--dir", self.folder, "--unixsocket", self.socket]
         arguments += ["--bind", "127.0.0.1", "--port", str(self.port), *self.options]
-        with (self.folder / "valkey.log").open("ab") as output:
+        with (self.folder / "valkey.log").open("ab") as output, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork among threads
             self._process = subprocess.Popen(  # noqa: ASYNC220  # a fork, and done: the wait is below
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent(),  # noqa: PLW1509  # a killed test run leaves no server behind
             )
         with trio.fail_after(START_WITHIN_S):
             while not await self._answers():

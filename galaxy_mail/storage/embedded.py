@@ -113,7 +113,7 @@ class EmbeddedValkey:
                 pass_fds=[lock.fileno()],
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 start_new_session=True,  # Ctrl-C at the terminal is for us, and we stop it last
-                preexec_fn=_end_with_parent(),  # noqa: PLW1509  # see above
+                preexec_fn=end_with_parent(),  # noqa: PLW1509  # see above
             )
 
     def _command(self, binary: Path) -> list[str]:
@@ -172,20 +172,20 @@ async def _locked(path: Path) -> AsyncIterator[IO[bytes]]:
         yield lock
 
 
-def _end_with_parent() -> Callable[[], None] | None:
-    """What the child does first: have the kernel end it when we end, however we end. Only Linux can."""
+def end_with_parent() -> Callable[[], None] | None:
+    """A child's `preexec_fn`: has the kernel end it when the thread that started it ends. Only Linux can."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork
     parent = os.getpid()
 
-    def end_with_parent() -> None:
+    def ask_kernel() -> None:
         set_parent_death_signal = 1
         prctl(set_parent_death_signal, signal.SIGTERM)
         if os.getppid() != parent:  # we were gone already
             os._exit(1)
 
-    return end_with_parent
+    return ask_kernel
 
 
 async def _wait_ended(process: subprocess.Popen[bytes]) -> None:

@@ -158,7 +158,7 @@ PARENT = """
 import sys, trio
 from galaxy_mail.storage import embedded
 if sys.argv[2] == "outlived":
-    embedded._end_with_parent = lambda: None
+    embedded.end_with_parent = lambda: None
 trio.run(embedded.EmbeddedValkey(sys.argv[1]).run)
 """
 
