@@ -193,12 +193,12 @@ class CommandIntake:
         self._metrics = metrics
         self._traces = traces
 
-    async def accept(self, entries: Sequence[Entry], *, offset: str) -> Progress:
+    async def accept(self, batch: "Batch", *, offset: str) -> Progress:
         """Accepts the entries behind `offset`, in order, up to the first that Redis refuses. Raises RedisTrouble.
 
         After an exception the stored offset tells how far it came.
         """
-        decoded = await self._decode(entries)
+        entries, decoded = batch.entries, batch.decoded
         requests = [request for request in decoded if isinstance(request, MailRequest)]
         known = await self._stream.look_up(
             list(dict.fromkeys((r.source, r.idempotency_key) for r in requests)),
@@ -209,7 +209,8 @@ class CommandIntake:
         replies = await self._stream.apply([step.call for step in steps])
         return self._progress(steps, replies, offset)
 
-    async def _decode(self, entries: Sequence[Entry]) -> list[MailRequest | Malformed]:
+    async def decode(self, entries: Sequence[Entry]) -> "Batch":
+        """What each entry asks for, or why it asks for nothing; needs no Redis, so it may be done ahead."""
         decoded: list[MailRequest | Malformed] = []
         for number, (entry_id, fields) in enumerate(entries):
             if sum(len(value) for _, value in fields) > LARGE_ENTRY_BYTES:
@@ -218,7 +219,7 @@ class CommandIntake:
             if number % DECODED_AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
             decoded.append(decode_command(entry_id, fields, self._limits))
-        return decoded
+        return Batch(entries, decoded)
 
     def _plan(
         self, entries: Sequence[Entry], decoded: Sequence[MailRequest | Malformed], known: Known, offset: str
@@ -294,6 +295,13 @@ class CommandIntake:
         return Progress(
             offset=offset, accepted=accepted, duplicates=duplicates, malformed=malformed, refusal=refusal
         )
+
+
+class Batch(Struct, frozen=True):
+    """Stream entries as they were read, and what was read from each."""
+
+    entries: Sequence[Entry]
+    decoded: Sequence[MailRequest | Malformed]
 
 
 class Step(Struct, frozen=True):

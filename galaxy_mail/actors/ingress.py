@@ -1,13 +1,14 @@
 """The ingress: reads the command stream, one process at a time, in order. Never: judges an entry."""
 
+from contextlib import suppress
 from typing import Final
 
 import structlog
 import trio
 
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.intake import CommandIntake
-from galaxy_mail.storage.command_stream import CommandStream
+from galaxy_mail.intake import Batch, CommandIntake, Progress
+from galaxy_mail.storage.command_stream import BATCH_ENTRIES, CommandStream
 from galaxy_mail.storage.errors import RedisTrouble
 from galaxy_mail.telemetry.metrics import Metrics
 
@@ -101,23 +102,51 @@ class Ingress:
 
     async def _read(self) -> None:
         offset = await self.stream.offset()
+        ahead: Batch | None = None
         while True:
             self.heartbeat.beat(within_s=self.block_ms / 1000 + self.heartbeat.within_s)
-            entries, first_ever_left = await self.stream.read(offset)
-            if first_ever_left:
-                await self._look_for_losses()
-            if not entries:
+            batch = ahead if ahead is not None else await self._fetch(offset)
+            if not batch.entries:
                 if not await self.stream.wait_for_more(offset, block_ms=self.block_ms):
                     await self._look_for_losses()
                 continue
-            progress = await self.intake.accept(entries, offset=offset)
+            progress, ahead = await self._accept(batch, offset)
             if progress.refusal is not None:
                 raise progress.refusal
             self.trouble = None
-            if progress.offset == offset:  # somebody moved it
+            if progress.offset != batch.entries[-1][0]:  # it stopped on the way, or somebody moved the offset
+                ahead = None
                 offset = await self.stream.offset()
             else:
                 offset = progress.offset
+
+    async def _fetch(self, after: str) -> Batch:
+        entries, none_before = await self.stream.read(after)
+        if none_before:
+            await self._look_for_losses()
+        return await self.intake.decode(entries)
+
+    async def _accept(self, batch: Batch, offset: str) -> tuple[Progress, Batch | None]:
+        """Accepts a batch; where more are likely, the next one is read meanwhile: Redis need not wait for us."""
+        if len(batch.entries) < BATCH_ENTRIES:
+            return await self.intake.accept(batch, offset=offset), None
+        ahead: list[Batch] = []
+
+        async def read_ahead() -> None:
+            with suppress(RedisTrouble):  # then it is read again
+                ahead.append(await self._fetch(batch.entries[-1][0]))
+
+        outcome: Progress | RedisTrouble
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_ahead)
+            try:
+                outcome = await self.intake.accept(batch, offset=offset)
+            except RedisTrouble as trouble:  # carried out by hand, as above
+                outcome = trouble
+                nursery.cancel_scope.cancel()
+        if isinstance(outcome, RedisTrouble):
+            raise outcome
+        return outcome, ahead[0] if ahead else None
 
     async def _look_for_losses(self) -> None:
         """Notices entries that were trimmed unread, and a stream that begins again below the offset."""

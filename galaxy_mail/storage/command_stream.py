@@ -29,6 +29,7 @@ READ_COMMANDS: Final = script("read_commands")
 RECORD_MALFORMED: Final = script("record_malformed")
 LEASE: Final = script("lease")
 NOTE_LOST: Final = script("note_lost")
+STREAM_STATE: Final = script("stream_state")
 
 BATCH_ENTRIES: Final = 250
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -176,21 +177,17 @@ class CommandStream:
 
     async def state(self) -> StreamState:
         """How the stream stands to the offset. Raises RedisTrouble."""
-        offset_reply, consumed_reply, exists, info = await self.link.pipeline(
-            [
-                ("GET", self.keys.offset),
-                ("GET", self.keys.consumed),
-                ("EXISTS", self.keys.command_stream),
-                ("XINFO", "STREAM", self.keys.command_stream),
-            ]
+        keys = self.keys
+        [reply] = await self.link.pipeline(
+            [Call(STREAM_STATE, (keys.command_stream, keys.offset, keys.consumed))]
         )
-        offset = (cast("bytes | None", answered(offset_reply)) or b"").decode()
-        consumed = int(cast("bytes | None", answered(consumed_reply)) or 0)
-        if answered(exists) == 0:  # never written to, or deleted: the next entry may come below the offset
+        raw_offset, raw_consumed, *info = cast("list[bytes]", answered(reply))
+        offset, consumed = raw_offset.decode(), int(raw_consumed)
+        if not info:  # never written to, or deleted: the next entry may come below the offset
             return StreamState(
                 offset=offset, length=0, last_entry_id="", lag=0, lost=0, restarted=False, consumed=consumed
             )
-        flat = cast("list[Reply]", answered(info))
+        flat = cast("list[Reply]", info[0])
         facts = dict(zip(cast("list[bytes]", flat[::2]), flat[1::2], strict=True))
         length = cast("int", facts[b"length"])
         added = cast("int", facts[b"entries-added"])
