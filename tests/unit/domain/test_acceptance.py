@@ -1,7 +1,7 @@
 """From a valid request to the records that make it durable."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -191,6 +191,7 @@ ADDRESSES = st.sampled_from([f"{name}@{domain}.example" for name in "aBc" for do
 PARTS = st.lists(ADDRESSES, max_size=4).map(tuple)
 
 
+@settings(deadline=None)
 @given(
     envelope=st.builds(Envelope, to=PARTS, cc=PARTS, bcc=PARTS, reply_to=PARTS),
     suppressed=st.dictionaries(

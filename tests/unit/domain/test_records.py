@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 
@@ -183,6 +183,7 @@ def test_a_status_that_nobody_knows_is_refused() -> None:
         decode(msgspec.json.encode({**record, "status": "teleported"}), Delivery)
 
 
+@settings(deadline=None)
 @given(
     subject=st.none() | st.text(),
     to=st.lists(st.text(min_size=1), min_size=1, max_size=4),
