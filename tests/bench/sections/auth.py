@@ -23,10 +23,11 @@ def measure(settings: Settings) -> list[Figure]:
         Service(settings.workdir, valkey, relay) as service,
     ):
         relay.hold()
+        memory_before = valkey.used_memory_bytes()
         warm_up, _ = at_full_speed(
             service.address, requests, connections=CONNECTIONS, number=sizes.intake_warm_up
         )
-        cpu_before_s, memory_before = service.cpu_s(), valkey.used_memory_bytes()
+        cpu_before_s = service.cpu_s()
         answers, took_s = at_full_speed(
             service.address, requests, connections=CONNECTIONS, number=sizes.intake
         )
@@ -35,7 +36,7 @@ def measure(settings: Settings) -> list[Figure]:
 
         drained = drain(valkey, relay, service, sizes.intake_warm_up + sizes.intake)
         memory = valkey.used_memory_bytes() - memory_before
-        ids = [answer.header("Delivery-Id") or "" for answer in answers]
+        ids = [answer.header("Delivery-Id") or "" for answer in [*warm_up, *answers]]
         stored = content_bytes(valkey, ids)
 
         steady = at_rate(service.address, requests, number=ASKED_PER_S * sizes.rate_s, per_s=ASKED_PER_S)
@@ -48,6 +49,6 @@ def measure(settings: Settings) -> list[Figure]:
         *latencies("auth.latency_at_50", [answer.latency_ms for answer in steady]),
         Figure(key="auth.drain_rate", value=drained.per_s),
         Figure(key="auth.drain_cpu_ms", value=drained.cpu_ms),
-        Figure(key="memory.login_code", value=memory / sizes.intake - stored),
+        Figure(key="memory.login_code", value=memory / len(ids) - stored),
         Figure(key="memory.login_code_content", value=stored),
     ]

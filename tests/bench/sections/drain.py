@@ -41,18 +41,18 @@ def _measure(settings: Settings, slots: int) -> list[Figure]:
             memory = valkey.used_memory_bytes() - memory_before
             entries = int(valkey.connection.call("MEMORY", "USAGE", STREAM, "SAMPLES", 0) or 0)
             stored = content_bytes(valkey, [f"drain.{n}" for n in range(number)])
+            of_keys = {
+                kind: (held - (stored * number if kind == OF_CONTENT else 0)) / number
+                for kind, held in bytes_by_kind(valkey).items()
+                if held >= number  # what every delivery has a part in
+            }
+            rest = (memory - entries) / number - stored - sum(of_keys.values())
             figures += [
                 # The stream's entries are trimmed by their age and belong to no delivery.
                 Figure(key="memory.delivery", value=(memory - entries) / number - stored),
                 Figure(key="memory.delivery_content", value=stored),
                 Figure(key="memory.stream_entry", value=entries / number),
             ]
-            figures += [
-                Figure(
-                    key=f"memory/{kind}",
-                    value=(held - (stored * number if kind == OF_CONTENT else 0)) / number,
-                )
-                for kind, held in bytes_by_kind(valkey).items()
-                if held >= number  # what every delivery has a part in
-            ]
+            figures += [Figure(key=f"memory/{kind}", value=held) for kind, held in of_keys.items()]
+            figures.append(Figure(key="memory/tables of keys, buffers", value=rest))
     return figures
