@@ -164,7 +164,7 @@ class SimulatedGateway:
             if command.script.name == "finish" and reply[0] == 1:
                 # The attempt's key is KEYS[6], the token ARGV[2]; who records is who changes something.
                 self.world.recorded[(str(command.args[0]), str(command.keys[5]))].add(str(command.args[1]))
-            if command.script.name not in {"claim", "renew", "lease", "read_commands"}:
+            if command.script.name not in {"claim", "renew", "lease", "read_commands", "stream_state"}:
                 self.world.tell(
                     f"{self.process.name} {command.script.name} {_first(command)} -> {reply[0]!r}"
                 )
