@@ -1,5 +1,8 @@
 """The first page of 50 for every kind of filter, and a delivery by its id, in a small and in a large store."""
 
+import os
+import subprocess
+import sys
 from typing import Final
 
 from tests.bench.backlog import WorkLost
@@ -95,6 +98,21 @@ def _make(settings: Settings, name: str, number: int) -> None:
         found = valkey.connection.call("ZCARD", "mail:idx:created_at")
         if found != number:
             raise WorkLost(f"the store has {found} deliveries instead of {number}")
+        _require_sound(valkey)
+
+
+def _require_sound(valkey: Valkey) -> None:
+    """Raises WorkLost when the service itself finds the copies wrong."""
+    looked = subprocess.run(
+        [sys.executable, "-m", "galaxy_mail", "verify-store"],
+        env={**os.environ, "MAIL_REDIS_ADDR": valkey.url},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    if looked.returncode != 0:
+        raise WorkLost(f"the copied store is not sound: {looked.stdout[-2000:]}{looked.stderr[-2000:]}")
 
 
 def _refused(n: int) -> Command:
