@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 --[[ identify: which store is this, and how far has it come? The first process ever names it.
 
   KEYS[1]  meta      hash    id, created_at_ms
