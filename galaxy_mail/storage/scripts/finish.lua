@@ -36,7 +36,7 @@ local attempt, next_attempt, status_from, status_to = KEYS[6], KEYS[7], KEYS[8],
 local dead_letter, dead_letters, expires = KEYS[10], KEYS[11], KEYS[12]
 local FIRST_EARLIER_ATTEMPT = 13
 local delivery_id, token = ARGV[1], ARGV[2]
-local delivery_record, attempt_record, next_record, due_ms = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local delivery_record, attempt_record, next_attempt_record, due_ms = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local dead_letter_record, created_at_ms, finished_at_ms, forget_at_ms = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local delivery_backstop_ms, attempts_backstop_ms = ARGV[11], ARGV[12]
 
@@ -50,10 +50,10 @@ if status_from ~= status_to then
   redis.call("ZREM", status_from, delivery_id)
   redis.call("ZADD", status_to, created_at_ms, delivery_id)
 end
-if next_record ~= "" then
+if next_attempt_record ~= "" then
   redis.call("SET", delivery, delivery_record)
   redis.call("SET", attempt, attempt_record)
-  redis.call("SET", next_attempt, next_record)
+  redis.call("SET", next_attempt, next_attempt_record)
   redis.call("ZADD", schedule, due_ms, delivery_id)
   return {1}
 end
