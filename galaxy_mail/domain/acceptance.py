@@ -25,7 +25,6 @@ from galaxy_mail.domain.records import (
 OUTCOME_SENT: Final = "sent"  # durably accepted into the pipeline; not: SMTP is done
 OUTCOME_SUPPRESSED: Final = "suppressed"
 RECIPIENTS_SUPPRESSED: Final = "recipients_suppressed"
-LARGE_CONTENT_BYTES: Final = 64 * 1024  # content beyond it is not read with a batch of claims
 
 
 class MailRequest(Struct, frozen=True, kw_only=True):
@@ -124,7 +123,6 @@ def accept(
         traceparent=request.traceparent,
         requested_at_ms=request.requested_at_ms,
         resent_by=request.resent_by,
-        large=content.size() > LARGE_CONTENT_BYTES,
         created_at_ms=now_ms,
         updated_at_ms=now_ms,
         finished_at_ms=None if anyone else now_ms,

@@ -141,12 +141,6 @@ class Content(Record, frozen=True, kw_only=True):
     variables: Mapping[str, Json] | None = None
     attachments: tuple[Attachment, ...] = ()
 
-    def size(self) -> int:
-        """About how many bytes it takes."""
-        text = sum(len(part) for part in (self.subject, self.text_body, self.html_body) if part is not None)
-        variables = len(_ENCODER.encode(self.variables)) if self.variables else 0
-        return text + variables + sum(len(a.content_base64) for a in self.attachments)
-
     def rendered(self) -> RenderedContent | None:
         """What there is to send when nothing has to be rendered, else None."""
         if self.subject is None or self.text_body is None:
@@ -182,7 +176,6 @@ class Delivery(Record, frozen=True, kw_only=True):
     traceparent: str | None = None  # W3C Trace Context: of the span that accepted
     requested_at_ms: int | None = None  # as the caller of the stream said
     resent_by: str | None = None
-    large: bool = False  # its content is read only by the slot that sends it
     created_at_ms: int
     updated_at_ms: int
     rendered_at_ms: int | None = None
@@ -221,7 +214,9 @@ class DeadLetter(Record, frozen=True, kw_only=True):
     created_at_ms: int
 
 
-class IdempotencyRecord(Record, frozen=True, kw_only=True):
+class IdempotencyRecord(Record, frozen=True, kw_only=True, array_like=True):
+    """What (source, idempotency key) stands for. Stored as an array: there is one for each delivery, and only we read it."""
+
     fingerprint: str  # SHA-256, hex
     delivery_id: str
     outcome: str  # "sent" | "suppressed": what the first request was answered

@@ -45,6 +45,9 @@ from galaxy_mail.storage.script import script
 
 DAY_MS: Final = 24 * 60 * 60 * 1000
 BACKSTOP_MS: Final = DAY_MS  # a key's TTL ends so much after the janitor should have forgotten it
+CONTENT_WITH_CLAIM_BYTES: Final = (
+    64 * 1024
+)  # larger content is read by the slot that sends it, not with a batch
 LOST_PLACES: Final = 50  # lost owners' work taken over in one claim at most
 
 ACCEPT: Final = script("accept")
@@ -55,6 +58,7 @@ FINISH: Final = script("finish")
 RELEASE: Final = script("release")
 RENEW: Final = script("renew")
 PARK: Final = script("park")
+READ_CLAIMED: Final = script("read_claimed")
 
 
 class Answer(IntEnum):
@@ -289,66 +293,36 @@ class Store:
         )
 
     async def _read_claims(self, tickets: "list[_Ticket]", epoch: int) -> tuple[list[Claim], list[str]]:
-        [reply] = await self.link.pipeline([("MGET", *(k.delivery(t.delivery_id) for t in tickets))])
-        readable: list[tuple[_Ticket, Delivery]] = []
+        """The claims with their records, and the ids whose records can't be read: those are parked."""
+        deliveries = [k.delivery(ticket.delivery_id) for ticket in tickets]
+        payloads = [k.payload(ticket.delivery_id) for ticket in tickets]
+        [reply] = await self.link.pipeline(
+            [Call(READ_CLAIMED, (*deliveries, *payloads), (CONTENT_WITH_CLAIM_BYTES,))]
+        )
+        claims: list[Claim] = []
         parked: list[_Ticket] = []
-        for ticket, data in zip(tickets, cast("list[bytes | None]", answered(reply)), strict=True):
-            delivery = _readable(data, Delivery)
-            if delivery is None:
+        for ticket, found in zip(tickets, cast("list[_Found]", answered(reply)), strict=True):
+            claim = _claim(ticket, found, epoch)
+            if claim is not None and claim.delivery.status is DeliveryStatus.SENDING:
+                claim = await self._with_attempt(claim)
+            if claim is None:
                 parked.append(ticket)
             else:
-                readable.append((ticket, delivery))
-
-        # The record tells what a scheduled attempt holds; only what an owner lost after its begin has to be read.
-        begun = [pair for pair in readable if pair[1].status is DeliveryStatus.SENDING]
-        small = [pair for pair in readable if not pair[1].large]
-        reads: list[tuple[bytes | str | int, ...]] = [
-            ("HMGET", k.payload(ticket.delivery_id), "content", "rendered") for ticket, _ in small
-        ]
-        if begun:
-            reads.append(("MGET", *(k.attempt(d.delivery_id, d.attempt_count) for _, d in begun)))
-        replies = await self.link.pipeline(reads) if reads else []
-        payloads = {
-            ticket.delivery_id: cast("list[bytes | None]", answered(payload))
-            for (ticket, _), payload in zip(small, replies, strict=False)
-        }
-        attempts: dict[str, bytes | None] = {}
-        if begun:
-            records = cast("list[bytes | None]", answered(replies[-1]))
-            attempts = {t.delivery_id: data for (t, _), data in zip(begun, records, strict=True)}
-
-        claims: list[Claim] = []
-        for ticket, delivery in readable:
-            attempt: Attempt | None = scheduled_attempt(delivery)
-            if delivery.status is DeliveryStatus.SENDING:
-                attempt = _readable(attempts[ticket.delivery_id], Attempt)
-            content: Content | None = None
-            rendered: RenderedContent | None = None
-            if not delivery.large:
-                raw_content, raw_rendered = payloads[ticket.delivery_id]
-                content = _readable(raw_content, Content)
-                rendered = None if raw_rendered is None else _readable(raw_rendered, RenderedContent)
-            if attempt is None or delivery.status in TERMINAL or (content is None and not delivery.large):
-                parked.append(ticket)
-                continue
-            claims.append(
-                Claim(
-                    delivery_id=ticket.delivery_id,
-                    token=ticket.token,
-                    lane=ticket.lane,
-                    losses=ticket.losses,
-                    epoch=epoch,
-                    delivery=delivery,
-                    attempt=attempt,
-                    content=content,
-                    rendered=rendered,
-                )
-            )
+                claims.append(claim)
         if parked:
             await self.link.pipeline(
                 [Call(PARK, (k.CLAIMS, self.keys.lane(t.lane)), (t.delivery_id, t.token)) for t in parked]
             )
-        return claims, [t.delivery_id for t in parked]
+        return claims, [ticket.delivery_id for ticket in parked]
+
+    async def _with_attempt(self, claim: Claim) -> Claim | None:
+        """With the attempt that its lost owner had begun: what is scheduled follows from the delivery's record."""
+        key = k.attempt(claim.delivery_id, claim.delivery.attempt_count)
+        [reply] = await self.link.pipeline([("GET", key)])
+        attempt = _readable(cast("bytes | None", answered(reply)), Attempt)
+        if attempt is None or attempt.status is not AttemptStatus.IN_PROGRESS:
+            return None
+        return msgspec.structs.replace(claim, attempt=attempt)
 
     async def load(self, claim: Claim) -> Claim:
         """This claim with its content. Raises StaleClaim when the content is gone: so is the claim, then."""
@@ -532,6 +506,32 @@ class _Ticket(Struct, frozen=True, kw_only=True):
     token: str
     lane: Lane
     losses: int
+
+
+_Found = tuple[bytes, int, bytes, bytes]  # what `read_claimed` gives of one delivery
+
+
+def _claim(ticket: _Ticket, found: _Found, epoch: int) -> Claim | None:
+    """The claim with its records; None where they make none."""
+    record, content_bytes, raw_content, raw_rendered = found
+    delivery = _readable(record, Delivery)
+    if delivery is None or delivery.status in TERMINAL or content_bytes == 0:
+        return None
+    content = _readable(raw_content, Content) if raw_content else None
+    rendered = _readable(raw_rendered, RenderedContent) if raw_rendered else None
+    if (raw_content and content is None) or (raw_rendered and rendered is None):
+        return None
+    return Claim(
+        delivery_id=ticket.delivery_id,
+        token=ticket.token,
+        lane=ticket.lane,
+        losses=ticket.losses,
+        epoch=epoch,
+        delivery=delivery,
+        attempt=scheduled_attempt(delivery),
+        content=content,
+        rendered=rendered,
+    )
 
 
 def answered(reply: Reply) -> Reply:

@@ -1,12 +1,10 @@
 """From a valid request to the records that make it durable."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from galaxy_mail.domain.acceptance import (
-    LARGE_CONTENT_BYTES,
     OUTCOME_SENT,
     OUTCOME_SUPPRESSED,
     RECIPIENTS_SUPPRESSED,
@@ -104,12 +102,6 @@ def test_no_template_no_locale() -> None:
     assert (delivery.template_id, delivery.locale, delivery.locale_used) == (None, None, None)
     delivery = acceptance_of(login_code_of()).delivery
     assert (delivery.template_id, delivery.locale, delivery.locale_used) == ("auth.login_code", "en", None)
-
-
-@pytest.mark.parametrize(("size", "large"), [(LARGE_CONTENT_BYTES, False), (LARGE_CONTENT_BYTES + 1, True)])
-def test_large_content_is_not_read_with_a_batch_of_claims(size: int, large: bool) -> None:
-    content = Content(envelope=Envelope(to=("a@x.example",)), subject="", text_body="x" * size)
-    assert acceptance_of(request_of(content=content)).delivery.large is large
 
 
 # Suppression

@@ -63,7 +63,6 @@ WHOLE_DELIVERY = Delivery(
     traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01",
     requested_at_ms=1,
     resent_by="op",
-    large=True,
     created_at_ms=NOW_MS,
     updated_at_ms=NOW_MS + 1,
     rendered_at_ms=NOW_MS + 2,
@@ -233,23 +232,6 @@ def test_ready_content_is_what_is_sent() -> None:
 
 def test_content_of_a_template_has_to_be_rendered_first() -> None:
     assert login_code_of().content.rendered() is None
-
-
-def test_the_size_counts_whatever_can_be_large() -> None:
-    envelope = Envelope(to=("a@x",))
-    ready = Content(envelope=envelope, subject="1234", text_body="12", html_body="1")
-    assert ready.size() == 7
-    attached = replace(
-        ready,
-        attachments=(
-            Attachment(filename="f", content_type="a/b", content_base64="A" * 100),
-            Attachment(filename="g", content_type="a/b", content_base64="A" * 10),
-        ),
-    )
-    assert attached.size() == 117
-    template = Content(envelope=envelope, template_id="t", locale="en", variables={"v": "x" * 50})
-    assert template.size() >= 50
-    assert Content(envelope=envelope, template_id="t", locale="en").size() == 0
 
 
 def test_an_attachment_with_a_content_id_is_inline() -> None:
