@@ -61,6 +61,8 @@ class Epoch:
     async def check(self, pipeline: Pipeline) -> Verdict:
         """Run on every connect, before anything else uses the connection. Raises RedisTrouble."""
         new_id = secrets.token_hex(8) if self.store_id is None else ""
+        # Only what was seen before it is asked: meanwhile another connection may see what is newer than the answer.
+        seen = (self._sequence, self._offset)
         [reply] = await pipeline(
             [Call(IDENTIFY, (k.META, k.CLAIM_SEQUENCE, self._keys.offset), (new_id, self._now_ms()))]
         )
@@ -69,7 +71,7 @@ class Epoch:
         store_id, sequence, offset = (part.decode() for part in cast("list[bytes]", reply))
         if self.store_id is None:
             self.store_id = store_id
-        verdict = self._verdict(store_id, int(sequence), entry_number(offset))
+        verdict = self._verdict(store_id, int(sequence), entry_number(offset), *seen)
         self.strange = verdict is Verdict.STRANGE
         if verdict is not Verdict.SAME:
             self.number += 1
@@ -81,10 +83,17 @@ class Epoch:
         self._on_verdict(verdict)
         return verdict
 
-    def _verdict(self, store_id: str, sequence: int, offset: tuple[int, int]) -> Verdict:
+    def _verdict(
+        self,
+        store_id: str,
+        sequence: int,
+        offset: tuple[int, int],
+        seen_sequence: int,
+        seen_offset: tuple[int, int],
+    ) -> Verdict:
         if store_id != self.store_id:
             return Verdict.STRANGE
-        if sequence < self._sequence or offset < self._offset:
+        if sequence < seen_sequence or offset < seen_offset:
             return Verdict.ROLLED_BACK
         return Verdict.SAME
 
