@@ -44,4 +44,4 @@ $(READY): pyproject.toml requirements.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build .relays .tools .dev .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
