@@ -1,6 +1,6 @@
 """What the API answers: a status, headers, a body, ready for the wire. Never: why it answers so."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import msgspec
@@ -23,7 +23,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     status: int
     headers: tuple[Header, ...] = ()
     body: bytes = b""
-    parts: AsyncIterator[bytes] | None = None
+    parts: AsyncGenerator[bytes, None] | None = None
 
 
 def json_answer(value: object, *headers: Header, status: int = 200) -> Answer:

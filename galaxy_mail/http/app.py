@@ -19,7 +19,7 @@ from galaxy_mail.http.problems import RequestTimedOut, problem
 from galaxy_mail.http.routes import Route, Routes
 from galaxy_mail.http.suppressions import Suppressions
 from galaxy_mail.http.templates import Templates
-from galaxy_mail.http.tokens import Tokens
+from galaxy_mail.http.tokens import Forbidden, Tokens, Unauthorized
 from galaxy_mail.http.troubles import Troubles
 from galaxy_mail.intake import Intake
 from galaxy_mail.rendering.catalog import Catalog
@@ -92,6 +92,9 @@ class App(QuartTrio):
                 raise RequestTimedOut
         except ClientLeft:
             raise
+        except (Unauthorized, Forbidden) as refusal:
+            log.warning("access_refused", route=name, reason=str(refusal), client=request.remote_addr)
+            answer = problem(refusal).answer()
         except Exception as error:  # noqa: BLE001  # every request is answered, with a problem document at worst
             answer = problem(error).answer()
         self._metrics.answered(name, answer.status)

@@ -1,6 +1,6 @@
 """The audit log: one line for each thing that an operator does, with who, what and why. Never: a secret, or a reading."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
@@ -9,7 +9,7 @@ from galaxy_mail.http.connection import Request
 
 log = structlog.get_logger()
 
-Fact = str | int | bool | None
+Fact = str | int | bool | Mapping[str, object] | None
 
 
 class Action:

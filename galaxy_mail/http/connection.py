@@ -6,7 +6,7 @@ that `send` would have closed the connection or restarted its idle timer: neithe
 whole grace. Here nothing is cancelled by a client that leaves; each request ends by its own deadline instead.
 """
 
-from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # What may still come of a body that was refused. Read to its end, so that the client reads the answer and not a reset
 # connection (RFC 9112 §9.6); beyond it, the connection closes.
 LEFTOVER_MAX_BYTES: Final = 1024 * 1024
-LEFTOVER_WITHIN_S: Final = 2.0
+LEFTOVER_WITHIN_S: Final = 1.0
 
 _NO_LENGTH: Final = frozenset({204, 304})  # RFC 9110 §8.6
 
@@ -46,8 +46,8 @@ class Request(TrioRequest):
         if declared is not None and declared > max_bytes:
             raise _too_large(max_bytes)
         body = b""
-        async for part in self._parts():
-            body += part
+        while not self.whole:
+            body += await self._part()
             if len(body) > max_bytes:
                 raise _too_large(max_bytes)
         return body
@@ -56,23 +56,21 @@ class Request(TrioRequest):
         """Reads and forgets the rest of the body, within bounds."""
         left = LEFTOVER_MAX_BYTES
         with trio.move_on_after(LEFTOVER_WITHIN_S):
-            async for part in self._parts():
-                left -= len(part)
-                if left < 0:
-                    return
+            while not self.whole and left > 0:
+                left -= len(await self._part())
 
     async def read_forever(self) -> None:
         """Keeps the server's queue of this request's parts empty: it would wait for room there and not send."""
-        async for _ in self._parts():
-            pass
+        with suppress(ClientLeft):  # said from inside of the last send, which must go on
+            while not self.whole:
+                await self._part()
 
-    async def _parts(self) -> AsyncIterator[bytes]:
-        while not self.whole:
-            message = await self.receive()
-            if message["type"] != "http.request":
-                raise ClientLeft
-            self.whole = not message.get("more_body", False)
-            yield message.get("body", b"")
+    async def _part(self) -> bytes:
+        message = await self.receive()
+        if message["type"] != "http.request":
+            raise ClientLeft
+        self.whole = not message.get("more_body", False)
+        return message.get("body", b"")
 
 
 class Connection(TrioASGIHTTPConnection):
@@ -83,17 +81,17 @@ class Connection(TrioASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         request: Any = self._create_request_from_scope(send)
         request.receive = receive
-        try:
+        with suppress(ClientLeft):
             answer = await self.app.answer(request)
+            if not request.whole and _has_body(request):
+                await request.read_leftover()
             if request.whole or not _has_body(request):
-                return await _send(send, answer)
-            await request.read_leftover()
+                await _send(send, answer)
+                return
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(request.read_forever)
                 await _send(send, answer)
                 nursery.cancel_scope.cancel()
-        except* ClientLeft:
-            pass
 
 
 class NoWebsocket:
@@ -123,6 +121,7 @@ async def _send(send: ASGISendCallable, answer: Answer) -> None:
         {"type": "http.response.start", "status": answer.status, "headers": headers, "trailers": False}
     )
     if answer.parts is not None:
-        async for part in answer.parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+        async with aclosing(answer.parts) as parts:
+            async for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": answer.body, "more_body": False})

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import msgspec
+
 from galaxy_mail.domain.ids import DELIVERY_ID
 from galaxy_mail.domain.invalid import idempotency_key as idempotency_key_of
 from galaxy_mail.domain.records import DeliveryStatus, Source
@@ -128,7 +130,8 @@ class Deliveries:
         with audited(
             request,
             "resend_job",
-            status=asked.filter.status,
+            filter=msgspec.to_builtins(asked.filter),
+            per_second=asked.per_second,
             dry_run=asked.dry_run,
             created_by=asked.created_by,
             reason=asked.reason,

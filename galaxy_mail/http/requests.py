@@ -110,7 +110,13 @@ class Members:
     def need_members(self, name: str) -> "Members":
         """The object of this name, as members of their own that report here."""
         values: Mapping[str, Json] = self.need(name, json_members, {})
-        return Members(values, what=self._what, path=f"{self._path}{name}.", errors=self._errors)
+        is_object = isinstance(self.values.get(name), dict)
+        return Members(
+            values,
+            what=self._what,
+            path=f"{self._path}{name}.",
+            errors=self._errors if is_object else [],  # of what is no object nothing more needs to be said
+        )
 
     def wrong(self, name: str, message: str) -> None:
         self._errors.append(FieldError(self._path + name, message))

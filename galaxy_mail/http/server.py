@@ -1,5 +1,6 @@
 """The API on a socket: hypercorn, as an actor. Never: a route, or a signal handler."""
 
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -8,13 +9,12 @@ from socket import (
     AF_INET,
     AF_INET6,
     AF_UNSPEC,
+    IPPROTO_TCP,
     SOCK_STREAM,
     create_server,
-    gaierror,
     getaddrinfo,
     has_dualstack_ipv6,
 )
-from socket import socket as Socket  # noqa: N812  # it is a class
 from typing import Any, Final, Self
 
 import structlog
@@ -38,6 +38,9 @@ IDLE_WITHIN_S: Final = (
     75.0  # longer than what balancers keep connections for: they close first, and no request is cut
 )
 HANDSHAKE_WITHIN_S: Final = 10.0
+# A client that takes nothing of its answer for so long has its connection cut by the kernel. Nobody else could: hypercorn
+# shields what it writes from cancellation, so that such a client would also hold up every stop.
+UNREAD_WITHIN_MS: Final = 20_000
 
 
 class CantListen(GalaxyMailError):
@@ -48,7 +51,7 @@ class BadTlsFile(GalaxyMailError):
     """A certificate or key can't be used."""
 
 
-def bind(host: str, port: int) -> Socket:
+def bind(host: str, port: int) -> socket.socket:
     """A socket that listens there; an empty host is every interface, port 0 is any. Raises CantListen.
 
     Connections wait in its backlog until a server accepts them.
@@ -56,15 +59,18 @@ def bind(host: str, port: int) -> Socket:
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         if not host and has_dualstack_ipv6():
-            return create_server(("", port), family=AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
-        if not host:
-            return create_server(("", port), family=AF_INET, backlog=BACKLOG)
-        family, _, _, _, address = getaddrinfo(host, port, AF_UNSPEC, SOCK_STREAM)[0]
-        return create_server(address, family=family, backlog=BACKLOG)
-    except gaierror as error:
-        raise CantListen(f"can't listen on {place}: {error.strerror}") from error
-    except OSError as error:
+            listener = create_server(("", port), family=AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+        elif not host:
+            listener = create_server(("", port), family=AF_INET, backlog=BACKLOG)
+        else:
+            family, _, _, _, address = getaddrinfo(host, port, AF_UNSPEC, SOCK_STREAM)[0]
+            listener = create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:  # gaierror is one
         raise CantListen(f"can't listen on {place}: {error.strerror or error}") from error
+    user_timeout = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if user_timeout is not None:  # Linux; connections inherit it
+        listener.setsockopt(IPPROTO_TCP, user_timeout, UNREAD_WITHIN_MS)
+    return listener
 
 
 class Tls(Struct, frozen=True):
@@ -101,7 +107,7 @@ class HttpServer:
     def __init__(
         self,
         app: QuartTrio,
-        listener: Socket,
+        listener: socket.socket,
         *,
         tls: Tls | None = None,
         grace_s: float = GRACE_S,
@@ -153,7 +159,7 @@ class HttpServer:
 class _Hypercorn(Config):
     """Hypercorn's configuration, less its ways to bind, to log and to load."""
 
-    def __init__(self, listener: Socket, tls: Tls | None, *, grace_s: float) -> None:
+    def __init__(self, listener: socket.socket, tls: Tls | None, *, grace_s: float) -> None:
         super().__init__()
         self._listener = listener
         self._tls = tls

@@ -1,6 +1,6 @@
 """Whom nobody mails: one by one, and the whole list as CSV. Never: the effect, which acceptance and begin decide."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 import trio
@@ -113,7 +113,7 @@ class Suppressions:
             action.found(entries=len(addresses))
         return Answer(status=200, headers=(CSV, NO_STORE), parts=self._lines(addresses))
 
-    async def _lines(self, addresses: Sequence[str]) -> AsyncIterator[bytes]:
+    async def _lines(self, addresses: Sequence[str]) -> AsyncGenerator[bytes, None]:
         yield suppression_csv.HEADER
         for first in range(0, len(addresses), AT_A_TIME):
             entries = await self._reader.suppressions_of(addresses[first : first + AT_A_TIME])
