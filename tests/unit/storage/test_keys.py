@@ -1,0 +1,158 @@
+"""The catalog of keys: spelt as the specification says, and never two things under one name."""
+
+import ast
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+import galaxy_mail
+from galaxy_mail.domain.ids import DELIVERY_ID_SYNTAX
+from galaxy_mail.domain.records import DeliveryStatus, Envelope, Lane, Source, SuppressedRecipient
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.keys import Keys
+from tests.deliveries import delivery_of, login_code_of, request_of
+
+# Spec section 4, the table.
+SPELLINGS = {
+    k.delivery("d.1"): "mail:deliveries:d.1",
+    k.payload("d.1"): "mail:payloads:d.1",
+    k.attempt("d.1", 2): "mail:attempts:d.1:2",
+    k.idempotency(Source.AUTHSESSION, "a:b c"): "mail:idempotency:authsession:a:b c",
+    Keys().dead_letter("d.1"): "mail:dead_letters:d.1",
+    k.malformed("1-0"): "mail:malformed_commands:1-0",
+    k.IDX_MALFORMED: "mail:idx:malformed_commands",
+    Keys().command_stream: "mail:delivery_commands",
+    Keys().offset: "mail:stream_offsets:mail:delivery_commands",
+    Keys().consumed: "mail:stream_consumed:mail:delivery_commands",
+    Keys().lane(Lane.NORMAL): "mail:attempt_schedule",
+    Keys().lane(Lane.PRIORITY): "mail:attempt_schedule:priority",
+    k.CLAIMS: "mail:attempt_claims",
+    k.CLAIM_SEQUENCE: "mail:claim_sequence",
+    k.CLAIM_LOSSES: "mail:claim_losses",
+    k.META: "mail:meta",
+    k.INGRESS_LEASE: "mail:ingress_lease",
+    k.job("j"): "mail:jobs:j",
+    k.children_index("d.1"): "mail:idx:children:d.1",
+    k.IDX_EXPIRES: "mail:idx:expires",
+    k.SUPPRESSIONS: "mail:suppressions",
+    k.recipient_index("Ann@x.example"): "mail:idx:recipient:ann@x.example",
+    k.status_index(DeliveryStatus.DEAD_LETTER): "mail:idx:status:dead_letter",
+    k.IDX_SOURCE + Source.NOTIFICATION: "mail:idx:source:notification",
+    k.IDX_TEMPLATE + "auth.login_code": "mail:idx:template:auth.login_code",
+    k.idempotency_index(Source.OPERATOR_RESEND, "k"): "mail:idx:idempotency:operator_resend:k",
+    k.IDX_CREATED_AT: "mail:idx:created_at",
+    k.IDX_DEAD_LETTERS: "mail:idx:dead_letters",
+}
+
+
+@pytest.mark.parametrize(("made", "specified"), SPELLINGS.items(), ids=list(SPELLINGS.values()))
+def test_a_key_is_spelt_as_specified(made: str, specified: str) -> None:
+    assert made == specified
+
+
+def test_names_that_operators_chose_are_followed() -> None:
+    keys = Keys(command_stream="jobs", schedule="due", dead_letters="dead:")
+    assert (keys.offset, keys.consumed) == ("mail:stream_offsets:jobs", "mail:stream_consumed:jobs")
+    assert (keys.lane(Lane.NORMAL), keys.lane(Lane.PRIORITY)) == ("due", "due:priority")
+    assert keys.dead_letter("d") == "dead:d"
+
+
+def test_nobody_else_spells_a_key() -> None:
+    """Constants in the code, not prose; the configuration has three defaults that a test above compares."""
+    package = Path(galaxy_mail.__file__).parent
+    found = {
+        f"{path.relative_to(package)}: {node.value}"
+        for path in package.rglob("*.py")
+        if path.relative_to(package).as_posix() not in {"storage/keys.py", "config.py"}
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("mail:")
+    }
+    assert found <= {"storage/verify.py: mail:idx:"}  # every index there is, whatever its name
+
+
+IDS = st.from_regex(DELIVERY_ID_SYNTAX, fullmatch=True)
+KEYS = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=30)
+
+
+@settings(deadline=None)
+@given(one=IDS, other=IDS, numbers=st.tuples(st.integers(1, 99), st.integers(1, 99)))
+def test_two_deliveries_share_no_key(one: str, other: str, numbers: tuple[int, int]) -> None:
+    assume(one != other)
+
+    def all_of(delivery_id: str) -> set[str]:
+        return {
+            k.delivery(delivery_id),
+            k.payload(delivery_id),
+            k.attempt(delivery_id, numbers[0]),
+            k.attempt(delivery_id, numbers[1]),
+            Keys().dead_letter(delivery_id),
+            k.children_index(delivery_id),
+        }
+
+    assert not all_of(one) & all_of(other)
+    assert len(all_of(one)) == 5 + (numbers[0] != numbers[1])
+
+
+@settings(deadline=None)
+@given(one=st.tuples(st.sampled_from(Source), KEYS), other=st.tuples(st.sampled_from(Source), KEYS))
+def test_an_idempotency_key_counts_for_its_source_alone(
+    one: tuple[Source, str], other: tuple[Source, str]
+) -> None:
+    assume(one != other)
+    assert k.idempotency(*one) != k.idempotency(*other)
+    assert k.idempotency_index(*one) != k.idempotency_index(*other)
+
+
+def test_no_kind_of_key_begins_like_another() -> None:
+    """What is scanned by its prefix is of one kind."""
+    prefixes = [k.DELIVERIES, k.PAYLOADS, k.ATTEMPTS, k.IDEMPOTENCY, k.MALFORMED, k.JOBS, Keys().dead_letters]
+    prefixes += [k.STREAM_OFFSETS, k.STREAM_CONSUMED, "mail:idx:"]
+    whole = [k.CLAIMS, k.CLAIM_SEQUENCE, k.CLAIM_LOSSES, k.META, k.INGRESS_LEASE, k.SUPPRESSIONS]
+    whole += [Keys().command_stream, Keys().schedule, Keys().priority_schedule]
+    for one, other in combinations(prefixes, 2):
+        assert not one.startswith(other)
+        assert not other.startswith(one)
+    assert not [(key, prefix) for key in whole for prefix in prefixes if key.startswith(prefix)]
+    assert len(set(whole)) == len(whole)
+
+
+def test_a_delivery_stands_in_an_index_for_each_thing_it_is_looked_for_by() -> None:
+    delivery = replace(
+        delivery_of(login_code_of()),
+        envelope=Envelope(to=("A@x.example",), cc=("b@x.example", "a@X.example"), bcc=("c@x.example",)),
+        suppressed_recipients=(
+            SuppressedRecipient(address="D@x.example", reason="r"),
+            SuppressedRecipient(address="b@x.example", reason="r"),
+        ),
+    )
+    indexes = k.fixed_indexes(delivery)
+    assert sorted(indexes) == [
+        "mail:idx:created_at",
+        "mail:idx:idempotency:authsession:key of c1",
+        "mail:idx:recipient:a@x.example",
+        "mail:idx:recipient:b@x.example",
+        "mail:idx:recipient:c@x.example",
+        "mail:idx:recipient:d@x.example",
+        "mail:idx:source:authsession",
+        "mail:idx:template:auth.login_code",
+    ]
+
+
+def test_mail_without_a_template_stands_in_no_index_of_templates() -> None:
+    assert not [index for index in k.fixed_indexes(delivery_of(request_of())) if "template" in index]
+
+
+def test_the_indexes_of_a_delivery_never_change() -> None:
+    """Those that acceptance wrote are those that are removed; recipients suppressed later stay findable."""
+    delivery = delivery_of(request_of(to=("a@x.example", "b@x.example")))
+    later = replace(
+        delivery,
+        status=DeliveryStatus.SENT,
+        envelope=Envelope(to=("b@x.example",)),
+        suppressed_recipients=(SuppressedRecipient(address="a@x.example", reason="r"),),
+    )
+    assert set(k.fixed_indexes(later)) == set(k.fixed_indexes(delivery))
