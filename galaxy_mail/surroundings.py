@@ -21,6 +21,7 @@ from galaxy_mail.storage.durability import Durability
 from galaxy_mail.storage.gateway import Gateway, GatewayStatistics, OnConnect
 
 NO_DOMAIN: Final = "galaxy-mail.invalid"  # of Message-ID where the stub has no sender's address
+REDIS_WITHIN_S: Final = 3.0  # an answer that takes longer is none
 AFTER_GRACE_S: Final = 0.5  # what a slot's provider may still wait for once the grace of a stop is over
 
 
@@ -55,11 +56,18 @@ class Reality:
     def __init__(self, config: Config, address: RedisAddress) -> None:
         self._address = address
         self._durability = Durability(config.redis_durability)
+        # Well within a request's own time, so that a caller hears of Redis and not of a time-out.
+        self._redis_timeout_s = min(REDIS_WITHIN_S, 0.6 * config.operator_request_timeout_ms / 1000)
         self._templates = config.template_dir or bundled_templates()
         self.provider = provider_factory(config)
 
     def gateway(self, on_connect: OnConnect) -> Gateway:
-        return Gateway(self._address, durability=self._durability, on_connect=on_connect)
+        return Gateway(
+            self._address,
+            durability=self._durability,
+            on_connect=on_connect,
+            timeout_s=self._redis_timeout_s,
+        )
 
     def catalog(self) -> Catalog:
         """Raises BrokenCatalog."""
