@@ -5,14 +5,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
 
 import pytest
 import trio
 from msgspec.structs import replace
 from opentelemetry import trace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -23,6 +20,7 @@ from galaxy_mail.domain.records import Delivery, DeliveryStatus, Envelope, Paylo
 from galaxy_mail.telemetry.live_traces import LiveTraces
 from galaxy_mail.telemetry.otlp import FollowsLink
 from galaxy_mail.telemetry.traces import OFF, Span, Traces, from_env
+from tests.collector import Collector, collector_running
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = CALLER[:-1] + "0"
@@ -306,38 +304,10 @@ def test_settings_that_make_no_exporter_leave_traces_off(monkeypatch: pytest.Mon
     assert SECRET not in str(lines)
 
 
-class Collector:
-    """An OTLP receiver: what real exporters talk to."""
-
-    def __init__(self) -> None:
-        self.requests: list[ExportTraceServiceRequest] = []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.path == "/v1/traces":
-                    collector.requests.append(ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's signature
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    made = Collector()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with collector_running() as made:
+        yield made
 
 
 @pytest.mark.parametrize(("name", "shown"), [(None, "galaxy-mail"), ("mail-eu", "mail-eu")])
