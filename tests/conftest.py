@@ -1,0 +1,41 @@
+"""What tests on every level share: one Valkey for all tests of a process that need no failure of it."""
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from galaxy_mail.storage.verify import verify
+from tests.servers import ValkeyServer, run_commands
+from tests.storehouse import Storehouse
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[ValkeyServer]:
+    """Started once. Whoever uses it empties it first, and never kills it."""
+    with tempfile.TemporaryDirectory(prefix="valkey-", ignore_cleanup_errors=True) as folder:
+        server = ValkeyServer(Path(folder))
+        trio.run(server.start)
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def empty_valkey(shared_valkey: ValkeyServer) -> ValkeyServer:
+    run_commands(shared_valkey.socket, [("FLUSHALL",), ("CONFIG", "SET", "maxmemory", "0")])
+    return shared_valkey
+
+
+@pytest.fixture
+async def house(empty_valkey: ValkeyServer) -> AsyncIterator[Storehouse]:
+    """An empty store with a clock of its own. What a test leaves in it is verified, unless it broke it on purpose."""
+    house = Storehouse(empty_valkey.socket)
+    await house.epoch.check(house.link.pipeline)
+    yield house
+    if not house.broken:
+        house.link.faults.clear()
+        run_commands(empty_valkey.socket, [("CONFIG", "SET", "maxmemory", "0")])
+        assert list(map(str, await verify(house.store, looks=1))) == []
+    house.close()
