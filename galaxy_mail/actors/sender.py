@@ -96,6 +96,7 @@ class Sender:
                     try:
                         await self._attempt(claim)
                     except StaleClaim:  # taken over meanwhile: the new owner records the outcome
+                        self.metrics.claim_stale()
                         log.warning(
                             "claim_stale", **delivery_fields(claim.delivery, claim.attempt.attempt_no)
                         )
