@@ -129,7 +129,10 @@ class CommandStream:
             commands.append(("MGET", *(k.idempotency(source, key) for source, key in idempotency)))
         if suppressions:
             commands.append(("HMGET", k.SUPPRESSIONS, *suppressions))
-        commands += [("EXISTS", k.delivery(delivery_id)) for delivery_id in delivery_ids]
+        # Attempts outlive their delivery and stay readable by its id, so that the id stays taken: `accept` sees it so, too.
+        commands += [
+            ("EXISTS", k.delivery(delivery_id), k.attempt(delivery_id, 1)) for delivery_id in delivery_ids
+        ]
         replies = [answered(reply) for reply in await self.link.pipeline(commands)] if commands else []
         raw: dict[tuple[Source, str], bytes] = {}
         if idempotency:
@@ -146,7 +149,7 @@ class CommandStream:
         return Known(
             records={key: decode(data, IdempotencyRecord) for key, data in raw.items()},
             raw_records=raw,
-            deliveries=frozenset(i for i, exists in zip(delivery_ids, replies, strict=True) if exists == 1),
+            deliveries=frozenset(i for i, exists in zip(delivery_ids, replies, strict=True) if exists != 0),
             suppressed=suppressed,
         )
 

@@ -30,7 +30,7 @@
   Returns  {1}                          accepted
            {2, idempotency record}      the same (source, key) was accepted before; for a stream entry of the same
                                         fingerprint the caller passes the offset by `skip`
-           {3}                          a delivery of this id exists
+           {3}                          a delivery of this id exists, or attempts of one that was forgotten do
            {4, false or JSON, ...}      recipients are suppressed, in the order of ARGV[15...]; nothing was written
            {5, offset}                  the entry is not next; nothing was written
   Twice: {2} with what the first call wrote, and nothing is written again (but for `touch`); from a stream {5}.
@@ -53,7 +53,7 @@ if known and known ~= replaced then
   if touch == "1" then redis.call("SET", idempotency, known, "KEEPTTL") end
   return {2, known}
 end
-if redis.call("EXISTS", delivery) == 1 then return {3} end
+if redis.call("EXISTS", delivery, attempt) > 0 then return {3} end
 if #ARGV >= FIRST_SUPPRESSION then
   local found = redis.call("HMGET", suppressions, unpack(ARGV, FIRST_SUPPRESSION))
   for i = 1, #found do
