@@ -1,0 +1,341 @@
+"""What the commands share that talk to a running service: requests, errors in words, tables. Never: a decision about mail.
+
+Exit statuses: 0 done; 1 not found or refused; 2 not understood; 3 the service can't be reached or can't serve now.
+"""
+
+import getpass
+import json
+import os
+import re
+import secrets
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import islice
+from typing import Any, Final
+from urllib.parse import quote
+
+import click
+import httpx
+
+from galaxy_mail.config import ClientConfig
+from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.settings import kinds
+
+PATH: Final = "/api/v1/internal"
+TIMEOUT_S: Final = (
+    30.0  # above MAIL_OPERATOR_REQUEST_TIMEOUT: the service says by itself that it took too long
+)
+PAGE_MAX: Final = 200
+LOCAL: Final = ("127.0.0.1", "localhost", "[::1]")  # never by a proxy
+
+Json = Any
+Row = Sequence[object]
+
+
+class ApiError(GalaxyMailError):
+    """The service did not do what it was asked for. The message is for the person at the terminal."""
+
+    exit_status = 1
+
+
+class NotFound(ApiError):
+    """There is no such thing."""
+
+
+class Refused(ApiError):
+    """It could be asked for, and is not allowed."""
+
+
+class NotUnderstood(ApiError):
+    """The service takes it for a mistake in what was typed."""
+
+    exit_status = 2
+
+
+class Unreachable(ApiError):
+    """Nothing answers, nothing sensible does, or the service can't serve now."""
+
+    exit_status = 3
+
+
+class Api:
+    """A client of one service."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._url = config.api_url
+        headers = {"User-Agent": f"galaxy-mail/{version('galaxy-mail')}"}
+        if config.api_token is not None:
+            headers["Authorization"] = f"Bearer {config.api_token}"
+        self._client = httpx.Client(
+            base_url=config.api_url,
+            headers=headers,
+            timeout=TIMEOUT_S,
+            mounts={f"all://{host}": None for host in LOCAL},
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get(self, path: str, **params: object) -> Json:
+        """What a GET gives. Raises ApiError."""
+        return self.ask("GET", path, params=params)[1]
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        body: Json = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Json]:
+        """The status and the answer, None where it is empty. Raises ApiError."""
+        given = {name: str(value) for name, value in (params or {}).items() if value is not None}
+        with self._trouble():
+            response = self._client.request(
+                method,
+                PATH + path,
+                params=given,
+                json=body,
+                content=content,
+                headers=dict(headers or {}),
+            )
+        if not response.is_success:
+            raise _error(response)
+        return response.status_code, self._value(response) if response.content else None
+
+    def download(self, path: str, write: Callable[[bytes], object]) -> None:
+        """Writes what a GET gives, part by part. Raises ApiError, also where it breaks off."""
+        with self._trouble(), self._client.stream("GET", PATH + path) as response:
+            if not response.is_success:
+                response.read()
+                raise _error(response)
+            for part in response.iter_bytes():
+                write(part)
+
+    def items(self, path: str, limit: int | None, **params: object) -> "Listed":
+        """The items of a list, as many pages as it takes. Raises ApiError while it is read."""
+        return Listed(self, path, limit, params)
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException:
+            raise Unreachable(f"{self._url} did not answer within {TIMEOUT_S:g} s") from None
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise Unreachable(f"can't reach {self._url} (MAIL_API_URL): {shown(reason)}") from None
+
+    def _value(self, response: httpx.Response) -> Json:
+        try:
+            return response.json()
+        except ValueError:
+            raise Unreachable(f"what answers at {self._url} (MAIL_API_URL) is not Galaxy Mail") from None
+
+
+class Listed:
+    """Items that come while they are asked for; `more` tells afterwards whether there would have been others."""
+
+    def __init__(self, api: Api, path: str, limit: int | None, params: Mapping[str, object]) -> None:
+        self._api, self._path, self._limit, self._params = api, path, limit, params
+        self.more = False
+
+    def __iter__(self) -> Iterator[Json]:
+        left = self._limit
+        cursor: str | None = None
+        while left is None or left > 0:
+            size = PAGE_MAX if left is None else min(left, PAGE_MAX)
+            page = self._api.get(self._path, **self._params, limit=size, cursor=cursor)
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+            left = None if left is None else left - len(page["items"])
+        self.more = True
+
+
+def _error(response: httpx.Response) -> ApiError:
+    try:
+        problem = response.json()
+        detail, code = str(problem["detail"]), str(problem["code"])
+        places = [f"{error['field']}: {error['message']}" for error in problem.get("errors", ())]
+    except (ValueError, KeyError, TypeError):
+        return Unreachable(
+            f"what answers at {response.url.copy_with(raw_path=b'/')} (MAIL_API_URL) is not Galaxy Mail: "
+            f"status {response.status_code}"
+        )
+    words = shown("; ".join(places) if places else detail)
+    match code:
+        case "not_found":
+            return NotFound(words)
+        case "unauthorized":
+            return Refused(f"{words} Is MAIL_API_TOKEN one of the service's MAIL_OPERATOR_TOKENS?")
+        case "forbidden":
+            return Refused(f"{words} MAIL_API_TOKEN has to be one of the service's MAIL_OPERATOR_TOKENS.")
+        case "service_unavailable" | "internal_error":
+            return Unreachable(words)
+        case "invalid_request" if response.status_code in (400, 413, 415):
+            return NotUnderstood(words)
+        case _:
+            return Refused(words)
+
+
+# What commands have in common
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+how_many = click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at most."
+)
+everything = click.option("--all", "everything", is_flag=True, help="As many as there are.")
+
+
+@contextmanager
+def service() -> Iterator[Api]:
+    """The service that the environment names. Raises ConfigError."""
+    api = Api(ClientConfig.from_env(os.environ))
+    try:
+        yield api
+    finally:
+        api.close()
+
+
+def segment(text: str) -> str:
+    """As one part of a path, whatever it holds."""
+    return quote(text, safe="")
+
+
+def new_key() -> str:
+    """An idempotency key that nobody has used."""
+    return f"cli-{secrets.token_hex(12)}"
+
+
+def caller() -> str | None:
+    """Who sits at the terminal, as far as the system knows."""
+    try:
+        return getpass.getuser()[:128] or None
+    except (KeyError, OSError):
+        return None
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it takes no parameter
+    """A point in time: how long ago, or when."""
+
+    name = "time"
+    _ago = staticmethod(kinds.duration_ms(at_least="1ms", at_most="87600h"))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Epoch milliseconds."""
+        if isinstance(value, int):
+            return value
+        try:
+            return int(time.time() * 1000) - self._ago(value)
+        except ValueError:
+            pass
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is neither a duration such as 90m or 2d nor a time such as 2026-01-31T22:00",
+                param,
+                ctx,
+            )
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return int(moment.timestamp() * 1000)
+
+
+MOMENT: Final = Moment()
+
+# What is printed
+
+
+def print_json(value: Json) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_items(
+    listed: Listed, as_json: bool, columns: Sequence[str], row: Callable[[Json], Row], nothing: str
+) -> None:
+    """A list, as JSON or as a table."""
+    items = list(listed)
+    if as_json:
+        print_json({"items": items})
+    elif items:
+        print_table(columns, [row(item) for item in items])
+    else:
+        click.echo(nothing, err=True)
+    if listed.more:
+        click.echo(f"{len(items)} shown, there are more: --limit or --all", err=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
+    cells = [[shown(value) for value in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(columns, *cells, strict=True)]
+    for number, line in enumerate([list(columns), *cells]):
+        text = "  ".join(
+            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
+        )
+        click.echo(click.style(text.rstrip(), bold=number == 0))
+
+
+def print_members(members: Mapping[str, object]) -> None:
+    """One thing, a line for each member."""
+    width = max(map(len, members))
+    for name, value in members.items():
+        click.echo(f"{click.style(f'{name:<{width}}', bold=True)}  {shown(value)}".rstrip())
+
+
+def shown(value: object) -> str:
+    """As text that can't command a terminal; what does not apply is a dash."""
+    match value:
+        case None | "" | [] | ():
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(shown, value))
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def moment(at_ms: int | None) -> str | None:
+    """In UTC, to the second: as the logs have it."""
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def shortened(text: str | None, longest: int) -> str | None:
+    return text if text is None or len(text) <= longest else text[: longest - 1] + "…"
+
+
+def failure_of(item: Mapping[str, Any]) -> str | None:
+    failure = item["failure"]
+    return None if failure is None else f"{failure['code']}: {failure['summary']}"
+
+
+def first_of(values: Sequence[str]) -> str | None:
+    """The first, and how many others there are."""
+    if not values:
+        return None
+    others = sum(1 for _ in islice(values, 1, None))
+    return f"{shortened(values[0], 40)}{f' +{others}' if others else ''}"
+
+
+_WIDE: Final = frozenset("WF")
+_ZERO: Final = re.compile(r"[\u0300-\u036f\u200b-\u200d\ufe00-\ufe0f]")
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal it takes."""
+    if text.isascii():
+        return len(text)
+    return sum(1 + (unicodedata.east_asian_width(char) in _WIDE) for char in _ZERO.sub("", text))

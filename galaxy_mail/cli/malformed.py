@@ -1,0 +1,65 @@
+"""`galaxy-mail malformed`: stream entries that could not be accepted. Never: a repair, which their sender makes."""
+
+import click
+
+from galaxy_mail.cli.api import (
+    as_json,
+    everything,
+    how_many,
+    moment,
+    print_items,
+    print_json,
+    print_members,
+    segment,
+    service,
+    shortened,
+)
+
+
+@click.group()
+def malformed() -> None:
+    """See stream commands that could not be accepted."""
+
+
+@malformed.command("list")
+@how_many
+@everything
+@as_json
+def list_malformed(*, limit: int, everything: bool, as_json: bool) -> None:
+    """Malformed commands, newest first."""
+    with service() as api:
+        print_items(
+            api.items("/malformed-commands", None if everything else limit),
+            as_json,
+            ("RECORDED", "ENTRY", "FAILURE", "DELIVERY", "MESSAGE"),
+            lambda one: (
+                moment(one["recorded_at_ms"]),
+                one["entry_id"],
+                one["failure_code"],
+                shortened(one["fields"].get("delivery_id"), 40),
+                shortened(one["message"], 80),
+            ),
+            nothing="no malformed command",
+        )
+
+
+@malformed.command("show")
+@click.argument("entry_id")
+@as_json
+def show(entry_id: str, *, as_json: bool) -> None:
+    """One malformed command with its fields, secrets masked."""
+    with service() as api:
+        command = api.get(f"/malformed-commands/{segment(entry_id)}")
+    if as_json:
+        print_json(command)
+        return
+    print_members(
+        {
+            "entry": command["entry_id"],
+            "recorded": moment(command["recorded_at_ms"]),
+            "failure": command["failure_code"],
+            "message": command["message"],
+        }
+    )
+    click.echo()
+    print_members(command["fields"] or {"fields": None})
