@@ -38,7 +38,8 @@ PARENT = Delivery(
 def test_only_what_has_ended_is_resent(status: DeliveryStatus) -> None:
     parent = replace(PARENT, status=status)
     if status in TERMINAL:
-        assert resend_request(parent, CONTENT, None, delivery_id="d2", idempotency_key="k")
+        clone = resend_request(parent, CONTENT, None, delivery_id="d2", idempotency_key="k")
+        assert clone.parent_delivery_id == "d1"
     else:
         with pytest.raises(ResendNotAllowed, match=f"this one is {status}"):
             resend_request(parent, CONTENT, None, delivery_id="d2", idempotency_key="k")
