@@ -5,20 +5,24 @@ stay true. Indexes are copied as they are found, whatever there are.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from msgspec.json import Encoder, decode
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
+from galaxy_mail.domain.records import Attempt, Delivery, IdempotencyRecord, decode, encode
 from tests.bench.valkey import Command, Connection, Word
 
 SHIFT_MS: Final = 60_000  # from one copy to the next: 200 copies reach back some hours
 
-_RECORDS: Final = ("mail:deliveries:", "mail:attempts:", "mail:idempotency:")
+_RECORDS: Final[dict[str, type[Struct]]] = {
+    "mail:deliveries:": Delivery,
+    "mail:attempts:": Attempt,
+    "mail:idempotency:": IdempotencyRecord,
+}
 _PAYLOADS: Final = b"mail:payloads:"
 _INDEXES: Final = "mail:idx:"
 _IDEMPOTENCY_INDEX: Final = b"mail:idx:idempotency:"
-
-_ENCODER: Final = Encoder(order="sorted")
 
 
 def multiply(connection: Connection, times: int) -> None:
@@ -29,12 +33,12 @@ def multiply(connection: Connection, times: int) -> None:
 
 def _copies(connection: Connection, times: int) -> Iterator[Command]:
     ids = [bytes(delivery_id) for delivery_id in connection.call("ZRANGE", "mail:idx:created_at", 0, -1)]
-    for prefix in _RECORDS:
+    for prefix, kind in _RECORDS.items():
         for key in _keys(connection, prefix):
-            record = decode(connection.call("GET", key))
+            record = decode(connection.call("GET", key), kind)
             expires_ms = connection.call("PEXPIRETIME", key)
             for copy in range(1, times):
-                value = _ENCODER.encode(_shifted(record, copy))
+                value = encode(_shifted(record, copy))
                 yield ("SET", _renamed(key, prefix, copy), value, *_expiry(expires_ms, copy))
     for delivery_id in ids:
         key = _PAYLOADS + delivery_id
@@ -85,16 +89,15 @@ def _renamed(key: bytes, prefix: str, copy: int) -> bytes:
     return _id(delivery_id, copy) + b":" + attempt_no
 
 
-def _shifted(record: dict[str, Any], copy: int) -> dict[str, Any]:
+def _shifted(record: Struct, copy: int) -> Struct:
     suffix = _suffix(copy).decode()
-    changed = dict(record)
-    for name, value in record.items():
+    changes: dict[str, object] = {}
+    for name, value in asdict(record).items():
         if name.endswith("_ms") and isinstance(value, int):
-            changed[name] = value - copy * SHIFT_MS
-    for name in ("delivery_id", "idempotency_key"):
-        if name in record:
-            changed[name] = record[name] + suffix
-    if "message_id" in record:
-        local, at, domain = record["message_id"].rpartition("@")
-        changed["message_id"] = local + suffix + at + domain
-    return changed
+            changes[name] = value - copy * SHIFT_MS
+        elif name in {"delivery_id", "idempotency_key"}:
+            changes[name] = value + suffix
+        elif name == "message_id":
+            local, at, domain = value.rpartition("@")
+            changes[name] = local + suffix + at + domain
+    return replace(record, **changes)

@@ -83,7 +83,7 @@ def _make(settings: Settings, name: str, number: int) -> None:
     seed = settings.sizes.small_store
     by_rest, rendered, by_template, refused = seed // 5, seed // 5, seed // 2, seed // 10
     assert by_rest + rendered + by_template + refused == seed
-    with Valkey(settings.shared, name=name) as valkey:
+    with Valkey(settings.shared, name=f"{name}-unfinished") as valkey:
         with Relay(settings.workdir) as relay, Service(settings.workdir, valkey, relay) as service:
             answers, _ = at_full_speed(
                 service.address, login_code_requests("pages"), connections=CONNECTIONS, number=by_rest
@@ -99,6 +99,7 @@ def _make(settings: Settings, name: str, number: int) -> None:
         if found != number:
             raise WorkLost(f"the store has {found} deliveries instead of {number}")
         _require_sound(valkey)
+    (settings.shared / f"{name}-unfinished").rename(settings.shared / name)
 
 
 def _require_sound(valkey: Valkey) -> None:

@@ -56,5 +56,7 @@ def _publish_steadily(valkey: Valkey, announced: Connection, prefix: str, number
             announced.receive_some()
         at_ns = time.monotonic_ns()
         while (message := announced.next_received()) is not False:
-            durable_ns.setdefault(message[2].removeprefix(_CHANNEL), at_ns)  # later writes say other things
+            delivery_id = message[2].removeprefix(_CHANNEL)
+            if delivery_id in due_ns:  # not one of the warm-up, recorded as sent by now
+                durable_ns.setdefault(delivery_id, at_ns)  # later writes say other things
     return [(durable_ns[delivery_id] - ns) / NS_PER_MS for delivery_id, ns in due_ns.items()]
