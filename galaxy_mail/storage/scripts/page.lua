@@ -75,24 +75,33 @@ if after_score ~= "" then
   rank = math.max(rank, low)
 end
 
-local found, examined, last_score, last_id = {}, 0, "", ""
-while rank < stop and #found < 2 * limit and examined < scan do
+local found, examined, last_id = {}, 0, nil
+while rank < stop and #found < limit and examined < scan do
   local size = math.min(BATCH, stop - rank, scan - examined)
-  local batch = redis.call(RANGE, index, rank, rank + size - 1, "WITHSCORES")
-  local ids = {}
-  for i = 1, #batch, 2 do ids[#ids + 1] = batch[i] end
+  local ids = redis.call(RANGE, index, rank, rank + size - 1)
   local elsewhere = {}
   for i = 1, #KEYS do
     if i ~= drive then elsewhere[#elsewhere + 1] = redis.call("ZMSCORE", KEYS[i], unpack(ids)) end
   end
   for i = 1, #ids do
+    rank, examined, last_id = rank + 1, examined + 1, ids[i]
     local in_all = true
     for j = 1, #elsewhere do in_all = in_all and elsewhere[j][i] end
-    rank, examined, last_score, last_id = rank + 1, examined + 1, batch[2 * i], ids[i]
     if in_all then
-      found[#found + 1], found[#found + 2] = last_id, last_score
-      if #found == 2 * limit then break end
+      found[#found + 1] = last_id
+      if #found == limit then break end
     end
   end
 end
-return {rank >= stop and 1 or 0, last_score, last_id, unpack(found)}
+if not last_id then return {1, "", ""} end
+
+-- Scores are asked for only now: of candidates that were passed over nobody needs them.
+local answer = {rank >= stop and 1 or 0, redis.call("ZSCORE", index, last_id), last_id}
+if #found > 0 then
+  local scores = redis.call("ZMSCORE", index, unpack(found))
+  for i = 1, #found do
+    answer[#answer + 1] = found[i]
+    answer[#answer + 1] = scores[i]
+  end
+end
+return answer
