@@ -32,6 +32,9 @@ class Places(Struct, frozen=True):
     def __bool__(self) -> bool:
         return self.priority > 0 or self.normal > 0
 
+    def of(self, lane: Lane) -> int:
+        return self.priority if lane is Lane.PRIORITY else self.normal
+
 
 class Waiting(Struct, frozen=True):
     claim: Claim
@@ -53,7 +56,8 @@ class Lanes:
         )  # parked task -> takes priority only
         self._since_normal = 0
         self._closed = False
-        self.hungry = False  # more was due at the last claim than there were places: a free place is news
+        # In these lanes more was due at the last claim than there were places: a free place there is news.
+        self.hungry: frozenset[Lane] = frozenset()
         # Rung when there is something for the scheduler to do: work was accepted, places have come free.
         self._ring, self._rung = trio.open_memory_channel[None](1)
 
@@ -74,6 +78,13 @@ class Lanes:
         return Places(
             *(count if count >= enough else 0 for count in (room[Lane.PRIORITY], room[Lane.NORMAL]))
         )
+
+    def has_places_for_more(self) -> bool:
+        """Whether a lane in which more is due than was claimed can take some of it now."""
+        if not self.hungry:
+            return False
+        places = self.places()
+        return any(places.of(lane) > 0 for lane in self.hungry)
 
     def put(self, claim: Claim, *, since_s: float) -> None:
         """Hands a claim over. Never blocks: the scheduler claims no more than there are places."""
@@ -109,14 +120,14 @@ class Lanes:
             await trio.lowlevel.checkpoint_if_cancelled()  # here, so that what is taken is never dropped
             claim = self._next(priority_only=priority_only)
             if claim is not None:
-                if self.hungry and self.places():
+                if self.has_places_for_more():
                     self.ring()
                 return claim
             if self._closed:
                 raise EndOfLanes
             task = trio.lowlevel.current_task()
             self._takers[task] = priority_only
-            if self.hungry and self.places():
+            if self.has_places_for_more():
                 self.ring()
 
             def abort(_: object, task: trio.lowlevel.Task = task) -> trio.lowlevel.Abort:

@@ -72,7 +72,7 @@ class Scheduler:
             if claim.losses == 0 or await self._goes_on(claim):
                 self.lanes.put(claim, since_s=now_s)
         self.lanes.hungry = claimed.more
-        if claimed.more and self.lanes.places():
+        if self.lanes.has_places_for_more():
             return 0
         wait_s = self._until_next_look_s()
         if claimed.next_due_ms is not None and claimed.next_due_ms > claimed.now_ms:

@@ -146,7 +146,7 @@ class Claimed(Struct, frozen=True, kw_only=True):
     claims: list[Claim]
     now_ms: int
     next_due_ms: int | None  # when the next one becomes due; None: nothing is scheduled
-    more: bool  # more was due than there were places
+    more: frozenset[Lane]  # those in which more was due than there were places
     parked: list[str]  # ids whose records can't be read: out of the way, for operators
 
 
@@ -284,11 +284,12 @@ class Store:
             self.epoch.saw_sequence(int(ticket.token.rpartition("-")[2]))
         claims, parked = await self._read_claims(tickets, epoch) if tickets else ([], [])
         next_due_ms = int(next_due)
+        left_over = {Lane.PRIORITY: priority_left, Lane.NORMAL: normal_left}
         return Claimed(
             claims=claims,
             now_ms=int(now),
             next_due_ms=None if next_due_ms < 0 else next_due_ms,
-            more=b"1" in (priority_left, normal_left),
+            more=frozenset(lane for lane, left in left_over.items() if left == b"1"),
             parked=parked,
         )
 

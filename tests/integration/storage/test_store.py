@@ -218,7 +218,7 @@ async def test_a_claim_owns_what_is_due_and_brings_its_records(house: Storehouse
     assert (claim.lane, claim.losses, claim.epoch) == (Lane.PRIORITY, 0, 0)
     assert house.run("HGET", k.CLAIMS, "c1") == claim.token.encode()
     assert house.score(house.keys.priority_schedule, "c1") == START_MS + TTL_MS
-    assert (claimed.now_ms, claimed.more, claimed.parked) == (START_MS, False, [])
+    assert (claimed.now_ms, claimed.more, claimed.parked) == (START_MS, frozenset(), [])
     assert (await house.claim()).claims == [], "nobody else gets it"
 
 
@@ -263,7 +263,8 @@ async def test_no_more_is_claimed_than_there_are_places(
     lanes = [claim.lane for claim in claimed.claims]
     assert lanes.count(Lane.PRIORITY) == min(priority, 4)
     assert lanes.count(Lane.NORMAL) == min(normal, 4)
-    assert claimed.more is (priority < 4 or normal < 4)
+    waiting = {Lane.PRIORITY: priority < 4, Lane.NORMAL: normal < 4}
+    assert claimed.more == {lane for lane, more in waiting.items() if more}
 
 
 async def test_a_backlog_does_not_hide_what_owners_lost(house: Storehouse) -> None:
@@ -420,7 +421,7 @@ async def test_only_parked_work_makes_nobody_wake_up(house: Storehouse) -> None:
     house.broken = True
     await house.claim()
     claimed = await house.claim()
-    assert (claimed.next_due_ms, claimed.more) == (None, False)
+    assert (claimed.next_due_ms, claimed.more) == (None, frozenset())
 
 
 async def test_without_a_clock_of_ours_the_servers_counts(
