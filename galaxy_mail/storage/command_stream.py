@@ -184,22 +184,18 @@ class CommandStream:
         [reply] = await self.link.pipeline(
             [Call(STREAM_STATE, (keys.command_stream, keys.offset, keys.consumed))]
         )
-        raw_offset, raw_consumed, *info = cast("list[bytes]", answered(reply))
+        raw_offset, raw_consumed, *facts = cast("list[bytes]", answered(reply))
         offset, consumed = raw_offset.decode(), int(raw_consumed)
-        if not info:  # never written to, or deleted: the next entry may come below the offset
+        if not facts:  # never written to, or deleted: the next entry may come below the offset
             return StreamState(
                 offset=offset, length=0, last_entry_id="", lag=0, lost=0, restarted=False, consumed=consumed
             )
-        flat = cast("list[Reply]", info[0])
-        facts = dict(zip(cast("list[bytes]", flat[::2]), flat[1::2], strict=True))
-        length = cast("int", facts[b"length"])
-        added = cast("int", facts[b"entries-added"])
-        last = cast("bytes", facts[b"last-generated-id"]).decode()
-        first = cast("list[bytes] | None", facts[b"first-entry"])
+        length, added, raw_last, raw_first = cast("tuple[int, int, bytes, bytes]", facts)
+        last, first = raw_last.decode(), raw_first.decode()
         restarted = entry_number(last) < entry_number(offset)
         lost = 0
         # Trimming takes the oldest: while an entry that was consumed is still there, none was lost unread.
-        everything_is_ahead = first is None or entry_number(first[0].decode()) > entry_number(offset)
+        everything_is_ahead = not first or entry_number(first) > entry_number(offset)
         if everything_is_ahead and not restarted:
             lost = added - length - consumed
         lag = length if everything_is_ahead else max(0, added - consumed)

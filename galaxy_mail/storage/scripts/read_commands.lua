@@ -4,7 +4,7 @@
   KEYS[1]  stream   stream  the intake
   ARGV[1]  after    entry id
   ARGV[2]  count    entries at most
-  ARGV[3]  bytes    stop once the fields read so far have as many; a first larger entry is given all the same
+  ARGV[3]  bytes    stop with the entry whose fields reach as many, and be it the first
 
   Returns  {first_id, {{entry_id, {name, value, ...}}, ...}}  the entries as XREAD gives them
            first_id: of the oldest entry that the stream has, "" where it has none; one behind `after` says that
@@ -15,16 +15,13 @@ local stream = KEYS[1]
 local after, count, bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local oldest = redis.call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
-local entries, read, step = {}, 0, 1
+local entries, read = {}, 0
+-- One at a time: nothing tells an entry's size before it is read, and a hundred of 10 MiB may follow small ones.
 while #entries < count and read < bytes do
-  local batch = redis.call("XREAD", "COUNT", math.min(step, count - #entries), "STREAMS", stream, after)
-  if not batch or not batch[1] then break end
-  for _, entry in ipairs(batch[1][2]) do
-    entries[#entries + 1] = entry
-    for _, part in ipairs(entry[2]) do read = read + #part end
-    after = entry[1]
-  end
-  -- Grows with what was small so far: a sudden run of large entries is overshot by one step at most.
-  step = math.min(step * 2, math.max(1, math.floor(bytes / (read / #entries + 1) / 4)))
+  local entry = redis.call("XRANGE", stream, "(" .. after, "+", "COUNT", 1)[1]
+  if not entry then break end
+  entries[#entries + 1] = entry
+  for _, part in ipairs(entry[2]) do read = read + #part end
+  after = entry[1]
 end
 return {oldest and oldest[1] or "", entries}

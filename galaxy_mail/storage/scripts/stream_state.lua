@@ -5,12 +5,18 @@
   KEYS[2]  offset    string  the last stream entry that needs no more work
   KEYS[3]  consumed  string  entries that the offset has passed
 
-  Returns  {offset or "", consumed or "0"}           there is no stream
-           {offset or "", consumed or "0", XINFO STREAM}
+  Returns  {offset or "", consumed or "0"}  there is no stream
+           {offset or "", consumed or "0", length, entries_added, last_id, first_id or ""}
   Twice: the same, unless something changed.
 ]]
 local stream, offset, consumed = KEYS[1], KEYS[2], KEYS[3]
 
 local state = {redis.call("GET", offset) or "", redis.call("GET", consumed) or "0"}
-if redis.call("EXISTS", stream) == 1 then state[3] = redis.call("XINFO", "STREAM", stream) end
-return state
+if redis.call("EXISTS", stream) == 0 then return state end
+local facts = {}
+local info = redis.call("XINFO", "STREAM", stream)
+for i = 1, #info, 2 do facts[info[i]] = info[i + 1] end
+local first = facts["first-entry"] -- whole, up to 10 MiB: its id is enough
+return {
+  state[1], state[2], facts["length"], facts["entries-added"], facts["last-generated-id"], first and first[1] or "",
+}
