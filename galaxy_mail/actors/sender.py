@@ -144,8 +144,11 @@ class Sender:
         work = Work(claim)
         try:
             conclusion = await self._work(work)
-        except trio.Cancelled:  # only while the provider cannot have the message: its `send` sees to that
-            await self._give_back(work)
+        except (trio.Cancelled, BaseExceptionGroup) as ended:
+            if _is_cancellation(
+                ended
+            ):  # only while the provider cannot have the message: its `send` sees to that
+                await self._give_back(work)
             raise
         await self._record(work.claim, conclusion)
 
@@ -296,6 +299,13 @@ class Work(Struct):
     claim: Claim
     begun: Begun | None = None  # set before `begin` is called: it may have been written
     fresh: RenderedContent | None = None
+
+
+def _is_cancellation(ended: BaseException) -> bool:
+    """Whether a cancellation is all that it says: nurseries, such as the one in which trio connects, put it into a group."""
+    if isinstance(ended, BaseExceptionGroup):
+        return all(map(_is_cancellation, ended.exceptions))
+    return isinstance(ended, trio.Cancelled)
 
 
 def _content(claim: Claim) -> Content:

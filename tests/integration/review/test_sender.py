@@ -1,0 +1,112 @@
+"""A sender slot that is stopped in the middle of things: what it gives back, and to whom."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from galaxy_mail.actors.lanes import Lanes
+from galaxy_mail.actors.sender import Sender
+from galaxy_mail.actors.supervisor import Heartbeat
+from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, SendResult
+from galaxy_mail.providers.provider import Message, Provider, SendDeadline
+from galaxy_mail.providers.smtp.provider import SmtpProvider
+from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
+from galaxy_mail.rendering.bundled import bundled_templates
+from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.rendering.limits import RenderLimits
+from galaxy_mail.storage import keys as k
+from galaxy_mail.telemetry.metrics import Metrics
+from galaxy_mail.telemetry.traces import Traces
+from tests.deliveries import request_of
+from tests.storehouse import POLICY, START_MS, Storehouse
+
+CATALOG: Final = Catalog.load(bundled_templates(), limits=RenderLimits())
+
+
+async def sender_with_one(house: Storehouse, provider: Provider) -> Sender:
+    """A slot whose lane has one claim."""
+    await house.accept(request_of())
+    lanes = Lanes(1)
+    lanes.put(await house.claim_one(), since_s=trio.current_time())
+    return Sender(
+        lanes=lanes,
+        store=house.store,
+        provider=provider,
+        catalog=CATALOG,
+        policy=POLICY,
+        metrics=Metrics(),
+        traces=Traces(),
+        heartbeat=Heartbeat(),
+    )
+
+
+@contextmanager
+def full_listener() -> Iterator[int]:
+    """A port to which nobody gets connected: its backlog is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            for one in waiting:
+                one.close()
+
+
+class InItsOwnNursery:
+    """A provider that waits for ever in a task of its own, from where a cancellation comes out as a group."""
+
+    name = "nursery"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
+        async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+            outer.start_soon(trio.sleep_forever)
+            inner.start_soon(trio.sleep_forever)
+        raise AssertionError("it was not cancelled")
+
+
+def was_given_back(house: Storehouse) -> None:
+    assert house.run("HLEN", k.CLAIMS) == 0
+    assert house.score(house.keys.schedule, "d1") == START_MS
+    assert house.delivery("d1").status is DeliveryStatus.RENDERED
+    assert house.attempt("d1", 1).status is AttemptStatus.SCHEDULED
+
+
+async def test_a_stop_while_the_relay_does_not_let_it_in_gives_the_work_back(house: Storehouse) -> None:
+    with full_listener() as port:
+        provider = SmtpProvider(
+            SmtpSettings(host="127.0.0.1", port=port, from_email="a@b.example", tls=TlsMode.NONE)
+        )
+        sender = await sender_with_one(house, provider)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sender.run)
+            await wait_all_tasks_blocked()
+            assert house.link.asked[-1] == "begin"
+            nursery.cancel_scope.cancel()
+    was_given_back(house)
+
+
+async def test_a_cancellation_that_comes_out_of_a_nursery_is_one(house: Storehouse) -> None:
+    sender = await sender_with_one(house, InItsOwnNursery())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.run)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    was_given_back(house)
