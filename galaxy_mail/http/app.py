@@ -7,7 +7,7 @@ import structlog
 import trio
 from msgspec import Struct
 from quart_trio import QuartTrio
-from werkzeug.routing import MapAdapter
+from werkzeug.routing import MapAdapter, PathConverter
 
 from galaxy_mail.actors.supervisor import Supervisor
 from galaxy_mail.http.answers import Answer
@@ -48,6 +48,13 @@ class Api(Struct, frozen=True, kw_only=True):
     request_timeout_s: float
 
 
+class Member(PathConverter):
+    """A thing in a collection, by a name that may hold slashes; `import` and `export` are what is done with all of it."""
+
+    part_isolating = False
+    regex = r"(?!(?:import|export)$).+?"
+
+
 class App(QuartTrio):
     """Quart, as far as requests, routing and ASGI go; the way from a request to its answer is `answer`.
 
@@ -67,6 +74,7 @@ class App(QuartTrio):
         self._tokens = tokens
         self._metrics = metrics
         self._timeout_s = timeout_s
+        self.url_map.converters["member"] = Member
         self.url_map.merge_slashes = False  # a path is right or it is nothing: no redirects
         for route in routes:
             self.add_url_rule(

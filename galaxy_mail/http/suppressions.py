@@ -34,7 +34,7 @@ class Suppressions:
 
     def routes(self) -> tuple[Route, ...]:
         everything = f"{API}/suppressions"
-        one = f"{everything}/<path:address>"  # a local part may hold a slash
+        one = f"{everything}/<member:address>"  # a local part may hold a slash
         return (
             Route("GET", everything, Role.OPERATOR, self.list),
             Route("POST", f"{everything}/import", Role.OPERATOR, self.take_csv),

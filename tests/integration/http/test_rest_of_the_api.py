@@ -223,7 +223,7 @@ EVERYBODY: dict[str, dict[str, str]] = {
 async def test_every_route_lets_in_whom_its_role_says_and_nobody_else(valkey: ValkeyServer) -> None:
     async with world(valkey, tokens=Tokens(intake=["auth"], operator=["ops"])) as api:
         for route in api.app.routes.values():
-            path = route.rule.replace("<path:", "<").replace("<", "").replace(">", "")
+            path = route.rule.replace("<member:", "<").replace("<", "").replace(">", "")
             for who, headers in EVERYBODY.items():
                 told = await api.ask(route.method, path, headers=headers)
                 expected = {

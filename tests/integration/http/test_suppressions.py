@@ -51,6 +51,7 @@ async def test_an_entry_is_added_shown_replaced_and_removed(api: World) -> None:
         ("zoé@bücher.example", "zoé@xn--bcher-kva.example"),
         ("a/b@example.org", "a/b@example.org"),
         ("import@example.org", "import@example.org"),
+        ("export/import@example.org", "export/import@example.org"),
         ('"a b"@example.org', '"a b"@example.org'),
         ("a%b@example.org", "a%b@example.org"),
         ("a?b@example.org", "a?b@example.org"),
@@ -63,7 +64,7 @@ async def test_an_address_is_the_same_however_it_is_spelt(api: World, given: str
     assert (await api.ask("DELETE", f"suppressions/{quote(normal, safe='')}")).status == 204
 
 
-@pytest.mark.parametrize("address", ["bob", "@", "a@b@c.org", "@-x.org", "import", "export"])
+@pytest.mark.parametrize("address", ["bob", "@", "a@b@c.org", "@-x.org"])
 async def test_what_is_no_address_is_refused(api: World, address: str) -> None:
     for told in (
         await api.ask("PUT", f"suppressions/{address}", json_body={"reason": "x"}),
@@ -107,6 +108,12 @@ async def test_a_page_goes_on_behind_an_address_that_is_gone(api: World) -> None
     page = (await api.get(f"suppressions?limit=2&cursor={cursor}")).json
     assert [item["address"] for item in page["items"]] == ["c@example.org", "d@example.org"]
     assert page["next_cursor"] is None
+
+
+@pytest.mark.parametrize(("path", "allowed"), [("import", "POST"), ("export", "GET, HEAD")])
+async def test_what_is_done_with_the_whole_list_is_no_address(api: World, path: str, allowed: str) -> None:
+    told = await api.ask("PUT", f"suppressions/{path}", json_body={"reason": "x"})
+    assert (told.status, told.headers["allow"]) == (405, allowed)
 
 
 # CSV

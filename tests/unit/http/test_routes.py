@@ -62,7 +62,7 @@ def test_the_contract_says_which_token_opens_a_route(app: App) -> None:
         Role.OPEN: [],
     }
     for route in app.routes.values():
-        path = route.rule.replace("<path:", "<").replace("<", "{").replace(">", "}")
+        path = route.rule.replace("<member:", "<").replace("<", "{").replace(">", "}")
         assert openapi()["paths"][path][route.method.lower()]["security"] == needed[route.role], route.name
 
 
