@@ -134,9 +134,10 @@ class HttpServer:
 
     async def run(self) -> None:
         stop = trio.Event()
-        shield = trio.CancelScope(shield=True)
+        shield = trio.CancelScope()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve, stop, shield)
+            shield.shield = True  # not before: cancelled in its start, it has nobody to tell it to stop
             self._on_serving()
             try:
                 await trio.sleep_forever()
