@@ -8,7 +8,8 @@ import trio
 
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.domain.conclusion import RetryPolicy, conclude_lost_owner, give_back
+from galaxy_mail.domain.conclusion import Conclusion, RetryPolicy, conclude_lost_owner, give_back
+from galaxy_mail.domain.records import AttemptStatus
 from galaxy_mail.storage.errors import RedisTrouble
 from galaxy_mail.storage.store import Claim, StaleClaim, Store
 from galaxy_mail.telemetry.logs import delivery_fields
@@ -17,7 +18,7 @@ from galaxy_mail.telemetry.metrics import Metrics
 log = structlog.get_logger()
 
 LOOK_EVERY_S: Final = 1.0  # for what other processes scheduled, and for what lost owners held
-RELEASE_WITHIN_S: Final = 1.0
+STOP_WITHIN_S: Final = 1.0
 MOMENT_S: Final = 0.001  # shorter waits are none: a difference of two floats can be too small to pass
 PAUSE_AFTER_TROUBLE_S: Final = 0.25
 
@@ -25,7 +26,7 @@ PAUSE_AFTER_TROUBLE_S: Final = 0.25
 class Scheduler:
     """Claims for as many places as the lanes have; wakes at the next due time, when rung, and every second.
 
-    Ends when cancelled: then it gives back what no slot has begun, within a bounded time.
+    Ends when cancelled: then it ends its turn and gives back what no slot has begun, within a bounded time.
     Touches the lanes' scheduler side and the store; no slot, no provider.
     """
 
@@ -40,18 +41,33 @@ class Scheduler:
         self._look_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
 
     async def run(self) -> None:
-        try:
-            while True:
-                self.heartbeat.beat()
-                try:
-                    wait_s = await self.turn()
-                except RedisTrouble as trouble:
-                    log.warning("claiming_failed", error=str(trouble))
-                    wait_s = PAUSE_AFTER_TROUBLE_S
-                await self.lanes.wait_rung(wait_s)
-        finally:
-            with trio.move_on_after(RELEASE_WITHIN_S, shield=True):
-                await self._release(self.lanes.drain())
+        stop = trio.Event()
+        # What Redis has claimed while nobody listened would be lost until it expires: a turn goes on to its end.
+        shield = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._turn_until, stop, shield)
+            try:
+                await trio.sleep_forever()
+            finally:
+                stop.set()
+                self.lanes.ring()
+                shield.deadline = trio.current_time() + STOP_WITHIN_S
+
+    async def _turn_until(self, stop: trio.Event, shield: trio.CancelScope) -> None:
+        with shield:
+            try:
+                while not stop.is_set():
+                    self.heartbeat.beat()
+                    try:
+                        wait_s = await self.turn()
+                    except RedisTrouble as trouble:
+                        log.warning("claiming_failed", error=str(trouble))
+                        wait_s = PAUSE_AFTER_TROUBLE_S
+                    if not stop.is_set():
+                        await self.lanes.wait_rung(wait_s)
+            finally:
+                with trio.move_on_after(STOP_WITHIN_S):
+                    await self._release(self.lanes.drain())
 
     async def turn(self) -> float:
         """One look at the schedule; how many seconds to wait for the next. Raises RedisTrouble."""
@@ -68,10 +84,16 @@ class Scheduler:
             self._look_again_s = now_s + LOOK_EVERY_S
         for delivery_id in claimed.parked:
             log.error("delivery_unreadable", delivery_id=delivery_id)
+        lost: list[tuple[Claim, Conclusion]] = []
         for claim in claimed.claims:
-            if claim.losses == 0 or await self._goes_on(claim):
+            conclusion = self._conclusion(claim)
+            if conclusion is None:
                 self.lanes.put(claim, since_s=now_s)
+            else:
+                lost.append((claim, conclusion))
         self.lanes.hungry = claimed.more
+        for claim, conclusion in lost:  # last: when Redis is away meanwhile, the others are in their lanes
+            await self._conclude(claim, conclusion)
         if self.lanes.has_places_for_more():
             return 0
         wait_s = self._until_next_look_s()
@@ -82,33 +104,44 @@ class Scheduler:
     def _until_next_look_s(self) -> float:
         return max(MOMENT_S, self._look_again_s - trio.current_time())
 
-    async def _goes_on(self, claim: Claim) -> bool:
-        """Whether the attempt that an owner lost goes on as it is; otherwise it has been concluded."""
+    def _conclusion(self, claim: Claim) -> Conclusion | None:
+        """How an attempt ends that an owner has begun and lost; None: it goes on as it is.
+
+        One in progress that nobody had claimed was found by the janitor: its owner is as lost as any other.
+        """
+        if claim.losses == 0 and claim.attempt.status is AttemptStatus.SCHEDULED:
+            return None
+        losses = max(1, claim.losses)
         self.metrics.claim_lost()
-        now_ms = self.store.now_ms()
         conclusion = conclude_lost_owner(
-            claim.delivery, claim.attempt, self.policy, losses=claim.losses, now_ms=now_ms
+            claim.delivery, claim.attempt, self.policy, losses=losses, now_ms=self.store.now_ms()
         )
         log.warning(
             "claim_lost",
             **delivery_fields(claim.delivery, claim.attempt.attempt_no),
-            losses=claim.losses,
+            losses=losses,
             begun=conclusion is not None,
         )
-        if conclusion is None:
-            return True
+        return conclusion
+
+    async def _conclude(self, claim: Claim, conclusion: Conclusion) -> None:
+        """Raises RedisTrouble; then the claim expires, and is found once more."""
         with suppress(StaleClaim):
             await self.store.finish(claim, conclusion)
             self.metrics.concluded(conclusion)
             self.lanes.ring()  # the next attempt is due at once
-        return False
 
     async def _release(self, claims: list[Claim]) -> None:
-        now_ms = self.store.now_ms()
-        for claim in claims:
-            try:
-                await self.store.release(claim, give_back(claim.delivery, claim.attempt, now_ms=now_ms))
-            except StaleClaim:
-                continue
-            except RedisTrouble as trouble:  # it expires by itself and is taken over
-                log.warning("release_failed", delivery_id=claim.delivery_id, error=str(trouble))
+        """At once, so that a hundred of them cost little more time than one."""
+        async with trio.open_nursery() as nursery:
+            for claim in claims:
+                nursery.start_soon(self._release_one, claim)
+
+    async def _release_one(self, claim: Claim) -> None:
+        returned = give_back(claim.delivery, claim.attempt, now_ms=self.store.now_ms())
+        try:
+            await self.store.release(claim, returned)
+        except StaleClaim:
+            pass
+        except RedisTrouble as trouble:  # it expires by itself and is taken over
+            log.warning("release_failed", delivery_id=claim.delivery_id, error=str(trouble))

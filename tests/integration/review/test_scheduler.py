@@ -2,18 +2,21 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, NoReturn
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from galaxy_mail.actors.lanes import Lanes
-from galaxy_mail.actors.scheduler import Scheduler
+from galaxy_mail.actors.scheduler import STOP_WITHIN_S, Scheduler
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.domain.records import Lane
+from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, Failure, Lane
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.errors import RedisUnavailable
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.deliveries import login_code_of, request_of
-from tests.storehouse import POLICY, Storehouse
+from tests.storehouse import POLICY, START_MS, TTL_MS, Storehouse
 
 SLOTS: Final = 4
 BACKLOG: Final = 60
@@ -73,3 +76,69 @@ async def test_a_login_code_is_claimed_at_once_behind_any_backlog(
         claim = await scheduler.lanes.take(priority_only=True)
         assert claim.delivery_id == "c1"
         assert trio.current_time() < 0.6
+
+
+@pytest.mark.parametrize("at", range(0, 60, 3))
+async def test_a_stop_at_any_moment_leaves_nothing_claimed(at: int, house: Storehouse) -> None:
+    """In the middle of a claim, too: what Redis has given by then is given back, due when it was."""
+    for number in range(10):
+        await house.accept(request_of(f"d{number}"))
+        await house.accept(login_code_of(f"c{number}"))
+    house.link.steps = 5
+    scheduler = scheduler_of(house)
+    async with running(scheduler.run):
+        for _ in range(at):
+            await trio.lowlevel.checkpoint()
+    assert house.run("HLEN", k.CLAIMS) == 0
+    assert house.score(house.keys.schedule, "d0") == START_MS
+    assert house.run("HLEN", k.CLAIM_LOSSES) == 0
+
+
+async def test_a_stop_lasts_no_longer_than_it_may_where_redis_hangs(
+    house: Storehouse, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.accept(request_of())
+
+    async def hangs(*_: object, **__: object) -> NoReturn:
+        await trio.sleep_forever()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.link, "pipeline", hangs)
+        async with running(scheduler_of(house).run):
+            await trio.sleep(10)
+        assert trio.current_time() <= 10 + STOP_WITHIN_S
+
+
+async def test_what_cannot_be_concluded_does_not_keep_other_claims_from_their_lanes(
+    house: Storehouse,
+) -> None:
+    """The work of a lost owner comes first in a claim; when recording its end fails, the rest of the claim is not lost."""
+    await house.begun(request_of("lost"))
+    house.clock.ms += TTL_MS
+    await house.accept(login_code_of())
+    house.link.fail("finish", "refused")
+    scheduler = scheduler_of(house)
+    with pytest.raises(RedisUnavailable):
+        await scheduler.turn()
+    assert scheduler.lanes.waiting(Lane.PRIORITY) == 1
+    house.clock.ms += TTL_MS // 2
+    await scheduler._release(scheduler.lanes.drain())
+    house.clock.ms += TTL_MS // 2
+    await scheduler_of(house).turn()
+    assert house.attempt("lost", 1).failure == Failure(
+        code="ownership_lost",
+        summary="the process that was sending it was lost before it recorded an outcome",
+    )
+
+
+async def test_an_attempt_in_progress_that_nobody_had_claimed_counts_as_lost(house: Storehouse) -> None:
+    """The janitor finds such a delivery and schedules it; no slot may begin its attempt a second time."""
+    await house.begun(request_of())
+    house.run("DEL", k.CLAIMS, house.keys.schedule)
+    assert (await house.upkeep.reconcile()).rescheduled == ("d1",)
+    scheduler = scheduler_of(house)
+    await scheduler.turn()
+    assert house.attempt("d1", 1).status is AttemptStatus.TIMED_OUT
+    assert house.attempt("d1", 1).outcome_unknown
+    assert house.delivery("d1").status is DeliveryStatus.QUEUED
+    await scheduler._release(scheduler.lanes.drain())
