@@ -4,7 +4,10 @@ A command's module is imported when that command is used, and not for `--help`, 
 alone. What the product raises on purpose becomes its message and an exit status here, and no traceback.
 """
 
-from collections.abc import Iterator, Mapping
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
@@ -38,8 +41,19 @@ COMMANDS: Final[Mapping[str, Lazy]] = {
 }
 
 
+SERVING: Final = frozenset({"serve", "dev"})  # these run until they are asked to stop
+
+
 class LazyGroup(click.Group):
     """A group whose commands are named in COMMANDS, and which turns expected errors into exit statuses."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **named: Any) -> Any:
+        """The whole command line; without `args` it is the process' own."""
+        if args is None and sys.argv[1:2] and sys.argv[1] in SERVING:
+            # Imports take most of a start, and a stop may come meanwhile. Nothing is begun yet, so nothing is left
+            # undone; once the service runs, it listens to signals itself.
+            signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
+        return super().main(args, *others, **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return [name for name, lazy in COMMANDS.items() if find_spec(f"{__name__}.{lazy.module}")]
