@@ -161,19 +161,29 @@ class Resending:
     async def _count(self, job: ResendJob) -> ResendJob:
         for _ in range(DRY_PAGES):
             page = await self._page(job, PAGE)
-            job = self._advanced(job, page, matched=len(page.items))
+            job = self._advanced(job, page, matched=len(await self._due(job, page.items)))
             if not job.running:
                 break
         return job
 
     async def _resend_some(self, job: ResendJob, at_most: int) -> ResendJob:
         page = await self._page(job, min(at_most, PAGE))
+        due = await self._due(job, page.items)
         resent = 0
-        for delivery in page.items:
+        for delivery in due:
             resent += await self._resend_for(job, delivery)
-        return self._advanced(
-            job, page, matched=len(page.items), resent=resent, skipped=len(page.items) - resent
-        )
+        return self._advanced(job, page, matched=len(due), resent=resent, skipped=len(due) - resent)
+
+    async def _due(self, job: ResendJob, deliveries: list[Delivery]) -> list[Delivery]:
+        """Those that nobody has sent again yet: a second job for the same night must not mail everybody twice."""
+        children = await self._reader.children([delivery.delivery_id for delivery in deliveries])
+        due: list[Delivery] = []
+        for delivery, clones in zip(deliveries, children, strict=True):
+            key = job.idempotency_key(delivery.delivery_id)
+            # Its own clone, made before a crash and not saved, counts as its work.
+            if not clones or await self._reader.idempotency(Source.OPERATOR_RESEND, key) is not None:
+                due.append(delivery)
+        return due
 
     async def _resend_for(self, job: ResendJob, delivery: Delivery) -> bool:
         try:

@@ -56,7 +56,7 @@ class ResendJob(Record, frozen=True, kw_only=True):
     reason: str
     created_by: str | None = None
     per_second: int
-    matched: int = 0  # deliveries looked at so far
+    matched: int = 0  # deliveries found so far that nobody had sent again
     resent: int = 0
     skipped: int = 0
     failure: Failure | None = None

@@ -117,6 +117,23 @@ async def test_a_dry_run_counts_and_resends_nothing(api: World) -> None:
     assert len(await api.everything("deliveries")) == 5
 
 
+async def test_what_was_resent_already_does_not_match(api: World) -> None:
+    """By hand or by another job, whose filter overlaps: nobody gets the same mail twice by mistake."""
+    dead = [await api.made(DELAYED) for _ in range(3)]
+    by_hand = await api.ask("POST", f"deliveries/{dead[0]}/resend", headers={"Idempotency-Key": "by hand"})
+    await api.finish(DELAYED)
+    counted, first = await start(api, "k0", dry_run=True), await start(api, "k1")
+    await work(api)
+    second = await start(api, "k2")
+    await work(api)
+    for told, matched in ((counted, 3), (first, 3), (second, 0)):
+        shown = await job(api, told.json["job_id"])
+        assert (shown["status"], shown["matched"], shown["skipped"]) == ("done", matched, 0)
+    # The clone that died in its turn is a dead letter of its own, and the one that stands for its parent.
+    expected = sorted([dead[0], by_hand.json["delivery_id"], *dead[1:]])
+    assert clones(await api.everything("deliveries")) == expected
+
+
 async def test_what_the_job_made_itself_is_not_resent_by_it(api: World) -> None:
     """The clones die too, and match: younger than the job, they are none of its business."""
     for _ in range(3):
