@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from galaxy_mail.storage.script import scripts
 from galaxy_mail.storage.verify import verify
 from tests.servers import ValkeyServer, run_commands
 from tests.storehouse import Storehouse
@@ -18,6 +19,8 @@ def shared_valkey() -> Iterator[ValkeyServer]:
     with tempfile.TemporaryDirectory(prefix="valkey-", ignore_cleanup_errors=True) as folder:
         server = ValkeyServer(Path(folder))
         trio.run(server.start)
+        # As a connection of the service does: a script that is not known yet would run behind those that are.
+        run_commands(server.socket, [("SCRIPT", "LOAD", script.text) for script in scripts()])
         yield server
         server.kill()
 

@@ -32,7 +32,7 @@ START_MS: Final = (
 TTL_MS: Final = 30_000
 POLICY: Final = RetryPolicy()
 
-Fault = Literal["lost_reply", "lost_call", "refused"]
+Fault = Literal["none", "lost_reply", "lost_call", "refused"]
 Dump = dict[str, tuple[object, int]]  # key -> its value, and the ms at which it ends (-1: never)
 
 
