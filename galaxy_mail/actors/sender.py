@@ -268,17 +268,14 @@ class Sender:
     async def _give_back(self, work: "Work") -> None:
         """Returns the attempt as it was before; what can't be returned in time expires and is taken over."""
         claim, begun = work.claim, work.begun
-        with (
-            trio.move_on_after(RECORD_WITHIN_S, shield=True),
-            suppress(StaleClaim, RedisTrouble),
-        ):
+        with trio.move_on_after(RECORD_WITHIN_S, shield=True), suppress(StaleClaim):
             if begun is None:
                 returned = give_back(claim.delivery, claim.attempt, now_ms=self.store.now_ms())
             else:
                 # The cancelled call may or may not have been run: once more, so that the records agree.
-                await self.store.begin(claim, begun, rendered=work.fresh)
+                await self._until_answered(partial(self.store.begin, claim, begun, rendered=work.fresh))
                 returned = give_back(begun.delivery, begun.attempt, now_ms=self.store.now_ms())
-            await self.store.release(claim, returned)
+            await self._until_answered(partial(self.store.release, claim, returned))
             log.info("attempt_returned", **delivery_fields(claim.delivery, claim.attempt.attempt_no))
 
     async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:

@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Final, Self
 
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.actors.lanes import Lanes
-from galaxy_mail.actors.sender import Sender
+from galaxy_mail.actors.sender import RECORD_WITHIN_S, Sender
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, SendResult
 from galaxy_mail.providers.provider import Message, Provider, SendDeadline
@@ -23,7 +23,7 @@ from galaxy_mail.storage import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import request_of
-from tests.storehouse import POLICY, START_MS, Storehouse
+from tests.storehouse import POLICY, START_MS, TTL_MS, Storehouse
 
 CATALOG: Final = Catalog.load(bundled_templates(), limits=RenderLimits())
 
@@ -110,3 +110,31 @@ async def test_a_cancellation_that_comes_out_of_a_nursery_is_one(house: Storehou
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     was_given_back(house)
+
+
+async def test_a_hiccup_of_redis_does_not_keep_work_from_being_given_back(
+    house: Storehouse, autojump_clock: MockClock
+) -> None:
+    sender = await sender_with_one(house, InItsOwnNursery())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.run)
+        await wait_all_tasks_blocked()
+        house.link.fail("begin", "refused", "lost_reply")
+        house.link.fail("release", "lost_call", "lost_reply")
+        nursery.cancel_scope.cancel()
+    was_given_back(house)
+    assert trio.current_time() < RECORD_WITHIN_S
+
+
+async def test_a_claim_that_another_took_over_is_counted(
+    house: Storehouse, autojump_clock: MockClock
+) -> None:
+    sender = await sender_with_one(house, InItsOwnNursery())
+    house.clock.ms += TTL_MS
+    other = await house.claim_one()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.run)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert b"galaxy_mail_stale_claims_total 1" in sender.metrics.exposition()
+    await house.release(other)
