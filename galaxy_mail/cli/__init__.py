@@ -28,6 +28,7 @@ class Lazy(NamedTuple):
 COMMANDS: Final[Mapping[str, Lazy]] = {
     "serve": Lazy("serve", "serve", "Run the service."),
     "dev": Lazy("dev", "dev", "Try it all on this machine: a private Valkey, a stub relay, sample mail."),
+    "healthcheck": Lazy("health", "healthcheck", "Ask the service on this host how it is, as a probe."),
     "check-config": Lazy("config", "check_config", "Check the configuration and print what is in effect."),
     "templates": Lazy(
         "templates", "templates", "List, check and preview mail templates, without a running service."
