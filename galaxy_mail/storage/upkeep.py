@@ -13,7 +13,7 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Call, Command
 from galaxy_mail.storage.script import script
-from galaxy_mail.storage.store import Store, answered
+from galaxy_mail.storage.store import BACKSTOP_MS, Store, answered
 
 FORGET: Final = script("forget")
 RESCHEDULE: Final = script("reschedule")
@@ -45,6 +45,7 @@ class Upkeep:
         self.store = store
         self._waiting_rank = dict.fromkeys(WAITING, 0)
         self._lane_rank = dict.fromkeys(Lane, 0)
+        self._left_alone = 0  # due to be forgotten, looked at since the list was begun, and still there
 
     async def depths(self) -> Depths:
         """For the gauges. Raises RedisTrouble."""
@@ -68,16 +69,17 @@ class Upkeep:
     async def forget(self) -> int:
         """Forgets what is past its time; how many deliveries or attempt histories went. Raises RedisTrouble."""
         now_ms = self.store.now_ms()
-        due = await self._members(("ZRANGEBYSCORE", k.IDX_EXPIRES, "-inf", now_ms, "LIMIT", 0, BATCH))
-        if not due:
-            return 0
-        [reply] = await self.store.link.pipeline([("MGET", *map(k.delivery, due))])
+        due = await self._members(
+            ("ZRANGEBYSCORE", k.IDX_EXPIRES, "-inf", now_ms, "LIMIT", self._left_alone, BATCH)
+        )
         gone = 0
-        for delivery_id, data in zip(due, cast("list[bytes | None]", answered(reply)), strict=True):
+        for delivery_id, data in await self._records(due):
             if data is None:
-                gone += await self._forget_attempts(delivery_id)
+                gone += await self._forget_attempts(delivery_id, now_ms)
             else:
                 gone += await self._forget_delivery(delivery_id, data, now_ms)
+        # What was not understood stays in the list, and would hold up all that comes behind it.
+        self._left_alone = self._left_alone + len(due) - gone if len(due) == BATCH else 0
         return gone
 
     async def _forget_delivery(self, delivery_id: str, data: bytes, now_ms: int) -> int:
@@ -105,8 +107,14 @@ class Upkeep:
         )
         return cast("list[int]", answered(reply))[0]
 
-    async def _forget_attempts(self, delivery_id: str) -> int:
+    async def _forget_attempts(self, delivery_id: str, now_ms: int) -> int:
         """The delivery went before; now its attempts and its dead letter do. Attempts are numbered without gaps."""
+        [reply] = await self.store.link.pipeline([("PEXPIRETIME", k.attempt(delivery_id, 1))])
+        forget_at_ms = cast("int", answered(reply)) - BACKSTOP_MS
+        if forget_at_ms > now_ms:  # its key's time to live ended the delivery: nobody came by in time
+            [reply] = await self.store.link.pipeline([("ZADD", k.IDX_EXPIRES, forget_at_ms, delivery_id)])
+            answered(reply)
+            return 0
         number, commands = 0, list[Command | Call]()
         while True:
             keys = [k.attempt(delivery_id, n) for n in range(number + 1, number + 1 + 16)]
