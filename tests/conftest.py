@@ -36,9 +36,11 @@ async def house(empty_valkey: ValkeyServer) -> AsyncIterator[Storehouse]:
     """An empty store with a clock of its own. What a test leaves in it is verified, unless it broke it on purpose."""
     house = Storehouse(empty_valkey.socket)
     await house.epoch.check(house.link.pipeline)
-    yield house
-    if not house.broken:
-        house.link.faults.clear()
-        run_commands(empty_valkey.socket, [("CONFIG", "SET", "maxmemory", "0")])
-        assert list(map(str, await verify(house.store, looks=1))) == []
-    house.close()
+    try:
+        yield house
+        if not house.broken:
+            house.link.faults.clear()
+            run_commands(empty_valkey.socket, [("CONFIG", "SET", "maxmemory", "0")])
+            assert list(map(str, await verify(house.store, looks=1))) == []
+    finally:
+        house.close()

@@ -1,0 +1,66 @@
+"""The suppression list in Redis."""
+
+import pytest
+
+from galaxy_mail.domain.records import Suppression
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.errors import RedisRefused
+from tests.storehouse import START_MS, Storehouse
+
+ANN = Suppression(address="ann@x.example", reason="bounced", created_by="op", created_at_ms=START_MS)
+DOMAIN = Suppression(address="@y.example", reason="not ours", created_at_ms=START_MS + 1)
+
+
+async def test_an_entry_is_new_once_and_then_replaced(house: Storehouse) -> None:
+    assert await house.suppressions.put(ANN)
+    later = Suppression(address=ANN.address, reason="asked for it", created_at_ms=START_MS + 9)
+    assert not await house.suppressions.put(later)
+    assert await house.suppressions.get(ANN.address) == later
+
+
+async def test_an_entry_is_found_by_its_own_spelling_alone(house: Storehouse) -> None:
+    await house.suppressions.put(ANN)
+    await house.suppressions.put(DOMAIN)
+    assert await house.suppressions.get("@y.example") == DOMAIN
+    assert await house.suppressions.get("bob@y.example") is None
+    assert await house.suppressions.get("@x.example") is None
+
+
+async def test_what_is_removed_is_gone_and_what_is_not_there_is_told(house: Storehouse) -> None:
+    await house.suppressions.put(ANN)
+    assert await house.suppressions.remove(ANN.address)
+    assert not await house.suppressions.remove(ANN.address)
+    assert house.run("EXISTS", k.SUPPRESSIONS) == 0
+
+
+async def test_many_are_added_in_one_go(house: Storehouse) -> None:
+    await house.suppressions.put(ANN)
+    house.link.asked.clear()
+    assert await house.suppressions.put_all([ANN, DOMAIN]) == 1
+    assert await house.suppressions.put_all([]) == 0
+    assert house.link.asked == ["HSET"]
+
+
+async def test_all_of_them_are_seen_in_bounded_steps(house: Storehouse) -> None:
+    entries = [
+        Suppression(address=f"u{number}@x.example", reason="r", created_at_ms=number)
+        for number in range(2_000)
+    ]
+    await house.suppressions.put_all(entries)
+    seen: dict[str, Suppression] = {}
+    cursor, steps = "0", 0
+    while True:
+        cursor, some = await house.suppressions.scan(cursor, count=100)
+        seen |= {entry.address: entry for entry in some}
+        steps += 1
+        if cursor == "0":
+            break
+    assert seen == {entry.address: entry for entry in entries}
+    assert steps > 5
+
+
+async def test_a_list_that_redis_can_not_take_is_an_error(house: Storehouse) -> None:
+    house.run("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(RedisRefused, match="OOM"):
+        await house.suppressions.put(ANN)
+    assert await house.suppressions.get(ANN.address) is None
