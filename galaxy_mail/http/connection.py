@@ -86,11 +86,11 @@ class Connection(TrioASGIHTTPConnection):
             if not request.whole and _has_body(request):
                 await request.read_leftover()
             if request.whole or not _has_body(request):
-                await _send(send, answer)
+                await _send(send, answer, request.method)
                 return
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(request.read_forever)
-                await _send(send, answer)
+                await _send(send, answer, request.method)
                 nursery.cancel_scope.cancel()
 
 
@@ -113,14 +113,14 @@ def _too_large(max_bytes: int) -> InvalidRequest:
     return InvalidRequest([FieldError(BODY, f"has more than {max_bytes} bytes")], Fault.TOO_LARGE)
 
 
-async def _send(send: ASGISendCallable, answer: Answer) -> None:
+async def _send(send: ASGISendCallable, answer: Answer, method: str) -> None:
     headers: list[Header] = list(answer.headers)
     if answer.parts is None and answer.status not in _NO_LENGTH:
         headers.append((b"content-length", b"%d" % len(answer.body)))
     await send(
         {"type": "http.response.start", "status": answer.status, "headers": headers, "trailers": False}
     )
-    if answer.parts is not None:
+    if answer.parts is not None and method != "HEAD":
         async with aclosing(answer.parts) as parts:
             async for part in parts:
                 await send({"type": "http.response.body", "body": part, "more_body": True})

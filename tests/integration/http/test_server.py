@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+import h2.connection
+import h2.events
 import pytest
 import trio
 import trustme
@@ -349,6 +351,14 @@ async def test_head_gets_what_get_would_without_the_body(routes: Routes) -> None
     assert head.endswith(b"\r\n\r\n")
 
 
+async def test_nothing_is_made_for_a_head(routes: Routes) -> None:
+    async with served(routes.app()) as running:
+        client = await running.connect()
+        await client.ask("HEAD", "/endless", "Connection: close")
+        assert (await client.closed()).startswith(b"HTTP/1.1 200 ")
+    assert not routes.called.is_set()
+
+
 async def test_requests_in_one_packet_are_answered_in_order(routes: Routes) -> None:
     async with served(routes.app()) as running:
         client = await running.connect()
@@ -384,6 +394,62 @@ async def test_nothing_says_which_server_it_is(routes: Routes) -> None:
         _, headers, _ = await client.answer()
     assert "server" not in headers
     assert "date" in headers  # RFC 9110 §6.6.1
+
+
+# HTTP/2: what TLS negotiates, and what some clients change to on a plain connection
+
+
+async def over_http2(client: Client, *asked: tuple[str, str, bytes]) -> list[tuple[str, bytes]]:
+    """Statuses and bodies of requests that are all sent before the first answer is read."""
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    for number, (method, path, body) in enumerate(asked):
+        head = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "mail.test")]
+        connection.send_headers(1 + 2 * number, head, end_stream=not body)
+        if body:
+            connection.send_data(1 + 2 * number, body, end_stream=True)
+    await client.send(connection.data_to_send())
+    answers: dict[int, tuple[str, bytes]] = {}
+    ended = 0
+    while ended < len(asked):
+        with trio.fail_after(LIMIT_S):
+            data = await client.stream.receive_some()
+        for event in connection.receive_data(data):
+            match event:
+                case h2.events.ResponseReceived():
+                    status = dict(event.headers or ())[b":status"].decode()
+                    answers[event.stream_id or 0] = (status, b"")
+                case h2.events.DataReceived():
+                    status, body = answers[event.stream_id or 0]
+                    answers[event.stream_id or 0] = (status, body + (event.data or b""))
+                case h2.events.StreamEnded():
+                    ended += 1
+        await client.send(connection.data_to_send())
+    return [answers[1 + 2 * number] for number in range(len(asked))]
+
+
+async def test_http2_on_a_plain_connection(routes: Routes) -> None:
+    async with served(routes.app()) as running:
+        answers = await over_http2(
+            await running.connect(),
+            ("GET", "/hello", b""),
+            ("POST", "/reads", b"abc"),
+            ("POST", "/reads", b"x" * 5_000),
+            ("GET", "/parts", b""),
+            ("POST", "/nowhere", b"abc"),
+        )
+    assert [status for status, _ in answers] == ["200", "200", "413", "200", "404"]
+    assert [body for _, body in answers[::3]] == [GREETING, b"0\n1\n2\n"]
+    assert routes.read == [b"abc"]
+
+
+async def test_http2_where_tls_negotiates_it(routes: Routes, authority: trustme.CA, tmp_path: Path) -> None:
+    cert, key, ca = _files(authority, tmp_path)
+    context = _client_context(authority, "ann")
+    context.set_alpn_protocols(["h2"])
+    async with served(routes.app(), tls=Tls.load(cert=cert, key=key, client_ca=ca)) as running:
+        answers = await over_http2(await running.connect(context), ("GET", "/who", b""), ("GET", "/who", b""))
+    assert answers == [("200", b'{"name":"ann"}')] * 2
 
 
 # TLS
