@@ -81,6 +81,8 @@ class Janitor:
             log.error("finished_delivery_was_scheduled", delivery_id=delivery_id)
         for delivery_id in mended.not_understood:
             log.error("scheduled_without_record", delivery_id=delivery_id)
+        for delivery_id in mended.taken_up:
+            log.info("parked_delivery_taken_up", delivery_id=delivery_id)
 
     async def trim(self) -> int:
         """Removes old stream entries that need no more work. Raises RedisTrouble."""

@@ -28,7 +28,7 @@ from galaxy_mail.domain.records import Content, Delivery, Failure, RenderedConte
 from galaxy_mail.providers.provider import Message, Provider
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.errors import RedisTrouble
-from galaxy_mail.storage.store import Claim, NewlySuppressed, StaleClaim, Store
+from galaxy_mail.storage.store import Claim, NewlySuppressed, Parked, StaleClaim, Store
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
@@ -100,6 +100,8 @@ class Sender:
                         log.warning(
                             "claim_stale", **delivery_fields(claim.delivery, claim.attempt.attempt_no)
                         )
+                    except Parked as parked:
+                        log.error("delivery_unreadable", delivery_id=parked.delivery_id)  # noqa: TRY400  # no crash
                     finally:
                         self._in_hand = None
             nursery.cancel_scope.cancel()
@@ -140,7 +142,7 @@ class Sender:
     # One attempt
 
     async def _attempt(self, claim: Claim) -> None:
-        """Sees one attempt to its record. Raises StaleClaim when another owner has it."""
+        """Sees one attempt to its record. Raises StaleClaim when another owner has it, Parked when it can't be read."""
         work = Work(claim)
         try:
             conclusion = await self._work(work)
@@ -153,7 +155,7 @@ class Sender:
         await self._record(work.claim, conclusion)
 
     async def _work(self, work: "Work") -> Conclusion:
-        """Render, begin, send; how the attempt ended. Raises StaleClaim."""
+        """Render, begin, send; how the attempt ended. Raises StaleClaim, Parked."""
         work.claim = claim = await self._until_answered(partial(self.store.load, work.claim))
         content = _content(claim)
         fixed = claim.rendered or content.rendered()

@@ -83,7 +83,7 @@ class RefusedRecipient(Record, frozen=True, kw_only=True):
     summary: str
 
 
-class Envelope(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Envelope(Record, frozen=True, kw_only=True):
     """Whom one mail goes to. Addresses are normalised (`addresses.parse_address`)."""
 
     to: tuple[str, ...]
@@ -105,7 +105,7 @@ class Envelope(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
         )
 
 
-class Attachment(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Attachment(Record, frozen=True, kw_only=True):
     filename: str
     content_type: str
     content_base64: str

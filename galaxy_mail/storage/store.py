@@ -48,6 +48,7 @@ BACKSTOP_MS: Final = DAY_MS  # a key's TTL ends so much after the janitor should
 CONTENT_WITH_CLAIM_BYTES: Final = (
     64 * 1024
 )  # larger content is read by the slot that sends it, not with a batch
+CONTENT_MAX_BYTES: Final = 2**29  # what one value in Redis may have: content of any size
 LOST_PLACES: Final = 50  # lost owners' work taken over in one claim at most
 
 ACCEPT: Final = script("accept")
@@ -86,6 +87,14 @@ class StaleClaim(GalaxyMailError):
 
     def __init__(self, delivery_id: str) -> None:
         super().__init__(f"the claim of {delivery_id} is gone")
+        self.delivery_id = delivery_id
+
+
+class Parked(GalaxyMailError):
+    """The records of a claim can't be read: it is kept out of the way, for operators and for a release that can read it."""
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(f"the records of {delivery_id} can't be read")
         self.delivery_id = delivery_id
 
 
@@ -311,10 +320,11 @@ class Store:
             else:
                 claims.append(claim)
         if parked:
-            await self.link.pipeline(
-                [Call(PARK, (k.CLAIMS, self.keys.lane(t.lane)), (t.delivery_id, t.token)) for t in parked]
-            )
+            await self.link.pipeline([self._park_call(ticket) for ticket in parked])
         return claims, [ticket.delivery_id for ticket in parked]
+
+    def _park_call(self, of: "_Ticket | Claim") -> Call:
+        return Call(PARK, (k.CLAIMS, self.keys.lane(of.lane)), (of.delivery_id, of.token))
 
     async def _with_attempt(self, claim: Claim) -> Claim | None:
         """With the attempt that its lost owner had begun: what is scheduled follows from the delivery's record."""
@@ -326,16 +336,31 @@ class Store:
         return msgspec.structs.replace(claim, attempt=attempt)
 
     async def load(self, claim: Claim) -> Claim:
-        """This claim with its content. Raises StaleClaim when the content is gone: so is the claim, then."""
+        """This claim with its content. Raises Parked, RedisTrouble, and StaleClaim where the content is gone."""
         if claim.content is not None:
             return claim
         [reply] = await self.link.pipeline([("HMGET", k.payload(claim.delivery_id), "content", "rendered")])
         raw_content, raw_rendered = cast("list[bytes | None]", answered(reply))
-        content = _readable(raw_content, Content)
-        if content is None:
+        if raw_content is None:  # the claim is gone too, then
             raise StaleClaim(claim.delivery_id)
+        content = _readable(raw_content, Content)
         rendered = None if raw_rendered is None else _readable(raw_rendered, RenderedContent)
+        if content is None or (raw_rendered is not None and rendered is None):
+            [reply] = await self.link.pipeline([self._park_call(claim)])
+            answered(reply)
+            raise Parked(claim.delivery_id)
         return msgspec.structs.replace(claim, content=content, rendered=rendered)
+
+    async def can_be_claimed(self, delivery_id: str) -> bool:
+        """Whether this release can read all that a claim of it needs, and would not park it. Raises RedisTrouble."""
+        call = Call(READ_CLAIMED, (k.delivery(delivery_id), k.payload(delivery_id)), (CONTENT_MAX_BYTES,))
+        [reply] = await self.link.pipeline([call])
+        [found] = cast("list[_Found]", answered(reply))
+        ticket = _Ticket(delivery_id=delivery_id, token="", lane=Lane.NORMAL, losses=0)
+        claim = _claim(ticket, found, self.epoch.number)
+        if claim is not None and claim.delivery.status is DeliveryStatus.SENDING:
+            claim = await self._with_attempt(claim)
+        return claim is not None
 
     async def begin(
         self,

@@ -19,6 +19,7 @@ FORGET: Final = script("forget")
 RESCHEDULE: Final = script("reschedule")
 
 BATCH: Final = 200
+PARKED_AT_A_TIME: Final = 10  # each with all of its content
 WAITING: Final = tuple(status for status in DeliveryStatus if status not in TERMINAL)
 
 
@@ -36,6 +37,7 @@ class Mended(Struct, frozen=True, kw_only=True):
     rescheduled: tuple[str, ...] = ()  # unfinished, and no lane had them
     unscheduled: tuple[str, ...] = ()  # terminal, and a lane had them
     not_understood: tuple[str, ...] = ()  # scheduled without a readable record: left alone
+    taken_up: tuple[str, ...] = ()  # parked by a release that could not read them; this one can
 
 
 class Upkeep:
@@ -46,6 +48,7 @@ class Upkeep:
         self._waiting_rank = dict.fromkeys(WAITING, 0)
         self._lane_rank = dict.fromkeys(Lane, 0)
         self._left_alone = 0  # due to be forgotten, looked at since the list was begun, and still there
+        self._parked_rank = dict.fromkeys(Lane, 0)
 
     async def depths(self) -> Depths:
         """For the gauges. Raises RedisTrouble."""
@@ -146,16 +149,19 @@ class Upkeep:
         rescheduled: list[str] = []
         unscheduled: list[str] = []
         not_understood: list[str] = []
+        taken_up: list[str] = []
         for status in WAITING:
             rescheduled += await self._reschedule_waiting(status)
         for lane in Lane:
             removed, strange = await self._unschedule_finished(lane)
             unscheduled += removed
             not_understood += strange
+            taken_up += await self._take_up_parked(lane)
         return Mended(
             rescheduled=tuple(rescheduled),
             unscheduled=tuple(unscheduled),
             not_understood=tuple(not_understood),
+            taken_up=tuple(taken_up),
         )
 
     async def _reschedule_waiting(self, status: DeliveryStatus) -> list[str]:
@@ -169,10 +175,24 @@ class Upkeep:
             delivery = _readable(data)
             if data is None or delivery is None or delivery.status in TERMINAL:
                 continue
-            due_ms = delivery.next_attempt_at_ms or self.store.now_ms()
-            if await self._reschedule(delivery_id, data, delivery.lane, due_ms):
+            if await self._reschedule(delivery_id, data, delivery.lane, self._due_ms(delivery)):
                 mended.append(delivery_id)
         return mended
+
+    async def _take_up_parked(self, lane: Lane) -> list[str]:
+        """What another release, or an earlier one, could not read is due again once this one can."""
+        rank = self._parked_rank[lane]
+        key = self.store.keys.lane(lane)
+        ids = await self._members(("ZRANGEBYSCORE", key, "+inf", "+inf", "LIMIT", rank, PARKED_AT_A_TIME))
+        self._parked_rank[lane] = rank + PARKED_AT_A_TIME if len(ids) == PARKED_AT_A_TIME else 0
+        taken_up: list[str] = []
+        for delivery_id, data in await self._records(ids):
+            delivery = _readable(data)
+            if data is None or delivery is None or not await self.store.can_be_claimed(delivery_id):
+                continue
+            if await self._reschedule(delivery_id, data, delivery.lane, self._due_ms(delivery)):
+                taken_up.append(delivery_id)
+        return taken_up
 
     async def _unschedule_finished(self, lane: Lane) -> tuple[list[str], list[str]]:
         """Terminal deliveries need no schedule; scheduled ids without a readable record are only told."""
@@ -190,6 +210,9 @@ class Upkeep:
             ):
                 mended.append(delivery_id)
         return mended, strange
+
+    def _due_ms(self, delivery: Delivery) -> int:
+        return delivery.next_attempt_at_ms or self.store.now_ms()
 
     async def _reschedule(self, delivery_id: str, data: bytes, lane: Lane, due_ms: int | None) -> bool:
         keys = self.store.keys

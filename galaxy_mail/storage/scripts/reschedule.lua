@@ -7,7 +7,7 @@
   KEYS[4]  other     zset    the other lane
   ARGV[1]  delivery_id
   ARGV[2]  delivery record  as the caller read it; "" where there is none
-  ARGV[3]  due_ms           schedule it for then, where no lane has it and nobody claims it;
+  ARGV[3]  due_ms           schedule it for then, where no lane has it or it is parked there (see `park`);
                             "": it needs no schedule, take it out
 
   Returns  {1}  mended
@@ -26,7 +26,7 @@ if due_ms == "" then
   redis.call("HDEL", claims, delivery_id)
   return {1}
 end
-if scheduled then return {0} end
+if scheduled and tonumber(scheduled) < math.huge then return {0} end
 redis.call("HDEL", claims, delivery_id)
 redis.call("ZADD", lane, due_ms, delivery_id)
 return {1}
