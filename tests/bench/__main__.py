@@ -133,7 +133,7 @@ def measure(chosen: Sequence[str], *, runs: int, quick: bool, workdir: Path) -> 
                 of_run += SECTIONS[name](settings)
             except Exception as error:  # noqa: BLE001  # whatever it is: the other sections still have their say
                 traceback.print_exc()
-                failures.append(f"{name}, run {run}: {type(error).__name__}: {str(error).splitlines()[:1]}")
+                failures.append(f"{name}, run {run}: {type(error).__name__}: {str(error).strip()[-300:]}")
             others = disturbance.share()
             of_run.append(Figure(key=f"others/{name}", value=others * 100))
             took_s = time.monotonic() - started_s
