@@ -9,13 +9,14 @@ import trio
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.storage.command_stream import CommandStream
 from galaxy_mail.storage.errors import RedisTrouble
-from galaxy_mail.storage.upkeep import Depths, Upkeep
+from galaxy_mail.storage.upkeep import BATCH, Depths, Upkeep
 
 log = structlog.get_logger()
 
 SAMPLE_EVERY_S: Final = 2.0
 RECONCILE_EVERY_S: Final = 10.0
 FORGET_EVERY_S: Final = 5.0
+FORGET_FOR_S: Final = 2.0  # of that: what ends in an hour has to be forgotten in less
 TRIM_EVERY_S: Final = 30.0
 
 
@@ -53,6 +54,7 @@ class Janitor:
             for number, (every_s, chore) in enumerate(self._chores):
                 if due_s[number] > trio.current_time():
                     continue
+                self.heartbeat.beat()
                 try:
                     await chore()
                 except RedisTrouble as trouble:
@@ -66,8 +68,13 @@ class Janitor:
         self._on_sample(await self.upkeep.depths(), state.lag)
 
     async def forget(self) -> int:
-        """One batch of what is past its time. Raises RedisTrouble."""
-        gone = await self.upkeep.forget() + await self.upkeep.forget_malformed()
+        """What is past its time, a batch after the other as long as there is time for it. Raises RedisTrouble."""
+        until_s = trio.current_time() + FORGET_FOR_S
+        gone, batch = 0, BATCH
+        while batch >= BATCH and trio.current_time() <= until_s:
+            self.heartbeat.beat()
+            batch = await self.upkeep.forget() + await self.upkeep.forget_malformed()
+            gone += batch
         if gone:
             log.info("forgotten", records=gone)
         return gone

@@ -4,6 +4,7 @@ Every change is a script that compares the record with what was read here, so th
 What a look does not understand stays as it is and is reported.
 """
 
+from collections.abc import Sequence
 from typing import Final, cast
 
 from msgspec import DecodeError, Struct
@@ -11,7 +12,7 @@ from msgspec import DecodeError, Struct
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, decode
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.commands import Call, Command
+from galaxy_mail.storage.commands import Call, Command, Reply
 from galaxy_mail.storage.script import script
 from galaxy_mail.storage.store import BACKSTOP_MS, Store, answered
 
@@ -19,6 +20,7 @@ FORGET: Final = script("forget")
 RESCHEDULE: Final = script("reschedule")
 
 BATCH: Final = 200
+ATTEMPTS_AT_A_TIME: Final = 16
 PARKED_AT_A_TIME: Final = 10  # each with all of its content
 WAITING: Final = tuple(status for status in DeliveryStatus if status not in TERMINAL)
 
@@ -75,73 +77,80 @@ class Upkeep:
         due = await self._members(
             ("ZRANGEBYSCORE", k.IDX_EXPIRES, "-inf", now_ms, "LIMIT", self._left_alone, BATCH)
         )
-        gone = 0
+        calls: list[Command | Call] = []
+        went_before: list[str] = []
         for delivery_id, data in await self._records(due):
             if data is None:
-                gone += await self._forget_attempts(delivery_id, now_ms)
-            else:
-                gone += await self._forget_delivery(delivery_id, data, now_ms)
+                went_before.append(delivery_id)
+            elif (call := self._forget_call(delivery_id, data, now_ms)) is not None:
+                calls.append(call)
+        gone = sum(cast("list[int]", reply)[0] for reply in await self._run(calls))
+        gone += await self._forget_attempts(went_before, now_ms)
         # What was not understood stays in the list, and would hold up all that comes behind it.
         self._left_alone = self._left_alone + len(due) - gone if len(due) == BATCH else 0
         return gone
 
-    async def _forget_delivery(self, delivery_id: str, data: bytes, now_ms: int) -> int:
+    def _forget_call(self, delivery_id: str, data: bytes, now_ms: int) -> Call | None:
         delivery = _readable(data)
         if delivery is None or delivery.status not in TERMINAL or self.store.forget_at_ms(delivery) > now_ms:
-            return 0  # not understood, or not yet: nothing is lost by waiting
+            return None  # not understood, or not yet: nothing is lost by waiting
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
         indexes = [k.status_index(delivery.status), *k.fixed_indexes(delivery)]
         if delivery.parent_delivery_id is not None:
             indexes.append(k.children_index(delivery.parent_delivery_id))
-        [reply] = await self.store.link.pipeline(
+        return Call(
+            FORGET,
+            (
+                k.delivery(delivery_id),
+                k.payload(delivery_id),
+                k.children_index(delivery_id),
+                k.IDX_EXPIRES,
+                *indexes,
+            ),
+            (delivery_id, data, finished_at_ms + self.store.retention.attempt_ms),
+        )
+
+    async def _forget_attempts(self, ids: list[str], now_ms: int) -> int:
+        """The deliveries went before; now their attempts and dead letters do. Attempts are numbered without gaps."""
+        looks = await self._run(
             [
-                Call(
-                    FORGET,
-                    (
-                        k.delivery(delivery_id),
-                        k.payload(delivery_id),
-                        k.children_index(delivery_id),
-                        k.IDX_EXPIRES,
-                        *indexes,
-                    ),
-                    (delivery_id, data, finished_at_ms + self.store.retention.attempt_ms),
+                look
+                for delivery_id in ids
+                for look in (
+                    ("PEXPIRETIME", k.attempt(delivery_id, 1)),
+                    ("EXISTS", *_attempt_keys(delivery_id, 1)),
                 )
             ]
         )
-        return cast("list[int]", answered(reply))[0]
-
-    async def _forget_attempts(self, delivery_id: str, now_ms: int) -> int:
-        """The delivery went before; now its attempts and its dead letter do. Attempts are numbered without gaps."""
-        [reply] = await self.store.link.pipeline([("PEXPIRETIME", k.attempt(delivery_id, 1))])
-        forget_at_ms = cast("int", answered(reply)) - BACKSTOP_MS
-        if forget_at_ms > now_ms:  # its key's time to live ended the delivery: nobody came by in time
-            [reply] = await self.store.link.pipeline([("ZADD", k.IDX_EXPIRES, forget_at_ms, delivery_id)])
-            answered(reply)
-            return 0
-        number, commands = 0, list[Command | Call]()
-        while True:
-            keys = [k.attempt(delivery_id, n) for n in range(number + 1, number + 1 + 16)]
-            [reply] = await self.store.link.pipeline([("EXISTS", *keys)])
-            existing = cast("int", answered(reply))
-            commands.append(("DEL", *keys))
-            if existing < len(keys):
-                break
-            number += len(keys)
-        commands += [
-            ("DEL", self.store.keys.dead_letter(delivery_id)),
-            ("ZREM", k.IDX_DEAD_LETTERS, delivery_id),
-            ("ZREM", k.IDX_EXPIRES, delivery_id),  # last: a crash before it repeats all of this
-        ]
-        for reply in await self.store.link.pipeline(commands):
-            answered(reply)
-        return 1
+        commands: list[Command | Call] = []
+        gone = 0
+        for delivery_id, ends_ms, found in zip(ids, looks[::2], looks[1::2], strict=True):
+            forget_at_ms = cast("int", ends_ms) - BACKSTOP_MS
+            if forget_at_ms > now_ms:  # its key's time to live ended the delivery: nobody came by in time
+                commands.append(("ZADD", k.IDX_EXPIRES, forget_at_ms, delivery_id))
+                continue
+            first, existing = 1, cast("int", found)
+            commands.append(("DEL", *_attempt_keys(delivery_id, first)))
+            while existing == ATTEMPTS_AT_A_TIME:
+                first += ATTEMPTS_AT_A_TIME
+                [more] = await self._run([("EXISTS", *_attempt_keys(delivery_id, first))])
+                existing = cast("int", more)
+                commands.append(("DEL", *_attempt_keys(delivery_id, first)))
+            commands += [
+                ("DEL", self.store.keys.dead_letter(delivery_id)),
+                ("ZREM", k.IDX_DEAD_LETTERS, delivery_id),
+                ("ZREM", k.IDX_EXPIRES, delivery_id),  # last: a crash before it repeats all of this
+            ]
+            gone += 1
+        await self._run(commands)
+        return gone
 
     async def forget_malformed(self) -> int:
         """Forgets malformed commands that are past their time. Raises RedisTrouble."""
         limit_ms = self.store.now_ms() - self.store.retention.attempt_ms
         due = await self._members(("ZRANGEBYSCORE", k.IDX_MALFORMED, "-inf", limit_ms, "LIMIT", 0, BATCH))
         if due:
-            await self.store.link.pipeline([("DEL", *map(k.malformed, due)), ("ZREM", k.IDX_MALFORMED, *due)])
+            await self._run([("DEL", *map(k.malformed, due)), ("ZREM", k.IDX_MALFORMED, *due)])
         return len(due)
 
     async def reconcile(self) -> Mended:
@@ -239,6 +248,11 @@ class Upkeep:
         )
         return [i for i, p, n in zip(ids, priority, normal, strict=True) if p is None and n is None]
 
+    async def _run(self, commands: Sequence[Command | Call]) -> list[Reply]:
+        if not commands:
+            return []
+        return [answered(reply) for reply in await self.store.link.pipeline(commands)]
+
     async def _members(self, command: Command) -> list[str]:
         [reply] = await self.store.link.pipeline([command])
         return [member.decode() for member in cast("list[bytes]", answered(reply))]
@@ -248,6 +262,10 @@ class Upkeep:
             return []
         [reply] = await self.store.link.pipeline([("MGET", *map(k.delivery, ids))])
         return list(zip(ids, cast("list[bytes | None]", answered(reply)), strict=True))
+
+
+def _attempt_keys(delivery_id: str, first: int) -> list[str]:
+    return [k.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)]
 
 
 def _readable(data: bytes | None) -> Delivery | None:

@@ -347,7 +347,7 @@ async def test_a_decision_from_an_old_look_changes_nothing(house: Storehouse) ->
     await house.finish(held, ACCEPTED)
     before = house.dump()
     assert not await house.upkeep._reschedule("d1", stored, Lane.NORMAL, house.clock.ms)
-    assert not await house.upkeep._forget_delivery("d1", encode(held.begun.delivery), house.clock.ms + 10**12)
+    assert house.upkeep._forget_call("d1", encode(held.begun.delivery), house.clock.ms + 10**12) is None
     assert house.dump() == before
 
 

@@ -1,0 +1,75 @@
+"""The janitor under load: it forgets as fast as mail comes in, and asks Redis seldom."""
+
+from typing import Final
+
+import trio
+from trio.testing import MockClock
+
+from galaxy_mail.actors.janitor import FORGET_FOR_S, Janitor
+from galaxy_mail.actors.supervisor import Heartbeat
+from galaxy_mail.storage.upkeep import BATCH
+from tests.deliveries import ACCEPTED, DAY_MS, acceptance_of, request_of
+from tests.storehouse import Storehouse
+
+MANY: Final = 5 * BATCH
+
+
+def janitor_of(house: Storehouse) -> Janitor:
+    return Janitor(
+        upkeep=house.upkeep,
+        stream=house.stream,
+        stream_kept_ms=DAY_MS,
+        on_sample=lambda depths, lag: None,
+        heartbeat=Heartbeat(),
+    )
+
+
+async def suppressed(house: Storehouse, count: int) -> None:
+    for number in range(count):
+        await house.store.accept(
+            acceptance_of(request_of(f"s{number}"), suppressed={"@example.org": "r"}, now_ms=house.clock.ms)
+        )
+
+
+async def test_all_that_is_past_its_time_goes_in_one_go(house: Storehouse, autojump_clock: MockClock) -> None:
+    await suppressed(house, MANY)
+    house.clock.ms += 30 * DAY_MS
+    assert await janitor_of(house).forget() == MANY
+    house.clock.ms += 60 * DAY_MS
+    assert await janitor_of(house).forget() == MANY
+    assert all(key.startswith(("mail:idempotency:", "mail:meta")) for key in house.dump())
+
+
+async def test_forgetting_leaves_time_for_the_other_chores(
+    house: Storehouse, autojump_clock: MockClock
+) -> None:
+    await suppressed(house, MANY)
+    house.clock.ms += 30 * DAY_MS
+    janitor = janitor_of(house)
+    forget = house.upkeep.forget
+
+    async def slowly() -> int:
+        await trio.sleep(FORGET_FOR_S * 0.6)
+        return await forget()
+
+    house.upkeep.forget = slowly  # type: ignore[method-assign]  # a slow Redis
+    assert await janitor.forget() == 2 * BATCH
+
+
+async def test_a_batch_costs_a_few_calls_and_not_some_for_each_delivery(house: Storehouse) -> None:
+    for number in range(20):
+        await house.sent(request_of(f"d{number}"), ACCEPTED)
+    calls = 0
+    pipeline = house.link.pipeline
+
+    async def counted(*args: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        return await pipeline(*args, **named)  # type: ignore[arg-type]  # as it came
+
+    house.link.pipeline = counted  # type: ignore[assignment,method-assign]  # to count
+    house.clock.ms += 30 * DAY_MS
+    assert await house.upkeep.forget() == 20
+    house.clock.ms += 60 * DAY_MS
+    assert await house.upkeep.forget() == 20
+    assert calls <= 8
