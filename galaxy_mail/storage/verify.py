@@ -179,20 +179,31 @@ class _Look:
             for delivery_id, exists in await self._exist(ids):
                 if not exists and not await self._forgotten(delivery_id):
                     yield Violation(where=delivery_id, what="attempts without a delivery")
+        async for batch in self._scan(k.IDEMPOTENCY):
+            async for violation in self._promises(batch):
+                yield violation
+
+    async def _promises(self, names: Sequence[str]) -> AsyncIterator[Violation]:
+        """Whoever repeats a request is answered from these records: what they name must exist, or have been forgotten."""
+        retention = self.store.retention
+        [reply] = await self._run([("MGET", *names)])
+        records = [_decoded(data, IdempotencyRecord) for data in cast("list[bytes | None]", reply)]
+        for record, (delivery_id, exists) in zip(
+            records, await self._exist([r.delivery_id if r else "" for r in records]), strict=True
+        ):
+            if record is None or exists:
+                continue
+            accepted_at_ms = record.expires_at_ms - retention.idempotency_ms
+            if self.now_ms < min(record.expires_at_ms, accepted_at_ms + retention.delivery_ms):
+                yield Violation(where=delivery_id, what="was promised and does not exist")
 
     async def _index_orphans(self, index: str, what: str, *, mend: bool) -> AsyncIterator[Violation]:
-        cursor = "0"
-        while True:
-            [reply] = await self._run([("ZSCAN", index, cursor, "COUNT", BATCH)])
-            following, flat = cast("tuple[bytes, list[bytes]]", reply)
-            for member, exists in await self._exist([member.decode() for member in flat[::2]]):
+        async for members in self._members(index):
+            for member, exists in await self._exist(members):
                 if exists:
                     continue
                 call = Call(MEND, (k.delivery(member), index), (member, b"", ""))
                 yield Violation(where=member, what=f"{what} and has no record", mend=(call,) if mend else ())
-            cursor = following.decode()
-            if cursor == "0":
-                return
 
     async def _forgotten(self, delivery_id: str) -> bool:
         [reply] = await self._run([("ZSCORE", k.IDX_EXPIRES, delivery_id)])
@@ -263,6 +274,15 @@ class _Look:
                     )
                 if entry_number(entry_id) > reached:
                     yield Violation(where=k.malformed(entry_id), what="is ahead of the stream's offset")
+        async for entry_ids in self._members(k.IDX_MALFORMED):
+            replies = await self._run([("EXISTS", k.malformed(entry_id)) for entry_id in entry_ids])
+            for entry_id, exists in zip(entry_ids, replies, strict=True):
+                if exists == 0:
+                    yield Violation(
+                        where=k.malformed(entry_id),
+                        what="stands in its index and has no record",
+                        mend=(("ZREM", k.IDX_MALFORMED, entry_id),),
+                    )
 
     # Redis
 
@@ -270,6 +290,16 @@ class _Look:
         if not commands:
             return []
         return [answered(reply) for reply in await self.store.link.pipeline(commands)]
+
+    async def _members(self, index: str) -> AsyncIterator[list[str]]:
+        cursor = "0"
+        while True:
+            [reply] = await self._run([("ZSCAN", index, cursor, "COUNT", BATCH)])
+            following, flat = cast("tuple[bytes, list[bytes]]", reply)
+            yield [member.decode() for member in flat[::2]]
+            cursor = following.decode()
+            if cursor == "0":
+                return
 
     async def _scan(self, prefix: str) -> AsyncIterator[list[str]]:
         cursor = "0"
