@@ -48,10 +48,12 @@ class Epoch:
         self._offset = (0, 0)
 
     def saw_sequence(self, sequence: int) -> None:
-        self._sequence = max(self._sequence, sequence)
+        if not self.strange:  # another store's figures say nothing of the known one, should it come back
+            self._sequence = max(self._sequence, sequence)
 
     def saw_offset(self, entry_id: str) -> None:
-        self._offset = max(self._offset, entry_number(entry_id))
+        if not self.strange:
+            self._offset = max(self._offset, entry_number(entry_id))
 
     def refuse_if_strange(self) -> None:
         """Raises StoreIsStrange while nothing may be accepted."""

@@ -121,6 +121,21 @@ async def test_once_the_known_store_is_back_intake_goes_on(epoch: Epoch, store: 
     assert epoch.number == 1, "what was claimed before is worth nothing all the same"
 
 
+async def test_what_a_strange_store_had_makes_no_roll_back_of_the_known_one(
+    epoch: Epoch, store: FakeStore
+) -> None:
+    store.sequence, store.offset = 7, "7-0"
+    await epoch.check(store.pipeline)
+    strange = FakeStore()
+    strange.store_id, strange.sequence, strange.offset = "another", 500, "500-0"
+    assert await epoch.check(strange.pipeline) is Verdict.STRANGE
+    epoch.saw_sequence(501)
+    epoch.saw_offset("501-0")
+    assert await epoch.check(store.pipeline) is Verdict.SAME
+    store.sequence = 6
+    assert await epoch.check(store.pipeline) is Verdict.ROLLED_BACK
+
+
 @pytest.mark.parametrize(
     ("sequence", "offset", "verdict"),
     [
