@@ -62,10 +62,10 @@ def _links(page: Page, known: dict[Path, Page]) -> Iterator[str]:
             continue  # of another site: not looked at, for a check must not hang on it
         path, _, anchor = unquote(link.target).partition("#")
         target = (page.path.parent / path).resolve() if path else page.path.resolve()
-        if not target.exists():
+        if target != page.path.resolve() and not target.exists():
             yield f"{where}: {link.target} leads nowhere"
         elif anchor and target.suffix == ".md":
-            other = known.get(target) or Page(target)
+            other = page if target == page.path.resolve() else known.get(target) or Page(target)
             if anchor not in other.anchors:
                 yield f"{where}: {other.name} has no heading #{anchor}"
 
@@ -148,7 +148,7 @@ def _is_route(method: str, path: str) -> bool:
     return path.rstrip("/") in {"/api/v1/internal", "/api/v1"}
 
 
-def _runbook_references() -> Iterator[str]:
+def runbook_references() -> Iterator[str]:
     """Alerts and dashboards name sections of the runbook."""
     anchors = Page(RUNBOOK).anchors
     for path in sorted((REPOSITORY / "deploy").rglob("*")):
@@ -170,7 +170,7 @@ def main() -> int:
     if sys.argv[1:] == ["--write"]:
         write()
     documents = pages()
-    found = [*problems(documents), *_runbook_references()]
+    found = [*problems(documents), *runbook_references()]
     for problem in found:
         print(problem, file=sys.stderr)
     print(f"docs: {len(found)} problems" if found else f"docs: {len(documents)} pages say what is there")

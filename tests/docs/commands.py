@@ -10,12 +10,14 @@ import click
 from click.testing import CliRunner
 
 from galaxy_mail.cli import main
-from tests.docs.pages import REPOSITORY, Page
+from tests.docs.pages import REPOSITORY, SPAN, Page
 
 _OURS: Final = re.compile(r"(?:^|[\s(|;&])galaxy-mail((?: +[^\s|;&)#>\\]+)+)", re.MULTILINE)
 _MAKE: Final = re.compile(r"(?:^|[\s;&])make((?: +[^\s|;&)#>\\]+)+)", re.MULTILINE)
 _MODULE: Final = re.compile(r"python -m ([\w.]+)")
-_SHELL: Final = frozenset({"", "sh", "console"})  # languages of blocks that hold commands; a span has none
+_SHELL: Final = frozenset(
+    {SPAN, "sh", "console"}
+)  # where commands stand; other blocks hold drawings, records, forms
 
 
 def problems(page: Page) -> Iterator[str]:

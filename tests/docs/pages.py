@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 REPOSITORY: Final = Path(__file__).parents[2]
+SPAN: Final = "span"
 
 _FENCE: Final = re.compile(r"^ {0,3}(`{3,})([^\n`]*)\n(.*?)^ {0,3}\1`*[ \t]*$", re.MULTILINE | re.DOTALL)
 _COMMENT: Final = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -28,7 +29,7 @@ class Fragment(NamedTuple):
 
     line: int
     text: str
-    language: str  # of a fenced block; "" for a span
+    language: str  # of a fenced block; SPAN for a span
 
 
 class Link(NamedTuple):
@@ -66,7 +67,7 @@ class Page:
     @cached_property
     def spans(self) -> list[Fragment]:
         return [
-            Fragment(self._line(match.start()), " ".join(match[2].split()), "")
+            Fragment(self._line(match.start()), " ".join(match[2].split()), SPAN)
             for match in _SPAN.finditer(self._prose)
         ]
 
