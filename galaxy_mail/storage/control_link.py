@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
 CONNECT_WITHIN_S: Final = 3.0
+CLOSE_WITHIN_S: Final = 0.5  # also when cancelled: a stop waits for it
 RESTART_PAUSE_S: Final = 1.0
 
 log = structlog.get_logger()
@@ -146,7 +147,7 @@ class ControlLink:
             host, port = await _in_loop(sentinel.discover_master, address.sentinel_service)
             return [host.encode() if isinstance(host, str) else host, int(port)]
         finally:
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(CLOSE_WITHIN_S, shield=True):
                 for client in sentinel.sentinels:
                     await _in_loop(client.aclose)
 
@@ -234,7 +235,7 @@ async def _usable(connection: AbstractConnection) -> bool:
 
 async def _close(connection: AbstractConnection | None) -> None:
     if connection is not None:
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(CLOSE_WITHIN_S, shield=True):
             await _in_loop(connection.disconnect, True)
 
 
