@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import settings
 
 from galaxy_mail.storage.script import scripts
 from galaxy_mail.storage.verify import verify
 from tests.servers import ValkeyServer, run_commands
 from tests.storehouse import Storehouse
+
+# A busy machine is slow and not wrong. What hangs ends by pytest's own limit.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
