@@ -6,10 +6,16 @@ from contextlib import contextmanager
 import structlog
 
 from galaxy_mail.http.connection import Request
+from galaxy_mail.http.tokens import ANONYMOUS
 
 log = structlog.get_logger()
 
 Fact = str | int | bool | Mapping[str, object] | None
+
+
+def known(request: Request) -> str | None:
+    """Who it is, as far as the connection tells: for what a caller leaves out."""
+    return None if request.who == ANONYMOUS else request.who
 
 
 class Action:

@@ -16,7 +16,7 @@ from galaxy_mail.domain.resend_job import (
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.http import requests as r
 from galaxy_mail.http.answers import REPLAYED, Answer, json_answer
-from galaxy_mail.http.audit import audited
+from galaxy_mail.http.audit import audited, known
 from galaxy_mail.http.connection import Request
 from galaxy_mail.http.problems import NothingThere
 from galaxy_mail.http.routes import API, Route
@@ -99,7 +99,7 @@ class Deliveries:
                 resent = await self._resending.resend(
                     _valid(delivery_id),
                     idempotency_key=key,
-                    resent_by=resent_by or request.who,
+                    resent_by=resent_by or known(request),
                     request_id=tracing.request_id,
                     trace_id=tracing.trace_id,
                     traceparent=tracing.traceparent,
@@ -126,7 +126,7 @@ class Deliveries:
         key = idempotency_key_of(request.headers.getlist("Idempotency-Key"))
         r.Members.of_query(request).finish()
         members = r.Members.of_body(await request.read_body(r.BODY_MAX_BYTES), request)
-        asked = _job_request(members)
+        asked = _job_request(members, created_by=known(request))
         with audited(
             request,
             "resend_job",
@@ -158,7 +158,7 @@ def _valid(delivery_id: str) -> str:
     return delivery_id
 
 
-def _job_request(members: r.Members) -> ResendJobRequest:
+def _job_request(members: r.Members, *, created_by: str | None) -> ResendJobRequest:
     which = members.need_members("filter")
     chosen = ResendFilter(
         status=which.need("status", _ENDED, DeliveryStatus.FAILED),
@@ -172,7 +172,7 @@ def _job_request(members: r.Members) -> ResendJobRequest:
     request = ResendJobRequest(
         filter=chosen,
         reason=members.need("reason", r.reason, ""),
-        created_by=members.take("created_by", r.person, None),
+        created_by=members.take("created_by", r.person, created_by),
         dry_run=members.take("dry_run", r.flag, False),  # a default like the others
         per_second=members.take("per_second", _PACE, PER_SECOND_DEFAULT),
     )

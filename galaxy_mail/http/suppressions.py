@@ -12,11 +12,11 @@ from galaxy_mail.domain.records import Suppression
 from galaxy_mail.http import requests as r
 from galaxy_mail.http import suppression_csv
 from galaxy_mail.http.answers import CSV, NO_STORE, Answer, json_answer
-from galaxy_mail.http.audit import audited
+from galaxy_mail.http.audit import audited, known
 from galaxy_mail.http.connection import Request
 from galaxy_mail.http.problems import NothingThere
 from galaxy_mail.http.routes import API, Route
-from galaxy_mail.http.tokens import ANONYMOUS, Role
+from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import suppression_view
 from galaxy_mail.storage.reader import Reader
 from galaxy_mail.storage.suppression_list import SuppressionList
@@ -70,7 +70,7 @@ class Suppressions:
         entry = Suppression(
             address=_entry(address),
             reason=members.need("reason", r.reason, ""),
-            created_by=members.take("created_by", r.person, _by(request)),
+            created_by=members.take("created_by", r.person, known(request)),
             created_at_ms=self._reader.now_ms(),
         )
         members.finish()
@@ -98,7 +98,7 @@ class Suppressions:
         body = await request.read_body(IMPORT_MAX_BYTES)
         with audited(request, "import_suppressions") as action:
             entries = await trio.to_thread.run_sync(
-                suppression_csv.decode, body, _by(request), self._reader.now_ms(), abandon_on_cancel=True
+                suppression_csv.decode, body, known(request), self._reader.now_ms(), abandon_on_cancel=True
             )
             added = 0
             for first in range(0, len(entries), AT_A_TIME):
@@ -125,8 +125,3 @@ def _entry(address: str) -> str:
         return parse_suppression_entry(address)
     except BadAddress as bad:
         raise InvalidRequest([FieldError("address", str(bad))]) from None
-
-
-def _by(request: Request) -> str | None:
-    """Who it was, as far as the connection tells."""
-    return None if request.who == ANONYMOUS else request.who

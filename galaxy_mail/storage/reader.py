@@ -187,14 +187,19 @@ class Reader:
 
         The list is a hash, so a page costs a walk over it, in steps that hold nobody up.
         """
-        addresses = {address async for address in self._suppressed_addresses() if address > after}
-        chosen = nsmallest(limit, addresses)
+        behind: set[bytes] = set()
+        async for addresses in self._suppressed_addresses():
+            behind.update(address for address in addresses if address > after.encode())
+        chosen = [address.decode() for address in nsmallest(limit, behind)]
         entries = await self.suppressions_of(chosen)
-        return entries, chosen[-1] if len(addresses) > len(chosen) else None
+        return entries, chosen[-1] if len(behind) > len(chosen) else None
 
     async def suppressed_addresses(self) -> list[str]:
         """Every entry's address, in order. Raises RedisTrouble."""
-        return sorted({address async for address in self._suppressed_addresses()})
+        everything: set[bytes] = set()
+        async for addresses in self._suppressed_addresses():
+            everything.update(addresses)
+        return [address.decode() for address in sorted(everything)]
 
     async def suppressions_of(self, addresses: Sequence[str]) -> list[Suppression]:
         """The entries of these addresses, as far as there are any. Raises RedisTrouble."""
@@ -204,14 +209,14 @@ class Reader:
         read = [_readable(data, Suppression) for data in cast("list[bytes | None]", answered(reply))]
         return [entry for entry in read if entry is not None]
 
-    async def _suppressed_addresses(self) -> AsyncIterator[str]:
+    async def _suppressed_addresses(self) -> AsyncIterator[list[bytes]]:
+        """All of them, some at a time, and some perhaps twice."""
         cursor = "0"
         while True:
             command = ("HSCAN", k.SUPPRESSIONS, cursor, "COUNT", SUPPRESSIONS_AT_A_TIME)
             [reply] = await self._link.pipeline([command])
             following, flat = cast("tuple[bytes, list[bytes]]", answered(reply))
-            for address in flat[::2]:
-                yield address.decode()
+            yield flat[::2]
             cursor = following.decode()
             if cursor == "0":
                 return

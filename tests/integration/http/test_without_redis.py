@@ -36,7 +36,7 @@ async def test_every_route_says_503_while_redis_is_gone(valkey: ValkeyServer) ->
     async with world(valkey) as api:
         valkey.kill()
         for method, path, how in ASKED:
-            with trio.fail_after(5):
+            with trio.fail_after(20):
                 told = await api.ask(method, path, **keyed(how))
             assert (told.status, told.code) == (503, "service_unavailable"), path
             assert told.headers["retry-after"] == "1"
@@ -47,7 +47,7 @@ async def test_every_route_says_503_in_time_while_redis_hangs(valkey: ValkeyServ
         valkey.pause()
         try:
             for method, path, how in ASKED:
-                with trio.fail_after(5):
+                with trio.fail_after(20):
                     told = await api.ask(method, path, **keyed(how))
                 assert (told.status, told.code) == (503, "service_unavailable"), path
         finally:
