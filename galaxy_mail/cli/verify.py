@@ -12,6 +12,7 @@ from galaxy_mail.config import StoreConfig
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.storage.embedded import EmbeddedValkey
 from galaxy_mail.storage.epoch import Epoch
+from galaxy_mail.storage.errors import RedisTrouble
 from galaxy_mail.storage.gateway import Gateway
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.store import Retention, Store
@@ -79,7 +80,10 @@ async def _verify(config: StoreConfig, repair: bool) -> list[Violation]:
             await gateway.wait_connected()
         if not gateway.connected:
             raise Unreachable(f"Redis can't be reached: {gateway.statistics().last_error}")
-        violations = await verify(store, repair=repair)
+        try:
+            violations = await verify(store, repair=repair)
+        except RedisTrouble as trouble:  # not 1: nothing was found out about the store
+            raise Unreachable(f"Redis was lost on the way: {trouble}") from trouble
         nursery.cancel_scope.cancel()
     return violations
 
