@@ -124,8 +124,13 @@ def _names(page: Page) -> Iterator[str]:
             if not from_code.log_events() & set(pair):
                 yield f"{where}: nothing logs the event {''.join(pair)}"
     for span in page.spans:
-        if _PATH.fullmatch(span.text) and not (REPOSITORY / span.text).exists():
-            yield f"{page.name}:{span.line}: there is no {span.text}"
+        path, _, test = span.text.partition("::")
+        if not _PATH.fullmatch(path):
+            continue
+        if not (REPOSITORY / path).exists():
+            yield f"{page.name}:{span.line}: there is no {path}"
+        elif test and f"def {test}(" not in (REPOSITORY / path).read_text(encoding="utf-8"):
+            yield f"{page.name}:{span.line}: {path} has no {test}"
 
 
 def _unknown_variables(page: Page) -> Iterator[str]:

@@ -66,6 +66,10 @@ def test_the_command_says_so_by_its_exit_status() -> None:
             "docs/page.md:1: there is no route DELETE /api/v1/internal/deliveries",
         ),
         ("`galaxy_mail/domain/mail.py`", "docs/page.md:1: there is no galaxy_mail/domain/mail.py"),
+        (
+            "`tests/docs/test_docs.py::test_nothing`",
+            "docs/page.md:1: tests/docs/test_docs.py has no test_nothing",
+        ),
         ('```json\n{"event":"mail_lost"}\n```', "docs/page.md:2: nothing logs the event mail_lost"),
         ("<!-- generated: weather -->\n<!-- /generated -->\n", "docs/page.md: nobody generates weather"),
         (
