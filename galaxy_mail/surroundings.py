@@ -22,6 +22,9 @@ from galaxy_mail.storage.gateway import Gateway, GatewayStatistics, OnConnect
 
 NO_DOMAIN: Final = "galaxy-mail.invalid"  # of Message-ID where the stub has no sender's address
 REDIS_WITHIN_S: Final = 3.0  # an answer that takes longer is none
+REDIS_AT_LEAST_S: Final = (
+    1.0  # however little a request may take: batches of commands need more than a request
+)
 AFTER_GRACE_S: Final = 0.5  # what a slot's provider may still wait for once the grace of a stop is over
 
 
@@ -57,7 +60,8 @@ class Reality:
         self._address = address
         self._durability = Durability(config.redis_durability)
         # Well within a request's own time, so that a caller hears of Redis and not of a time-out.
-        self._redis_timeout_s = min(REDIS_WITHIN_S, 0.6 * config.operator_request_timeout_ms / 1000)
+        share_s = 0.6 * config.operator_request_timeout_ms / 1000
+        self.redis_timeout_s = max(REDIS_AT_LEAST_S, min(REDIS_WITHIN_S, share_s))
         self._templates = config.template_dir or bundled_templates()
         self.provider = provider_factory(config)
 
@@ -66,7 +70,7 @@ class Reality:
             self._address,
             durability=self._durability,
             on_connect=on_connect,
-            timeout_s=self._redis_timeout_s,
+            timeout_s=self.redis_timeout_s,
         )
 
     def catalog(self) -> Catalog:
