@@ -22,6 +22,7 @@ import structlog
 import trio
 
 from galaxy_mail.settings.redis_address import RedisAddress
+from galaxy_mail.socket_stream import ConversationStream
 from galaxy_mail.storage.commands import Call, Command, Pipeline
 from galaxy_mail.storage.durability import Durability
 from galaxy_mail.storage.errors import NotDurable, OutcomeUnknown, RedisRefused, RedisTrouble
@@ -143,11 +144,12 @@ class DataLink:
     async def _open(self) -> tuple[Stream, RedisAddress]:
         address = await self._primary()
         if address.unix_path is not None:
-            return await trio.open_unix_socket(address.unix_path), address
+            return ConversationStream.over(await trio.open_unix_socket(address.unix_path)), address
         ((host, port),) = address.hosts
         context = address.tls_context() if address.tls else None
-        stream = await trio.open_tcp_stream(host, port)
-        stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
+        socket_stream = await trio.open_tcp_stream(host, port)
+        socket_stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE, 1)
+        stream = ConversationStream.over(socket_stream)
         if context is None:
             return stream, address
         try:

@@ -20,6 +20,7 @@ from galaxy_mail.providers.smtp.protocol import Extensions, dot_stuffed
 from galaxy_mail.providers.smtp.session import Connect, ConnectionLost, ExchangeEnded, Mail, Session
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, tls_context
 from galaxy_mail.providers.smtp.summaries import describe
+from galaxy_mail.socket_stream import ConversationStream
 
 _LARGE_BYTES: Final = 262_144  # of attachments: building these would hold up other slots
 
@@ -129,13 +130,13 @@ class SmtpProvider:
         self._session = await Session.open(self._settings, self._tls, self._connect)
         return self._session
 
-    async def _connect_tcp(self) -> trio.SocketStream:
+    async def _connect_tcp(self) -> ConversationStream:
         stream = await trio.open_tcp_stream(self._settings.host, self._settings.port)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE_S.items():
             if (option := getattr(socket, name, None)) is not None:  # not all systems have all of them
                 stream.setsockopt(socket.IPPROTO_TCP, option, value)
-        return stream
+        return ConversationStream.over(stream)
 
 
 _NO_SMTPUTF8: Final = "an address needs SMTPUTF8, which the relay does not offer"

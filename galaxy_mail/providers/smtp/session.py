@@ -37,6 +37,7 @@ from galaxy_mail.providers.smtp.outcomes import (
 from galaxy_mail.providers.smtp.protocol import Extensions, OutOfTurn, SmtpClient, State
 from galaxy_mail.providers.smtp.replies import NotSmtp, Reply, one_line
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, is_loopback
+from galaxy_mail.socket_stream import ConversationStream
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
 
@@ -72,7 +73,7 @@ class Session:
     def __init__(self, settings: SmtpSettings) -> None:
         self._settings = settings
         self._stream: trio.abc.Stream | None = None
-        self._socket: trio.socket.SocketType | None = None  # below TLS; None: not over a socket
+        self._socket: ConversationStream | None = None  # below TLS; None: not over a socket
         self._secure = False
         self._smtp = SmtpClient()
         # What goes on before or beneath SMTP's own exchanges.
@@ -121,8 +122,8 @@ class Session:
         except OSError as unreachable:
             raise self._ended(Ending.UNREACHABLE, detail=_system_words(unreachable)) from unreachable
         self._stream = stream
-        if isinstance(stream, trio.SocketStream):
-            self._socket = stream.socket
+        if isinstance(stream, ConversationStream):
+            self._socket = stream
 
     async def _introduce(self, tls: ssl.SSLContext | None) -> None:
         settings = self._settings
@@ -458,12 +459,12 @@ def _mechanism(offered: str) -> str | None:
     return next((m for m in ("PLAIN", "LOGIN") if m in mechanisms), None)
 
 
-def _own_name(sock: trio.socket.SocketType | None) -> bytes:
+def _own_name(stream: ConversationStream | None) -> bytes:
     """What EHLO says: the host's full name, or an address literal where it has none (RFC 5321 §4.1.4)."""
     name = socket.gethostname()
     if "." in name.strip(".") and name.isascii() and not name.startswith("localhost"):
         return name.encode()
-    address = sock.getsockname()[0] if sock is not None else "127.0.0.1"
+    address = stream.own_address() if stream is not None else "127.0.0.1"
     return f"[IPv6:{address.partition('%')[0]}]".encode() if ":" in address else f"[{address}]".encode()
 
 
