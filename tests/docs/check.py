@@ -26,7 +26,7 @@ REQUIRED_PARTS: Final = {
 }
 REQUIRED_TABLES: Final = {
     "docs/states.md": {"delivery-moves", "attempt-moves", "lifecycle-codes", "dead-letter-reasons"},
-    "docs/redis.md": {"keys"},
+    "docs/redis.md": {"keys", "answers"},
     "docs/notification.md": {"malformed-codes"},
     "docs/templates.md": {"render-codes"},
     "docs/smtp.md": {"stub-codes"},

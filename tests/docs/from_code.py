@@ -23,6 +23,7 @@ from galaxy_mail.rendering.failures import RenderFailureCode
 from galaxy_mail.settings import markdown_table
 from galaxy_mail.storage import keys
 from galaxy_mail.storage.script import scripts
+from galaxy_mail.storage.store import Answer
 from galaxy_mail.telemetry.metrics import _GAUGES, Metrics
 from tests.docs.pages import REPOSITORY
 
@@ -52,6 +53,7 @@ def listed() -> Mapping[str, frozenset[str]]:
         "delivery-moves": _pairs(DELIVERY_MOVES),
         "attempt-moves": _pairs(ATTEMPT_MOVES),
         "keys": frozenset(catalog()),
+        "answers": frozenset(str(answer.value) for answer in Answer),
         "malformed-codes": frozenset(FailureCode),
         "render-codes": frozenset(RenderFailureCode),
         "dead-letter-reasons": frozenset({conclusion.RETRIES_EXHAUSTED, conclusion.CRASH_LOOP}),
