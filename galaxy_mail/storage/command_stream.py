@@ -14,7 +14,6 @@ from galaxy_mail.domain.records import (
     IdempotencyRecord,
     MalformedCommand,
     Source,
-    Suppression,
     decode,
     encode,
 )
@@ -23,7 +22,7 @@ from galaxy_mail.storage.commands import Call, Command, Entry, RedisLink, Reply
 from galaxy_mail.storage.epoch import Epoch, entry_number
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.script import script
-from galaxy_mail.storage.store import BACKSTOP_MS, SKIP, StreamPosition, answered
+from galaxy_mail.storage.store import BACKSTOP_MS, SKIP, StreamPosition, answered, suppression_reason
 
 READ_COMMANDS: Final = script("read_commands")
 RECORD_MALFORMED: Final = script("record_malformed")
@@ -142,7 +141,7 @@ class CommandStream:
         if suppressions:
             found = cast("list[bytes | None]", replies.pop(0))
             suppressed = {
-                entry: decode(data, Suppression).reason
+                entry: suppression_reason(data)
                 for entry, data in zip(suppressions, found, strict=True)
                 if data is not None
             }

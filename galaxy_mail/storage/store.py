@@ -49,6 +49,7 @@ CONTENT_WITH_CLAIM_BYTES: Final = (
     64 * 1024
 )  # larger content is read by the slot that sends it, not with a batch
 CONTENT_MAX_BYTES: Final = 2**29  # what one value in Redis may have: content of any size
+UNREADABLE: Final = "the suppression list's entry can't be read"
 LOST_PLACES: Final = 50  # lost owners' work taken over in one claim at most
 
 ACCEPT: Final = script("accept")
@@ -599,10 +600,14 @@ def scheduled_attempt(delivery: Delivery) -> Attempt:
 def _reasons(asked: Sequence[str], found: Sequence[bytes | None]) -> dict[str, str]:
     # A Lua table ends at its last non-nil element, so the answer may be shorter than the question.
     return {
-        entry: decode(data, Suppression).reason
-        for entry, data in zip(asked, found, strict=False)
-        if data is not None
+        entry: suppression_reason(data) for entry, data in zip(asked, found, strict=False) if data is not None
     }
+
+
+def suppression_reason(data: bytes) -> str:
+    """Why an entry of the suppression list is there. One that can't be read suppresses all the same."""
+    entry = _readable(data, Suppression)
+    return UNREADABLE if entry is None else entry.reason
 
 
 R = TypeVar("R", bound=Struct)
