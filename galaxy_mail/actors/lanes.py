@@ -51,9 +51,9 @@ class Lanes:
         self.slots = slots
         self._prefetch = max(PREFETCH_MIN, slots)
         self._queues: dict[Lane, deque[Waiting]] = {Lane.PRIORITY: deque(), Lane.NORMAL: deque()}
-        self._takers: OrderedDict[trio.lowlevel.Task, bool] = (
-            OrderedDict()
-        )  # parked task -> takes priority only
+        # Slots that wait, the longest first, and whether they take the priority lane only.
+        self._takers: OrderedDict[trio.lowlevel.Task, bool] = OrderedDict()
+        self._handed_over: dict[trio.lowlevel.Task, Claim] = {}  # to slots that are about to wake up
         self._since_normal = 0
         self._closed = False
         # In these lanes more was due at the last claim than there were places: a free place there is news.
@@ -88,12 +88,13 @@ class Lanes:
 
     def put(self, claim: Claim, *, since_s: float) -> None:
         """Hands a claim over. Never blocks: the scheduler claims no more than there are places."""
-        self._queues[claim.lane].append(Waiting(claim, since_s))
-        for task, priority_only in self._takers.items():
-            if claim.lane is Lane.PRIORITY or not priority_only:
-                del self._takers[task]
-                trio.lowlevel.reschedule(task)
-                return
+        task = self._taker(claim.lane)
+        if task is None:
+            self._queues[claim.lane].append(Waiting(claim, since_s))
+        else:
+            del self._takers[task]
+            self._handed_over[task] = claim
+            trio.lowlevel.reschedule(task)
 
     def withdraw(self, *, before_s: float) -> list[Claim]:
         """Takes back what waits since before then."""
@@ -116,25 +117,38 @@ class Lanes:
 
     async def take(self, *, priority_only: bool) -> Claim:
         """The next claim for this slot. Raises EndOfLanes once the lanes are closed and empty."""
-        while True:
-            await trio.lowlevel.checkpoint_if_cancelled()  # here, so that what is taken is never dropped
-            claim = self._next(priority_only=priority_only)
-            if claim is not None:
-                if self.has_places_for_more():
-                    self.ring()
-                return claim
-            if self._closed:
-                raise EndOfLanes
-            task = trio.lowlevel.current_task()
-            self._takers[task] = priority_only
-            if self.has_places_for_more():
-                self.ring()
+        await trio.lowlevel.checkpoint_if_cancelled()  # first, so that what is taken is never dropped
+        claim = self._next(priority_only=priority_only) or await self._wait(priority_only=priority_only)
+        if self.has_places_for_more():
+            self.ring()
+        return claim
 
-            def abort(_: object, task: trio.lowlevel.Task = task) -> trio.lowlevel.Abort:
-                del self._takers[task]
-                return trio.lowlevel.Abort.SUCCEEDED
+    async def _wait(self, *, priority_only: bool) -> Claim:
+        if self._closed:
+            raise EndOfLanes
+        task = trio.lowlevel.current_task()
+        self._takers[task] = priority_only
+        if self.has_places_for_more():
+            self.ring()
 
-            await trio.lowlevel.wait_task_rescheduled(abort)
+        def abort(_: object) -> trio.lowlevel.Abort:
+            del self._takers[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        # Handed to this slot alone: cancelled in the same moment, it still has it, and gives it back.
+        claim = self._handed_over.pop(task, None)
+        if claim is None:
+            raise EndOfLanes
+        return claim
+
+    def _taker(self, lane: Lane) -> trio.lowlevel.Task | None:
+        """The slot for this lane that waits longest. Codes leave those that take both lanes to bulk, if they can."""
+        if lane is Lane.PRIORITY:
+            for task, priority_only in self._takers.items():
+                if priority_only:
+                    return task
+        return next((task for task, priority_only in self._takers.items() if not priority_only), None)
 
     def _next(self, *, priority_only: bool) -> Claim | None:
         priority, normal = self._queues[Lane.PRIORITY], self._queues[Lane.NORMAL]
