@@ -1,0 +1,380 @@
+"""The hand-over between the scheduler and the slots: fair, bounded, and nothing is ever dropped in it."""
+
+from collections import Counter
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from galaxy_mail.actors.lanes import FAIR_SHARE, PREFETCH_MIN, EndOfLanes, Lanes, Places
+from galaxy_mail.domain.records import Lane
+from tests.unit.actors.claims import claim_of
+
+P, N = Lane.PRIORITY, Lane.NORMAL
+
+
+class Slots:
+    """Slots that take one claim each time they are told to, and remember whose it was."""
+
+    def __init__(self, lanes: Lanes, nursery: trio.Nursery) -> None:
+        self.lanes = lanes
+        self.taken: list[str] = []
+        self.ended = 0
+        self._nursery = nursery
+
+    async def park(self, *, priority_only: bool = False) -> trio.CancelScope:
+        """A slot that waits for its next claim."""
+        scope = trio.CancelScope()
+        self._nursery.start_soon(self._take, scope, priority_only)
+        await wait_all_tasks_blocked()
+        return scope
+
+    async def _take(self, scope: trio.CancelScope, priority_only: bool) -> None:
+        with scope:
+            try:
+                claim = await self.lanes.take(priority_only=priority_only)
+            except EndOfLanes:
+                self.ended += 1
+            else:
+                self.taken.append(claim.delivery_id)
+
+
+def put(lanes: Lanes, *names: str, lane: Lane = N, since_s: float = 0) -> None:
+    for name in names:
+        lanes.put(claim_of(name, lane), since_s=since_s)
+
+
+async def take(lanes: Lanes, *, priority_only: bool = False) -> str:
+    return (await lanes.take(priority_only=priority_only)).delivery_id
+
+
+# Which one comes next
+
+
+async def test_each_lane_is_a_queue() -> None:
+    lanes = Lanes(1)
+    put(lanes, "a", "b", "c")
+    assert [await take(lanes) for _ in range(3)] == ["a", "b", "c"]
+
+
+async def test_the_priority_lane_comes_first() -> None:
+    lanes = Lanes(1)
+    put(lanes, "bulk")
+    put(lanes, "code", lane=P)
+    assert [await take(lanes) for _ in range(2)] == ["code", "bulk"]
+
+
+async def test_the_priority_lane_does_not_starve_the_normal_one() -> None:
+    lanes = Lanes(1)
+    put(lanes, *(f"bulk-{number}" for number in range(5)))
+    put(lanes, *(f"code-{number}" for number in range(60)), lane=P)
+    kinds = [(await take(lanes)).partition("-")[0] for _ in range(50)]
+    assert Counter(kinds)["bulk"] == 5
+    assert [number for number, kind in enumerate(kinds, start=1) if kind == "bulk"] == [
+        FAIR_SHARE * turn for turn in range(1, 6)
+    ]
+
+
+async def test_while_no_bulk_waits_codes_save_up_no_turn_for_it() -> None:
+    lanes = Lanes(1)
+    for number in range(3 * FAIR_SHARE):
+        put(lanes, f"code-{number}", lane=P)
+        await take(lanes)
+    put(lanes, "bulk")
+    put(lanes, "code", lane=P)
+    assert await take(lanes) == "code"
+
+
+async def test_a_slot_for_codes_takes_nothing_else() -> None:
+    lanes = Lanes(2)
+    put(lanes, "bulk")
+    put(lanes, *(f"code-{number}" for number in range(3 * FAIR_SHARE)), lane=P)
+    for number in range(3 * FAIR_SHARE):
+        assert await take(lanes, priority_only=True) == f"code-{number}"
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.park(priority_only=True)
+        assert slots.taken == []
+        nursery.cancel_scope.cancel()
+    assert await take(lanes) == "bulk"
+
+
+# Waiting slots
+
+
+async def test_a_waiting_slot_gets_what_comes() -> None:
+    lanes = Lanes(1)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.park()
+        put(lanes, "a")
+        await wait_all_tasks_blocked()
+        assert slots.taken == ["a"]
+
+
+async def test_as_many_slots_wake_as_there_are_claims() -> None:
+    lanes = Lanes(4)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        for _ in range(4):
+            await slots.park()
+        put(lanes, "a", "b", "c")
+        await wait_all_tasks_blocked()
+        assert sorted(slots.taken) == ["a", "b", "c"]
+        assert lanes.idle_slots() == 1
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("codes_slot_first", [True, False])
+async def test_the_slot_for_codes_leaves_the_others_to_bulk(codes_slot_first: bool) -> None:
+    """Whichever waits longer: a code and a bulk mail that come together go out together."""
+    lanes = Lanes(2)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.park(priority_only=codes_slot_first)
+        await slots.park(priority_only=not codes_slot_first)
+        put(lanes, "code", lane=P)
+        put(lanes, "bulk")
+        await wait_all_tasks_blocked()
+        assert sorted(slots.taken) == ["bulk", "code"]
+
+
+async def test_bulk_wakes_no_slot_that_may_not_take_it() -> None:
+    lanes = Lanes(2)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.park(priority_only=True)
+        await slots.park()
+        put(lanes, "bulk")
+        await wait_all_tasks_blocked()
+        assert slots.taken == ["bulk"]
+        assert lanes.idle_slots() == 1
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_what_a_slot_was_woken_for_goes_to_another_where_that_slot_is_cancelled(lane: Lane) -> None:
+    """An actor is killed in the moment between its wake-up and its next step."""
+    lanes = Lanes(2)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        first = await slots.park()
+        second = await slots.park()
+        put(lanes, "a", lane=lane)
+        first.cancel()
+        await wait_all_tasks_blocked()
+        assert slots.taken == ["a"]
+        second.cancel()
+
+
+async def test_a_slot_that_gave_up_waiting_is_not_woken() -> None:
+    lanes = Lanes(2)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        first = await slots.park()
+        await slots.park()
+        first.cancel()
+        await wait_all_tasks_blocked()
+        assert lanes.idle_slots() == 1
+        put(lanes, "a")
+        await wait_all_tasks_blocked()
+        assert slots.taken == ["a"]
+
+
+async def test_a_cancelled_slot_takes_nothing_even_if_something_waits() -> None:
+    lanes = Lanes(1)
+    put(lanes, "a")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await take(lanes)
+    assert scope.cancelled_caught
+    assert await take(lanes) == "a"
+
+
+# Closing
+
+
+async def test_closed_lanes_are_emptied_before_they_end() -> None:
+    lanes = Lanes(1)
+    put(lanes, "a")
+    lanes.close()
+    assert await take(lanes) == "a"
+    with pytest.raises(EndOfLanes):
+        await take(lanes)
+
+
+async def test_every_waiting_slot_ends_when_the_lanes_are_closed() -> None:
+    lanes = Lanes(4)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        for number in range(4):
+            await slots.park(priority_only=number == 0)
+        lanes.close()
+        await wait_all_tasks_blocked()
+        assert slots.ended == 4
+
+
+async def test_bulk_left_in_closed_lanes_does_not_hold_the_slot_for_codes() -> None:
+    lanes = Lanes(2)
+    put(lanes, "bulk")
+    lanes.close()
+    with pytest.raises(EndOfLanes):
+        await take(lanes, priority_only=True)
+    assert await take(lanes) == "bulk"
+
+
+# Taking back
+
+
+async def test_what_waits_too_long_is_taken_back_and_the_rest_stays() -> None:
+    lanes = Lanes(1)
+    put(lanes, "old", since_s=1)
+    put(lanes, "young", since_s=3)
+    put(lanes, "old code", lane=P, since_s=2)
+    assert {claim.delivery_id for claim in lanes.withdraw(before_s=3)} == {"old", "old code"}
+    assert lanes.withdraw(before_s=3) == []
+    assert (lanes.waiting(P), lanes.waiting(N)) == (0, 1)
+    assert lanes.waiting_since_s() == 3
+    assert [claim.delivery_id for claim in lanes.drain()] == ["young"]
+    assert lanes.waiting_since_s() == float("inf")
+
+
+# Places
+
+
+async def test_there_are_places_for_a_prefetch_and_for_every_free_slot() -> None:
+    lanes = Lanes(2)
+    assert lanes.places() == Places(PREFETCH_MIN, PREFETCH_MIN)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.park(priority_only=True)
+        await slots.park()
+        assert lanes.places() == Places(PREFETCH_MIN + 2, PREFETCH_MIN + 1)
+        nursery.cancel_scope.cancel()
+    assert Lanes(20).places() == Places(20, 20)
+
+
+async def test_a_lane_is_refilled_once_half_of_its_prefetch_is_gone() -> None:
+    lanes = Lanes(1)
+    put(lanes, *map(str, range(PREFETCH_MIN)))
+    assert lanes.places() == Places(PREFETCH_MIN, 0)
+    for _ in range(PREFETCH_MIN // 2 - 1):
+        await take(lanes)
+        assert lanes.places().normal == 0
+    await take(lanes)
+    assert lanes.places() == Places(PREFETCH_MIN, PREFETCH_MIN // 2)
+
+
+def test_no_places_are_false() -> None:
+    assert not Places(0, 0)
+    assert Places(1, 0)
+    assert Places(0, 1)
+    assert (Places(1, 2).of(P), Places(1, 2).of(N)) == (1, 2)
+
+
+# The bell
+
+
+async def rings(lanes: Lanes, timeout_s: float = 10) -> bool:
+    """Whether the bell rings before the time is over; virtual time, of course."""
+    began_s = trio.current_time()
+    await lanes.wait_rung(timeout_s)
+    return trio.current_time() < began_s + timeout_s
+
+
+async def test_the_bell_is_heard_later_too_and_once(autojump_clock: MockClock) -> None:
+    lanes = Lanes(1)
+    lanes.ring()
+    lanes.ring()
+    assert await rings(lanes)
+    assert not await rings(lanes)
+
+
+async def test_a_place_that_comes_free_is_news_only_where_more_is_due(autojump_clock: MockClock) -> None:
+    lanes = Lanes(1)
+    put(lanes, *map(str, range(PREFETCH_MIN)))
+    for _ in range(PREFETCH_MIN):
+        await take(lanes)
+    assert not await rings(lanes)
+    put(lanes, *map(str, range(PREFETCH_MIN)))
+    lanes.hungry = frozenset({P})
+    assert lanes.has_places_for_more(), "the priority lane has places"
+    lanes.hungry = frozenset({N})
+    assert not lanes.has_places_for_more()
+    for number in range(PREFETCH_MIN // 2):
+        assert not await rings(lanes, 0.1), number
+        await take(lanes)
+    assert await rings(lanes)
+    assert lanes.has_places_for_more()
+
+
+async def test_a_slot_that_becomes_free_is_news_as_well(autojump_clock: MockClock) -> None:
+    lanes = Lanes(4)
+    lanes.hungry = frozenset({N})
+    async with trio.open_nursery() as nursery:
+        await Slots(lanes, nursery).park()
+        assert await rings(lanes)
+        nursery.cancel_scope.cancel()
+
+
+# Whatever happens, nothing is lost and nobody gets two of a kind
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    slots=st.integers(1, 4),
+    actions=st.lists(
+        st.tuples(
+            st.sampled_from(["put", "put", "code", "park", "park", "cancel", "withdraw", "settle", "settle"]),
+            st.integers(0, 9),
+        ),
+        max_size=60,
+    ),
+)
+def test_every_claim_is_taken_once_or_taken_back(slots: int, actions: list[tuple[str, int]]) -> None:
+    trio.run(_play, slots, actions)
+
+
+async def _play(count: int, actions: list[tuple[str, int]]) -> None:
+    lanes = Lanes(count)
+    taken: list[str] = []
+    given: list[str] = []
+    back: list[str] = []
+    scopes: list[trio.CancelScope] = []
+
+    async def slot(scope: trio.CancelScope, priority_only: bool) -> None:
+        with scope:
+            claim = await lanes.take(priority_only=priority_only)
+            taken.append(claim.delivery_id)
+
+    def offer(lane: Lane) -> None:
+        given.append(f"{lane}-{len(given)}")
+        put(lanes, given[-1], lane=lane, since_s=len(given))
+
+    async with trio.open_nursery() as nursery:
+        for action, number in actions:
+            match action:
+                case "put":
+                    offer(N)
+                case "code":
+                    offer(P)
+                case "park":
+                    scopes.append(trio.CancelScope())
+                    nursery.start_soon(slot, scopes[-1], count >= 2 and number == 0)
+                case "cancel" if scopes:
+                    scopes.pop(number % len(scopes)).cancel()
+                case "withdraw":
+                    back += [c.delivery_id for c in lanes.withdraw(before_s=len(given) - number)]
+                case "settle":
+                    await wait_all_tasks_blocked()
+                    # Nobody who could take it waits beside a claim.
+                    assert not (lanes.waiting(P) and lanes.idle_slots())
+                    assert not (lanes.waiting(N) and any(not only for only in lanes._takers.values()))
+                case _:
+                    pass
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    back += [claim.delivery_id for claim in lanes.drain()]
+    assert sorted(taken + back) == sorted(given)
