@@ -202,7 +202,7 @@ class CommandStream:
             offset=offset,
             length=length,
             last_entry_id=last,
-            lag=0 if restarted else lag,
+            lag=length if restarted else lag,  # none of them will be read
             lost=lost,
             restarted=restarted,
             consumed=consumed,
@@ -217,11 +217,12 @@ class CommandStream:
 
     async def trim(self, *, keep_ms: int) -> int:
         """Removes entries older than `keep_ms`, never one past the offset; how many went. Raises RedisTrouble."""
-        offset = await self.offset()
-        if not offset:
+        self.epoch.refuse_if_strange()
+        state = await self.state()
+        if not state.offset or state.restarted:  # what stands below the offset then was not read
             return 0
         old = self.link.now_ms() - keep_ms
-        milliseconds, sequence = entry_number(offset)
+        milliseconds, sequence = entry_number(state.offset)
         # MINID keeps its argument; the entry at the offset may go, so the bound is the next possible id.
         bound = min((max(old, 0), 0), (milliseconds, sequence + 1))
         [reply] = await self.link.pipeline(
