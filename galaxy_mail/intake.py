@@ -14,6 +14,7 @@ from galaxy_mail.domain.acceptance import (
     MailRequest,
     Suppressed,
     accept,
+    not_allowed,
     suppression_entries,
 )
 from galaxy_mail.domain.commands import (
@@ -24,7 +25,7 @@ from galaxy_mail.domain.commands import (
     malformed_record,
 )
 from galaxy_mail.domain.errors import GalaxyMailError
-from galaxy_mail.domain.records import Envelope, Source
+from galaxy_mail.domain.records import Source
 from galaxy_mail.storage.command_stream import CommandStream, Known
 from galaxy_mail.storage.commands import Call, Entry, Reply
 from galaxy_mail.storage.epoch import entry_number
@@ -45,7 +46,6 @@ from galaxy_mail.telemetry.traces import Traces
 
 log = structlog.get_logger()
 
-NOT_ALLOWED: Final = "not on the recipient allowlist"
 DECODED_AT_A_TIME: Final = 16  # entries between two looks at what else is to be done
 LARGE_ENTRY_BYTES: Final = 256 * 1024  # decoded in a thread: the loop must not stand still for one command
 
@@ -141,21 +141,11 @@ class Intake:
         """What this request becomes, with those entries of the suppression list and with the allowlist."""
         return accept(
             request,
-            suppressed=self._not_allowed(request.content.envelope) | dict(suppressed),
+            suppressed=not_allowed(request.content.envelope, self._allowlist) | dict(suppressed),
             message_domain=self._message_domain,
             idempotency_ttl_ms=self._store.retention.idempotency_ms,
             now_ms=self._store.now_ms(),
         )
-
-    def _not_allowed(self, envelope: Envelope) -> dict[str, str]:
-        if not self._allowlist:
-            return {}
-        return {
-            address.lower(): NOT_ALLOWED
-            for address in envelope.recipients()
-            if address.lower() not in self._allowlist
-            and f"@{address.rpartition('@')[2].lower()}" not in self._allowlist
-        }
 
     def accept_call(self, acceptance: Acceptance, *, position: StreamPosition, replaced: bytes) -> Call:
         """The script call that accepts a stream entry; suppression has been looked up."""

@@ -17,7 +17,7 @@ from galaxy_mail.actors.janitor import Janitor
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.resend_jobs import ResendJobs
 from galaxy_mail.actors.scheduler import Scheduler
-from galaxy_mail.actors.sender import Sender
+from galaxy_mail.actors.sender import SEND_WITHIN_S, Sender
 from galaxy_mail.actors.supervisor import Actor, Child, Heartbeat, Supervisor
 from galaxy_mail.config import Config
 from galaxy_mail.domain.addresses import domain_of
@@ -132,6 +132,9 @@ class Service:
             delays_ms=config.retry_delays_ms, fail_unknown_outcome=config.unknown_outcome == "fail"
         )
         self._provider = around.provider
+        # Connecting and the envelope, both perhaps twice, a body with a stall or two, and the answer to its final dot.
+        patience_ms = 6 * config.smtp_timeout_ms + config.smtp_final_timeout_ms
+        self._send_within_s = max(SEND_WITHIN_S, patience_ms / 1000)
         reader = Reader(self.store)
         self.resending = Resending(reader, self.intake, ResendJobStore(self.store), self.traces)
         self.server: HttpServer | None = None  # the one that runs now
@@ -225,6 +228,8 @@ class Service:
                 heartbeat=heartbeat,
                 # With two slots or more, one takes the priority lane only: a login code never waits for bulk.
                 priority_only=number == 0 and self.config.attempt_worker_concurrency >= 2,
+                allowlist=self.config.recipient_allowlist,
+                send_within_s=self._send_within_s,
             )
 
         return self._child(f"sender-{number}", build)

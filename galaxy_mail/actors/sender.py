@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from galaxy_mail.actors.lanes import EndOfLanes, Lanes
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.domain.acceptance import suppression_entries
+from galaxy_mail.domain.acceptance import not_allowed, suppression_entries
 from galaxy_mail.domain.conclusion import (
     Begun,
     Conclusion,
@@ -39,9 +39,7 @@ T = TypeVar("T")
 RECORD_WITHIN_S: Final = (
     1.5  # a cancelled slot has so long to record what it knows or to give back what it holds
 )
-SEND_WITHIN_S: Final = (
-    600.0  # a provider has its own, shorter deadlines; a slot that is silent for longer hangs
-)
+SEND_WITHIN_S: Final = 600.0  # a provider has its own deadlines; a slot that is silent for longer hangs
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # between tries to reach Redis; the last one repeats
 
 
@@ -73,6 +71,8 @@ class Sender:
         traces: Traces,
         heartbeat: Heartbeat,
         priority_only: bool = False,
+        allowlist: frozenset[str] = frozenset(),  # empty: everyone may be mailed
+        send_within_s: float = SEND_WITHIN_S,
     ) -> None:
         self.lanes = lanes
         self.store = store
@@ -83,6 +83,8 @@ class Sender:
         self.traces = traces
         self.heartbeat = heartbeat
         self.priority_only = priority_only
+        self.allowlist = allowlist
+        self.send_within_s = send_within_s
         self._in_hand: InHand | None = None
 
     async def run(self) -> None:
@@ -168,6 +170,10 @@ class Sender:
                 )
             fixed = fresh = outcome
         delivery = claim.delivery
+        if forbidden := not_allowed(delivery.envelope, self.allowlist):  # by an allowlist that came after it
+            delivery = suppress_late(delivery, forbidden)
+            if not delivery.envelope.recipients():
+                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.store.now_ms())
         suppressed = await self._begin(work, delivery, fresh, suppression_entries(delivery.envelope))
         if suppressed is not None:
             delivery = suppress_late(delivery, suppressed.entries)
@@ -232,7 +238,7 @@ class Sender:
         span = self.traces.sending(begun.delivery, begun.attempt.attempt_no, self.provider.name)
         with trio.CancelScope() as held.sending, span:
             started_s = trio.current_time()
-            self.heartbeat.beat(within_s=SEND_WITHIN_S)
+            self.heartbeat.beat(within_s=self.send_within_s)
             result = await self.provider.send(message, may_finish=self._may_finish)
             self.metrics.sent(result, seconds=trio.current_time() - started_s)
             if result.failure is not None:

@@ -25,6 +25,7 @@ from galaxy_mail.domain.records import (
 OUTCOME_SENT: Final = "sent"  # durably accepted into the pipeline; not: SMTP is done
 OUTCOME_SUPPRESSED: Final = "suppressed"
 RECIPIENTS_SUPPRESSED: Final = "recipients_suppressed"
+NOT_ALLOWED: Final = "not on the recipient allowlist"
 
 
 class MailRequest(Struct, frozen=True, kw_only=True):
@@ -70,6 +71,17 @@ def suppression_entries(envelope: Envelope) -> tuple[str, ...]:
         entries[address.lower()] = None
         entries["@" + domain_of(address)] = None
     return tuple(entries)
+
+
+def not_allowed(envelope: Envelope, allowlist: frozenset[str]) -> dict[str, str]:
+    """Entries, as of a suppression list, for everyone whom the allowlist does not name. An empty one allows everybody."""
+    if not allowlist:
+        return {}
+    return {
+        address.lower(): NOT_ALLOWED
+        for address in envelope.recipients()
+        if address.lower() not in allowlist and "@" + domain_of(address) not in allowlist
+    }
 
 
 def drop_suppressed(

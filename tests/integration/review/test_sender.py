@@ -12,7 +12,14 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.sender import RECORD_WITHIN_S, Sender
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, SendResult
+from galaxy_mail.domain.acceptance import NOT_ALLOWED
+from galaxy_mail.domain.records import (
+    AttemptStatus,
+    DeliveryStatus,
+    Result,
+    SendResult,
+    SuppressedRecipient,
+)
 from galaxy_mail.providers.provider import Message, Provider, SendDeadline
 from galaxy_mail.providers.smtp.provider import SmtpProvider
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
@@ -22,15 +29,17 @@ from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.storage import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
-from tests.deliveries import request_of
+from tests.deliveries import ACCEPTED, request_of
 from tests.storehouse import POLICY, START_MS, TTL_MS, Storehouse
 
 CATALOG: Final = Catalog.load(bundled_templates(), limits=RenderLimits())
 
 
-async def sender_with_one(house: Storehouse, provider: Provider) -> Sender:
+async def sender_with_one(
+    house: Storehouse, provider: Provider, *to: str, allowlist: frozenset[str] = frozenset()
+) -> Sender:
     """A slot whose lane has one claim."""
-    await house.accept(request_of())
+    await house.accept(request_of(to=to or ("d1@example.org",)))
     lanes = Lanes(1)
     lanes.put(await house.claim_one(), since_s=trio.current_time())
     return Sender(
@@ -42,6 +51,7 @@ async def sender_with_one(house: Storehouse, provider: Provider) -> Sender:
         metrics=Metrics(),
         traces=Traces(),
         heartbeat=Heartbeat(),
+        allowlist=allowlist,
     )
 
 
@@ -80,6 +90,18 @@ class InItsOwnNursery:
             outer.start_soon(trio.sleep_forever)
             inner.start_soon(trio.sleep_forever)
         raise AssertionError("it was not cancelled")
+
+
+class Takes(InItsOwnNursery):
+    """A provider that takes everything, and keeps it."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
+        await trio.lowlevel.checkpoint()
+        self.messages.append(message)
+        return ACCEPTED
 
 
 def was_given_back(house: Storehouse) -> None:
@@ -138,3 +160,27 @@ async def test_a_claim_that_another_took_over_is_counted(
         nursery.cancel_scope.cancel()
     assert b"galaxy_mail_stale_claims_total 1" in sender.metrics.exposition()
     await house.release(other)
+
+
+async def test_an_allowlist_that_came_after_a_delivery_counts_for_it(house: Storehouse) -> None:
+    """A copy of production's store behind a test system: whom that may not mail is not mailed, however old the mail."""
+    provider = Takes()
+    to = ("qa@test.example", "customer@example.org", "dev@Staging.example")
+    allowlist = frozenset({"qa@test.example", "@staging.example"})
+    sender = await sender_with_one(house, provider, *to, allowlist=allowlist)
+    sender.lanes.close()
+    await sender.run()
+    assert [message.envelope.to for message in provider.messages] == [(to[0], to[2])]
+    delivery = house.delivery("d1")
+    assert delivery.status is DeliveryStatus.SENT
+    assert delivery.suppressed_recipients == (SuppressedRecipient(address=to[1], reason=NOT_ALLOWED),)
+
+
+async def test_where_the_allowlist_leaves_nobody_the_provider_is_not_called(house: Storehouse) -> None:
+    provider = Takes()
+    sender = await sender_with_one(house, provider, allowlist=frozenset({"@test.example"}))
+    sender.lanes.close()
+    await sender.run()
+    assert provider.messages == []
+    assert house.delivery("d1").status is DeliveryStatus.SUPPRESSED
+    assert house.attempt("d1", 1).result is Result.SUPPRESSED
