@@ -152,8 +152,8 @@ class HttpServer:
         *,
         task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        config = _Hypercorn(self._listener.dup(), self._tls, grace_s=self._grace_s)
-        with shield:
+        with self._listener.dup() as listener, shield:  # hypercorn closes what it serves, and only then
+            config = _Hypercorn(listener, self._tls, grace_s=self._grace_s)
             await serve(self._app, config, shutdown_trigger=stop.wait, task_status=task_status)
 
 
