@@ -68,9 +68,10 @@ class Findings(Struct, frozen=True):
     def statuses(self) -> Counter[str]:
         return Counter(delivery.status.value for delivery in self.deliveries.values())
 
-    def unknown(self) -> int:
+    @property
+    def unknown(self) -> list[Attempt]:
         """Attempts whose outcome nobody knows."""
-        return sum(attempt.outcome_unknown for made in self.attempts.values() for attempt in made)
+        return [attempt for made in self.attempts.values() for attempt in made if attempt.outcome_unknown]
 
 
 class Ledger:
