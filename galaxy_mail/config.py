@@ -322,3 +322,24 @@ class ClientConfig(Settings):
         "a bearer token, one of MAIL_OPERATOR_TOKENS",
         mask=kinds.hidden,
     )
+    api_ca_file: Path | None = setting(
+        "MAIL_API_CA_FILE",
+        kinds.optional(kinds.existing_file),
+        "",
+        "CA that the service's certificate must come from, PEM; else the system's",
+    )
+    api_cert_file: Path | None = setting(
+        "MAIL_API_CERT_FILE",
+        kinds.optional(kinds.existing_file),
+        "",
+        "this client's certificate chain, PEM, for a service that asks for one",
+    )
+    api_key_file: Path | None = setting(
+        "MAIL_API_KEY_FILE", kinds.optional(kinds.existing_file), "", "its private key, PEM"
+    )
+
+    def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        cert, key = "MAIL_API_CERT_FILE", "MAIL_API_KEY_FILE"
+        if (self.api_cert_file is None) != (self.api_key_file is None):
+            here, there = (cert, key) if self.api_cert_file is None else (key, cert)
+            yield (here, there), f"is needed too when {there} is set"

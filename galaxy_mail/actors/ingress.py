@@ -54,8 +54,9 @@ class Ingress:
                         await self._read_while_leased()
                     await trio.sleep(LEASE_EVERY_S)
                 except RedisTrouble as trouble:
-                    self.trouble = str(trouble)
-                    log.warning("reading_commands_failed", error=self.trouble)
+                    if self.trouble != str(trouble):  # once for each reason, not for each try
+                        self.trouble = str(trouble)
+                        log.warning("reading_commands_failed", error=self.trouble)
                     await trio.sleep(PAUSE_AFTER_TROUBLE_S)
         finally:
             with trio.move_on_after(GIVE_UP_WITHIN_S, shield=True):
@@ -160,6 +161,7 @@ class Ingress:
             )
             if not self._restarted_told:
                 self._restarted_told = True
+                self.metrics.store_alarm("stream_restarted")
                 log.error(
                     "stream_begins_again_below_offset", offset=state.offset, last_entry_id=state.last_entry_id
                 )

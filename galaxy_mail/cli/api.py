@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import ssl
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,6 +63,19 @@ class Unreachable(ApiError):
     exit_status = 3
 
 
+def _tls(config: ClientConfig) -> ssl.SSLContext | bool:
+    """Whom to believe and who to be. Raises Unreachable for files that hold no certificate."""
+    if config.api_ca_file is None and config.api_cert_file is None:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=config.api_ca_file)
+        if config.api_cert_file is not None:
+            context.load_cert_chain(config.api_cert_file, config.api_key_file)
+    except (ssl.SSLError, OSError) as error:
+        raise Unreachable(f"MAIL_API_*_FILE: {error.strerror or error}") from error
+    return context
+
+
 class Api:
     """A client of one service."""
 
@@ -74,6 +88,7 @@ class Api:
             base_url=config.api_url,
             headers=headers,
             timeout=TIMEOUT_S,
+            verify=_tls(config),
             mounts={f"all://{host}": None for host in LOCAL},
         )
 

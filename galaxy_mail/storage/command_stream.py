@@ -49,7 +49,7 @@ class StreamState(Struct, frozen=True, kw_only=True):
     offset: str  # "" before the first entry
     length: int
     last_entry_id: str
-    lag: int  # entries behind the offset; exact while the stream lost none
+    lag: int  # entries that nobody has read; exact while the stream lost none
     lost: int  # trimmed or deleted unread and not counted yet; less than 0: made anew, counting begins again
     restarted: bool  # it was deleted and begins again below the offset: nothing would ever be read
     consumed: int

@@ -41,6 +41,10 @@ async def check_redis(pipeline: Pipeline, *, durability: Durability = Durability
             "MAIL_REDIS_DURABILITY=fsync needs WAITAOF (Redis 7.2 or Valkey) and an append-only file"
             f" (appendonly yes): {fsync}"
         )
+    if durability is Durability.FSYNC and _pairs(appendfsync).get("appendfsync") == "no":
+        reasons.append(
+            "MAIL_REDIS_DURABILITY=fsync needs appendfsync everysec or always: with no, nothing would ever be confirmed"
+        )
     if isinstance(replica, RedisRefused):
         reasons.append(f"MAIL_REDIS_DURABILITY=replica needs WAIT: {replica}")
     if reasons:

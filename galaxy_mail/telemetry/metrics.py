@@ -121,13 +121,13 @@ class Metrics(Collector):
             "actor_restarts", "Actors started anew after a crash.", ("actor",), ()
         )
         self.redis_connections_total = _counter(
-            "redis_connections", "Connections made to Redis.", ("link",), [("data",), ("control",)]
+            "redis_connections", "Connections made to Redis.", ("link",), [("data",)]
         )
         self.store_alarms_total = _counter(
             "store_alarms",
-            "Times the store was found exchanged or set back.",
+            "Times the store was found exchanged or set back, or its stream begun again below the offset.",
             ("kind",),
-            [("strange",), ("rolled_back",)],
+            [("strange",), ("rolled_back",), ("stream_restarted",)],
         )
         self.http_responses_total = _counter(
             "http_responses", "Answers of the API, by route (not by path).", ("route", "status"), ()
