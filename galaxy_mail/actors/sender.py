@@ -1,6 +1,6 @@
 """One sender slot: one attempt at a time on its own provider connection. Never: two attempts at once."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
@@ -174,12 +174,10 @@ class Sender:
             delivery = suppress_late(delivery, forbidden)
             if not delivery.envelope.recipients():
                 return conclude_late_suppression(delivery, claim.attempt, now_ms=self.store.now_ms())
-        suppressed = await self._begin(work, delivery, fresh, suppression_entries(delivery.envelope))
-        if suppressed is not None:
-            delivery = suppress_late(delivery, suppressed.entries)
+        while (suppressed := await self._begin(work, delivery, fresh)) is not None:
+            delivery = suppress_late(delivery, suppressed.entries)  # fewer each time
             if not delivery.envelope.recipients():
                 return conclude_late_suppression(delivery, claim.attempt, now_ms=self.store.now_ms())
-            await self._begin(work, delivery, fresh, ())
         begun = work.begun
         assert begun is not None
         result = await self._send(work, begun, content, fixed)
@@ -195,13 +193,10 @@ class Sender:
             return outcome
 
     async def _begin(
-        self,
-        work: "Work",
-        delivery: Delivery,
-        fresh: RenderedContent | None,
-        unless_suppressed: Sequence[str],
+        self, work: "Work", delivery: Delivery, fresh: RenderedContent | None
     ) -> NewlySuppressed | None:
-        claim = work.claim
+        """None: it has begun. Otherwise nothing was written, because of these recipients. Raises StaleClaim."""
+        claim, concerned = work.claim, suppression_entries(delivery.envelope)
         begun = begin(
             delivery,
             claim.attempt,
@@ -212,7 +207,7 @@ class Sender:
         work.begun, work.fresh = begun, fresh
         asked_s = trio.current_time()
         suppressed = await self._until_answered(
-            partial(self.store.begin, claim, begun, rendered=fresh, unless_suppressed=unless_suppressed)
+            partial(self.store.begin, claim, begun, rendered=fresh, unless_suppressed=concerned)
         )
         if suppressed is None:
             self._in_hand = InHand(claim, renewed_s=asked_s)

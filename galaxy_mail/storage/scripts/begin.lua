@@ -23,7 +23,7 @@
            {0}                      stale: the claim is gone or another's; nothing changed
            {4, false or JSON, ...}  recipients were suppressed since, in the order of ARGV[9...]; nothing changed
            {6}                      the claim has expired and nobody took it yet; nothing changed
-  Twice: {1}, the same is written again.
+  Twice: {1}, the same is written again, whoever was suppressed in between.
 ]]
 local claims, schedule, suppressions, delivery, payload, attempt = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local status_from, status_to = KEYS[7], KEYS[8]
@@ -42,7 +42,8 @@ if not expiry_ms or tonumber(expiry_ms) <= now_ms then return {6} end
 if #ARGV >= FIRST_SUPPRESSION then
   local found = redis.call("HMGET", suppressions, unpack(ARGV, FIRST_SUPPRESSION))
   for i = 1, #found do
-    if found[i] then return {4, unpack(found)} end
+    -- Unless an earlier call of the same has begun it: who was suppressed since is mailed by this attempt.
+    if found[i] and redis.call("GET", delivery) ~= delivery_record then return {4, unpack(found)} end
   end
 end
 
