@@ -129,8 +129,9 @@ class _Look:
 
     async def _delivery(self, delivery_id: str, data: bytes, delivery: Delivery) -> list[Violation]:
         indexes = k.fixed_indexes(delivery)
-        if delivery.parent_delivery_id is not None:
-            indexes.append(k.children_index(delivery.parent_delivery_id))
+        parent = delivery.parent_delivery_id
+        if parent is not None and (await self._exist([parent]))[0][1]:  # its index is kept as long as it is
+            indexes.append(k.children_index(parent))
         numbers = range(1, delivery.attempt_count + 1 + ATTEMPT_MARGIN)
         commands: list[Command | Call] = [
             ("ZSCORE", self.keys.lane(delivery.lane), delivery_id),
