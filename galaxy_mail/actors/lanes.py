@@ -7,6 +7,7 @@ the other. What waited too long is withdrawn by the scheduler and given back: no
 
 from collections import OrderedDict, deque
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 import trio
@@ -106,7 +107,11 @@ class Lanes:
 
     def drain(self) -> list[Claim]:
         """Takes back everything."""
-        return self.withdraw(before_s=float("inf"))
+        return self.withdraw(before_s=inf)
+
+    def waiting_since_s(self) -> float:
+        """Since when the claim waits that waits longest; infinite where none does."""
+        return min((queue[0].since_s for queue in self._queues.values() if queue), default=inf)
 
     async def wait_rung(self, timeout_s: float) -> None:
         """Returns when there may be work or places, at the latest after `timeout_s`."""
