@@ -9,7 +9,7 @@ import trio
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import Conclusion, RetryPolicy, conclude_lost_owner, give_back
-from galaxy_mail.domain.records import AttemptStatus
+from galaxy_mail.domain.records import AttemptStatus, Lane
 from galaxy_mail.storage.errors import RedisTrouble
 from galaxy_mail.storage.store import Claim, StaleClaim, Store
 from galaxy_mail.telemetry.logs import delivery_fields
@@ -38,7 +38,6 @@ class Scheduler:
         self.policy = policy
         self.metrics = metrics
         self.heartbeat = heartbeat
-        self._may_wait_s = store.claim_ttl_ms / 2000  # a claim, for a slot
         self._look_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
 
     async def run(self) -> None:
@@ -65,7 +64,7 @@ class Scheduler:
                         log.warning("claiming_failed", error=str(trouble))
                         wait_s = PAUSE_AFTER_TROUBLE_S
                     if not stop.is_set():
-                        await self.lanes.wait_rung(min(wait_s, self._until_withdrawal_s()))
+                        await self.lanes.wait_rung(wait_s)
             finally:
                 with trio.move_on_after(STOP_WITHIN_S):
                     await self._release(self.lanes.drain())
@@ -73,10 +72,11 @@ class Scheduler:
     async def turn(self) -> float:
         """One look at the schedule; how many seconds to wait for the next. Raises RedisTrouble."""
         now_s = trio.current_time()
-        await self._release(self.lanes.withdraw(before_s=now_s - self._may_wait_s))
+        await self._release(self.lanes.withdraw(before_s=now_s - self.store.claim_ttl_ms / 2000))
         places = self.lanes.places()
         look_for_lost = now_s >= self._look_again_s
         if not places and not look_for_lost:
+            self.lanes.hungry = frozenset(Lane)  # whatever rang is looked for once there is a place
             return self._until_next_look_s()
         claimed = await self.store.claim(
             priority_places=places.priority, normal_places=places.normal, look_for_lost=look_for_lost
@@ -104,10 +104,6 @@ class Scheduler:
 
     def _until_next_look_s(self) -> float:
         return max(MOMENT_S, self._look_again_s - trio.current_time())
-
-    def _until_withdrawal_s(self) -> float:
-        """A claim that waited too long is given back well before it expires, however short claims are."""
-        return max(MOMENT_S, self.lanes.waiting_since_s() + self._may_wait_s + MOMENT_S - trio.current_time())
 
     def _conclusion(self, claim: Claim) -> Conclusion | None:
         """How an attempt ends that an owner has begun and lost; None: it goes on as it is.
