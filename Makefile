@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+FROZEN := $(shell find galaxy_mail templates packaging -type f -not -name '*.pyc')
 
-.PHONY: run test check format lock bench simulate clean
+.PHONY: run test check format binary tools lock bench simulate clean
 
 run: $(READY)
 	$(BIN)/galaxy-mail dev $(ARGS)
 
-test: $(READY)
+test: $(READY) binary tools
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY)
@@ -29,6 +30,19 @@ simulate: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+# One executable with everything in it, and dist/root, which is what the image holds (packaging/README.md).
+binary: dist/galaxy-mail
+
+dist/galaxy-mail: $(READY) $(FROZEN)
+	PYTHONHASHSEED=0 PYINSTALLER_CONFIG_DIR=build/pyinstaller $(BIN)/pyinstaller --noconfirm --log-level WARN \
+		--distpath build/frozen --workpath build/pyinstaller packaging/galaxy-mail.spec
+	$(BIN)/python packaging/image_root.py build/frozen/unpacked dist/root
+	mv build/frozen/galaxy-mail $@
+
+# What tests use where it can be had; they are skipped and say why where it can't.
+tools:
+	@deploy/fetch-promtool || test $$? -eq 3
 
 # The lock names no index and no address: hashes alone say what is right.
 lock: $(READY)
