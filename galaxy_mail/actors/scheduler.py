@@ -11,7 +11,7 @@ from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import Conclusion, RetryPolicy, conclude_lost_owner, give_back
 from galaxy_mail.domain.records import AttemptStatus, Lane
 from galaxy_mail.storage.errors import RedisTrouble
-from galaxy_mail.storage.store import Claim, StaleClaim, Store
+from galaxy_mail.storage.store import LOST_PLACES, Claim, StaleClaim, Store
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
 
@@ -81,7 +81,8 @@ class Scheduler:
         claimed = await self.store.claim(
             priority_places=places.priority, normal_places=places.normal, look_for_lost=look_for_lost
         )
-        if look_for_lost:
+        if look_for_lost and sum(claim.losses > 0 for claim in claimed.claims) < LOST_PLACES:
+            # Otherwise there may be more of it at once: a process with many slots was lost.
             self._look_again_s = now_s + LOOK_EVERY_S
         for delivery_id in claimed.parked:
             log.error("delivery_unreadable", delivery_id=delivery_id)

@@ -14,6 +14,7 @@ from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, Failure, Lane
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.errors import RedisUnavailable
+from galaxy_mail.storage.store import LOST_PLACES
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.deliveries import login_code_of, request_of
 from tests.storehouse import POLICY, START_MS, TTL_MS, Storehouse
@@ -142,3 +143,18 @@ async def test_an_attempt_in_progress_that_nobody_had_claimed_counts_as_lost(hou
     assert house.attempt("d1", 1).outcome_unknown
     assert house.delivery("d1").status is DeliveryStatus.QUEUED
     await scheduler._release(scheduler.lanes.drain())
+
+
+async def test_all_that_a_process_with_many_slots_held_is_taken_over_together(
+    house: Storehouse, autojump_clock: MockClock
+) -> None:
+    """Within two seconds of its expiry, and not so many of it every second."""
+    count = 3 * LOST_PLACES + 1
+    for number in range(count):
+        await house.accept(request_of(f"lost{number}"))
+    for claim in (await house.claim(count)).claims:
+        await house.begin(claim)
+    house.clock.ms += TTL_MS
+    async with running(scheduler_of(house).run):
+        await trio.sleep(0.5)
+        assert house.run("ZCARD", k.status_index(DeliveryStatus.SENDING)) == 0
