@@ -19,6 +19,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.contracts.check
+	$(BIN)/python -m tests.docs.check
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -42,6 +43,7 @@ dist/galaxy-mail: $(READY) $(FROZEN)
 
 # What tests use where it can be had; they are skipped and say why where it can't.
 tools:
+	@tests/relays/fetch || test $$? -eq 3
 	@deploy/fetch-promtool || test $$? -eq 3
 
 # The lock names no index and no address: hashes alone say what is right.
