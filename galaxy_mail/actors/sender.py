@@ -205,12 +205,18 @@ class Sender:
             now_ms=self.store.now_ms(),
         )
         work.begun, work.fresh = begun, fresh
-        asked_s = trio.current_time()
-        suppressed = await self._until_answered(
-            partial(self.store.begin, claim, begun, rendered=fresh, unless_suppressed=concerned)
-        )
+        renewed_s = trio.current_time()
+
+        async def ask() -> NewlySuppressed | None:
+            nonlocal renewed_s
+            renewed_s = (
+                trio.current_time()
+            )  # by the call that is answered: those before may have failed for long
+            return await self.store.begin(claim, begun, rendered=fresh, unless_suppressed=concerned)
+
+        suppressed = await self._until_answered(ask)
         if suppressed is None:
-            self._in_hand = InHand(claim, renewed_s=asked_s)
+            self._in_hand = InHand(claim, renewed_s=renewed_s)
             self.metrics.attempt_begun(begun)
         else:
             work.begun = None  # nothing was written
