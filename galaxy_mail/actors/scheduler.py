@@ -38,6 +38,7 @@ class Scheduler:
         self.policy = policy
         self.metrics = metrics
         self.heartbeat = heartbeat
+        self._may_wait_s = store.claim_ttl_ms / 2000  # a claim, for a slot
         self._look_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
 
     async def run(self) -> None:
@@ -64,7 +65,7 @@ class Scheduler:
                         log.warning("claiming_failed", error=str(trouble))
                         wait_s = PAUSE_AFTER_TROUBLE_S
                     if not stop.is_set():
-                        await self.lanes.wait_rung(wait_s)
+                        await self.lanes.wait_rung(min(wait_s, self._until_withdrawal_s()))
             finally:
                 with trio.move_on_after(STOP_WITHIN_S):
                     await self._release(self.lanes.drain())
@@ -72,7 +73,7 @@ class Scheduler:
     async def turn(self) -> float:
         """One look at the schedule; how many seconds to wait for the next. Raises RedisTrouble."""
         now_s = trio.current_time()
-        await self._release(self.lanes.withdraw(before_s=now_s - self.store.claim_ttl_ms / 2000))
+        await self._release(self.lanes.withdraw(before_s=now_s - self._may_wait_s))
         places = self.lanes.places()
         look_for_lost = now_s >= self._look_again_s
         if not places and not look_for_lost:
@@ -105,6 +106,10 @@ class Scheduler:
 
     def _until_next_look_s(self) -> float:
         return max(MOMENT_S, self._look_again_s - trio.current_time())
+
+    def _until_withdrawal_s(self) -> float:
+        """A claim that waited too long is given back well before it expires, however short claims are."""
+        return max(MOMENT_S, self.lanes.waiting_since_s() + self._may_wait_s + MOMENT_S - trio.current_time())
 
     def _conclusion(self, claim: Claim) -> Conclusion | None:
         """How an attempt ends that an owner has begun and lost; None: it goes on as it is.
