@@ -185,7 +185,7 @@ class WatchedService(Service):
 class WatchedReality:
     """What a service has around it, with a watch on it."""
 
-    def __init__(self, config: Config, watch: Watch) -> None:
+    def __init__(self, config: Config, watch: Watch, answer_within_s: float) -> None:
         assert config.smtp_addr is not None
         assert config.smtp_from_email is not None
         self._config = config
@@ -196,7 +196,7 @@ class WatchedReality:
             port=config.smtp_addr.port,
             from_email=config.smtp_from_email,
             tls=TlsMode.NONE,
-            stop_grace_s=5,  # the answer comes from the same loop, which a busy machine may hold up
+            stop_grace_s=answer_within_s,
         )
 
     def gateway(self, on_connect: OnConnect) -> WatchedGateway:
