@@ -258,7 +258,6 @@ class Store:
 
         When that fails after Redis has claimed, the claims expire and are taken over: `claim_ttl_ms` later.
         """
-        epoch = self.epoch.number
         [reply] = await self.link.pipeline(
             [
                 Call(
@@ -280,6 +279,7 @@ class Store:
                 )
             ]
         )
+        epoch = self.epoch.number  # not before: what waited for a new connection was claimed in the store behind it
         now, next_due, priority_left, normal_left, *taken = cast("list[bytes]", answered(reply))
         tickets = [
             _Ticket(
