@@ -107,6 +107,7 @@ class Ingress:
         while True:
             self.heartbeat.beat(within_s=self.block_ms / 1000 + self.heartbeat.within_s)
             batch = ahead if ahead is not None else await self._fetch(offset)
+            ahead = None  # used up, also where there was nothing yet
             if not batch.entries:
                 if not await self.stream.wait_for_more(offset, block_ms=self.block_ms):
                     await self._look_for_losses()
