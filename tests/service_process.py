@@ -21,6 +21,7 @@ from galaxy_mail.storage.embedded import end_with_parent
 WITHIN_S: Final = 30.0  # generous: what takes longer hangs
 LOOK_EVERY_S: Final = 0.01
 API: Final = "/api/v1/internal"
+TURNS: Final = frozenset({"listening", "redis_connected", "stopping", "stopped"})  # of a process' life
 
 Line = dict[str, Any]
 
@@ -93,7 +94,10 @@ class ServiceProcess:
 
     def story(self) -> str:
         """What it wrote, for a test that fails."""
-        return "\n".join([*(json.dumps(line) for line in self.lines[-60:]), self.output[-4000:]])
+        told = [line for line in self.lines if line["level"] != "info" or line["event"] in TURNS]
+        return "\n".join(
+            [*(json.dumps(line) for line in [*told[-40:], *self.lines[-10:]]), self.output[-4000:]]
+        )
 
     # Its API
 
