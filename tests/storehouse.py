@@ -5,7 +5,7 @@ by the name of their script.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, cast
 
 import trio
@@ -141,6 +141,15 @@ class Storehouse:
         self.suppressions = SuppressionList(self.link)
         self.upkeep = Upkeep(self.store)
         self.broken = False  # a test broke the store on purpose: it is not verified at its end
+
+    def follow(self, now_ms: Callable[[], int]) -> None:
+        """From now on this is the time, here and in the scripts."""
+        self.raw._now_ms = self.store._script_now = self.stream._script_now = now_ms
+
+    def follow_trio(self) -> None:
+        """Time passes as trio's does, from where the clock stands."""
+        start_ms, began_s = self.clock.ms, trio.current_time()
+        self.follow(lambda: start_ms + round((trio.current_time() - began_s) * 1000))
 
     def close(self) -> None:
         self.raw.close()

@@ -61,11 +61,7 @@ class Reader:
 
 @pytest.fixture
 async def reader(house: Storehouse) -> Reader:
-    began_s = trio.current_time()
-    start_ms = house.clock.ms
-    house.raw._now_ms = house.store._script_now = house.stream._script_now = lambda: (
-        start_ms + round((trio.current_time() - began_s) * 1000)
-    )
+    house.follow_trio()
     return Reader(house)
 
 
@@ -73,8 +69,7 @@ async def reader(house: Storehouse) -> Reader:
 async def other(empty_valkey: ValkeyServer, reader: Reader) -> AsyncIterator[Reader]:
     """Another process on the same store, by the same clock."""
     other = Storehouse(empty_valkey.socket, owner="other")
-    now_ms = reader.house.raw._now_ms
-    other.raw._now_ms = other.store._script_now = other.stream._script_now = now_ms
+    other.follow(reader.house.link.now_ms)
     await other.epoch.check(other.link.pipeline)
     yield Reader(other)
     other.close()
