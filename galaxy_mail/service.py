@@ -50,6 +50,9 @@ log = structlog.get_logger()
 
 HTTP_GRACE_S: Final = 3.0  # of the grace, what requests in flight may take of it
 FLUSH_WITHIN_S: Final = 0.5
+CANCEL_WITHIN_S: Final = (
+    2.0  # a little more than a slot takes to record what it knows, or to give back what it holds
+)
 NEVER_S: Final = float("inf")
 
 
@@ -153,6 +156,7 @@ class Service:
         self._lag: int | None = None
         self._stop = trio.Event()
         self._everything = trio.CancelScope()
+        self._work: trio.CancelScope | None = None  # all but the storage, which goes last
         self._unfit: UnfitRedis | None = None
         self._show_gauges()
 
@@ -171,6 +175,7 @@ class Service:
                     storage.start_soon(keep_alive, self._child("valkey", lambda _: self._embedded(), NEVER_S))
                 storage.start_soon(keep_alive, self._child("redis", lambda _: self.gateway, NEVER_S))
                 async with trio.open_nursery() as senders:
+                    self._work = senders.cancel_scope
                     for number in range(self.config.attempt_worker_concurrency):
                         senders.start_soon(keep_alive, self._sender(number))
                     async with trio.open_nursery() as intake:
@@ -200,7 +205,9 @@ class Service:
     def cancel(self) -> None:
         """Ends at once: slots give back or record what they can within a second, the rest is taken over later."""
         self.stop()
-        self._everything.cancel()
+        self._everything.deadline = trio.current_time() + CANCEL_WITHIN_S
+        if self._work is not None:
+            self._work.cancel()
 
     def _child(
         self, name: str, build: Callable[[Heartbeat], Actor], turns_within_s: float | None = None
