@@ -1,0 +1,421 @@
+"""The whole service in this process, on a real Redis with the stub: starts, sends, is wrecked, stops, and loses nothing."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, cast
+
+import httpx
+import pytest
+import trio
+
+from galaxy_mail.actors.supervisor import RestartsExhausted
+from galaxy_mail.config import Config
+from galaxy_mail.domain.records import Delivery, DeliveryStatus, decode
+from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.service import Service
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.errors import RedisTrouble, UnfitRedis
+from galaxy_mail.storage.verify import verify
+from tests.deliveries import login_code_of, request_of
+from tests.integration.test_intake import entry
+from tests.servers import ValkeyServer, run_command, run_commands
+from tests.storehouse import Storehouse
+
+STREAM: Final = "mail:delivery_commands"
+LIMIT_S: Final = 30.0  # for what takes a second: a hanging test ends here
+SLOTS: Final = 3
+S = DeliveryStatus
+
+
+class Instance:
+    """One service on a server, with what it sent."""
+
+    def __init__(
+        self, valkey: ValkeyServer, folder: Path, *, script: str = "", api: bool = False, **settings: str
+    ) -> None:
+        self.valkey = valkey
+        self.outbox = folder / "outbox"
+        env = {
+            "MAIL_REDIS_ADDR": valkey.url,
+            "MAIL_INTERNAL_HTTP_ADDR": "127.0.0.1:0",
+            "MAIL_ATTEMPT_WORKER_CONCURRENCY": str(SLOTS),
+            "MAIL_STUB_OUTBOX": str(self.outbox),
+            "MAIL_CLAIM_TTL": "3s",
+            "MAIL_STREAM_BLOCK_TIMEOUT": "50ms",
+        }
+        if script:
+            (folder / "stub.json").write_text(script)
+            env["MAIL_STUB_SCRIPT"] = str(folder / "stub.json")
+        env |= {f"MAIL_{name.upper()}": value for name, value in settings.items()}
+        self.service = Service(Config.from_env(env), api=api)
+        self.ended = trio.Event()
+
+    @asynccontextmanager
+    async def running(self, *, connected: bool = True) -> AsyncIterator["Instance"]:
+        """The service while the block runs; it is asked to stop at its end, if it was not before."""
+
+        async def run() -> None:
+            try:
+                await self.service.run()
+            finally:
+                self.ended.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            if connected:
+                await until(lambda: self.service.gateway.connected)
+            try:
+                yield self
+            finally:
+                self.service.stop()
+            with trio.fail_after(LIMIT_S):
+                await self.ended.wait()
+
+    async def accept(self, *names: str) -> None:
+        """Login codes by the one intake. As a caller does, it asks again where Redis is away."""
+        for name in names:
+            while True:
+                try:
+                    outcome = await self.service.intake.accept(login_code_of(name))
+                except RedisTrouble:
+                    await trio.sleep(0.02)
+                else:
+                    assert outcome.outcome == "sent"
+                    break
+
+    def publish(self, *names: str) -> None:
+        """Commands by the other one."""
+        flat = [[part for pair in entry("", name)[1] for part in pair] for name in names]
+        run_commands(self.valkey.socket, [("XADD", STREAM, "*", *parts) for parts in flat])
+
+    def sent(self) -> Counter[str]:
+        """How often each delivery is in the outbox."""
+        return Counter(
+            path.name.rpartition(".eml")[0].rpartition(".")[0] for path in self.outbox.glob("*.eml")
+        )
+
+
+def deliveries(valkey: ValkeyServer) -> dict[str, Delivery]:
+    ids = cast("list[bytes]", run_command(valkey.socket, "ZRANGE", k.IDX_CREATED_AT, 0, -1))
+    records = run_commands(valkey.socket, [("GET", k.delivery(i.decode())) for i in ids])
+    return {i.decode(): decode(cast("bytes", data), Delivery) for i, data in zip(ids, records, strict=True)}
+
+
+def left(valkey: ValkeyServer, expected: int) -> int:
+    """How many of so many deliveries have not ended."""
+    counts = run_commands(valkey.socket, [("ZCARD", k.status_index(status)) for status in sorted(TERMINAL)])
+    return expected - sum(cast("list[int]", counts))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what another task of this process does next."""
+    with trio.fail_after(LIMIT_S):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
+            await trio.sleep(0.005)
+
+
+@pytest.fixture
+async def valkey(valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
+    """A server of one's own, whose store is verified at the end."""
+    yield valkey
+    house = Storehouse(valkey.socket)
+    seconds, microseconds = cast("list[bytes]", house.run("TIME"))
+    house.clock.ms = int(seconds) * 1000 + int(microseconds) // 1000
+    try:
+        assert list(map(str, await verify(house.store, looks=1))) == []
+    finally:
+        house.close()
+
+
+CODES: Final = [f"c{number}" for number in range(20)]
+COMMANDS: Final = [f"n{number}" for number in range(20)]
+
+
+async def test_mail_of_both_intakes_is_sent(valkey: ValkeyServer, tmp_path: Path) -> None:
+    async with Instance(valkey, tmp_path).running() as instance:
+        instance.publish(*COMMANDS)
+        await instance.accept(*CODES)
+        await until(lambda: left(valkey, 40) == 0)
+        assert not any(instance.service.checks().values())
+        assert instance.service.supervisor.stuck() == ()
+    assert instance.sent() == Counter(CODES + COMMANDS)
+    assert {delivery.status for delivery in deliveries(valkey).values()} == {S.SENT}
+    assert instance.service.checks()["stopping"] is not None
+
+
+async def test_a_stopped_service_has_given_everything_back(valkey: ValkeyServer, tmp_path: Path) -> None:
+    """With work in every state: under way, in a lane, due later, ended; and another instance goes on at once."""
+    script = """{"rules":[
+        {"recipient":"slow*","outcomes":["accepted"],"latency":"400ms"},
+        {"recipient":"hangs*","outcomes":["accepted"],"latency":"5m"},
+        {"recipient":"late*","outcomes":["transient_failure","accepted"]}]}"""
+    settings: dict[str, Any] = {"shutdown_grace": "1s", "retry_delays": "1s", "claim_ttl": "60s"}
+    async with Instance(valkey, tmp_path, script=script, **settings).running() as first:
+        await first.accept("late-1", "quick-1")
+        await until(lambda: left(valkey, 2) == 1)
+        first.publish("hangs-1", "hangs-2")
+        await until(lambda: first.service.lanes.idle_slots() == SLOTS - 2)
+        await first.accept("slow-1")
+        await until(lambda: first.service.lanes.idle_slots() == 0)
+        await first.accept("slow-2", "slow-3")
+        first.publish("n1", "n2")
+        await until(lambda: len(deliveries(valkey)) == 9)
+        began_s = monotonic()
+        first.service.stop()
+        await first.ended.wait()
+        assert monotonic() - began_s < 1 + 2
+    assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
+    assert not run_command(valkey.socket, "EXISTS", k.CLAIM_LOSSES)
+    before = deliveries(valkey)
+    assert before["hangs-1"].status is S.RENDERED
+    assert before["late-1"].status is S.QUEUED
+    assert before["slow-1"].status is S.SENT
+    assert all(delivery.attempt_count == 1 for name, delivery in before.items() if name != "late-1")
+    async with Instance(valkey, tmp_path, script='{"default":["accepted"]}', **settings).running() as second:
+        await until(lambda: left(valkey, 9) == 0)
+    assert second.sent() == Counter(before.keys())
+
+
+async def test_without_any_grace_work_under_way_is_given_back(valkey: ValkeyServer, tmp_path: Path) -> None:
+    script = '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"5m"}]}'
+    async with Instance(valkey, tmp_path, script=script, shutdown_grace="0s").running() as instance:
+        await instance.accept("c1", "c2", "c3", "c4")
+        await until(lambda: instance.service.lanes.idle_slots() == 0)
+        began_s = monotonic()
+    assert monotonic() - began_s < 2
+    assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
+    assert instance.sent() == Counter()
+
+
+async def test_cancelled_it_ends_at_once_and_gives_back_what_it_can(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    script = '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"5m"}]}'
+    async with Instance(valkey, tmp_path, script=script).running() as instance:
+        await instance.accept("c1")
+        await until(lambda: instance.service.lanes.idle_slots() == SLOTS - 1)
+        began_s = monotonic()
+        instance.service.cancel()
+        await instance.ended.wait()
+        assert monotonic() - began_s < 2
+    assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
+
+
+ACTORS: Final = [
+    "scheduler",
+    "sender-0",
+    "sender-1",
+    "sender-2",
+    "ingress",
+    "janitor",
+    "resend-jobs",
+    "redis",
+]
+
+
+@pytest.mark.parametrize("name", ACTORS)
+async def test_an_actor_killed_while_mail_flows_is_restarted_and_nothing_is_lost(
+    name: str, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    script = '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"3ms"}]}'
+    async with Instance(valkey, tmp_path, script=script).running() as instance:
+        service = instance.service
+        instance.publish(*COMMANDS)
+        for number, code in enumerate(CODES):
+            await instance.accept(code)
+            if number in {3, 11}:
+                await kill(service, name)
+        await until(lambda: left(valkey, 40) == 0)
+        assert [(r.restarts, r.last_error) for r in service.supervisor.statistics() if r.name == name] == [
+            (2, "Killed")
+        ]
+        await until(lambda: not any(service.checks().values()))
+    _nothing_lost(instance, CODES + COMMANDS)
+
+
+async def test_every_actor_killed_again_and_again_while_mail_flows(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    script = '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"5ms"}]}'
+    names = [f"d{number}" for number in range(60)]
+    async with Instance(valkey, tmp_path, script=script).running() as instance:
+        supervisor = instance.service.supervisor
+
+        async def wreck() -> None:
+            for name in ACTORS * 3:
+                supervisor.kill(name)
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wreck)
+            instance.publish(*names[30:])
+            await instance.accept(*names[:30])
+        await until(lambda: left(valkey, 60) == 0)
+    _nothing_lost(instance, names)
+
+
+def _nothing_lost(instance: Instance, names: list[str]) -> None:
+    """Each was sent; twice only if nobody could know about the first time."""
+    records = deliveries(instance.valkey)
+    assert records.keys() == set(names)
+    assert {delivery.status for delivery in records.values()} == {S.SENT}
+    for name, times in instance.sent().items():
+        unknown = [
+            b'"outcome_unknown":true' in cast("bytes", data)
+            for data in run_commands(
+                instance.valkey.socket,
+                [("GET", k.attempt(name, n)) for n in range(1, records[name].attempt_count + 1)],
+            )
+        ]
+        assert 1 <= times <= 1 + sum(unknown)
+    assert instance.sent().keys() == set(names)
+
+
+async def test_redis_killed_while_mail_flows_comes_back_with_all_that_was_promised(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    run_command(valkey.socket, "CONFIG", "SET", "appendfsync", "always")
+    async with Instance(valkey, tmp_path).running() as instance:
+        instance.publish(*COMMANDS)
+        await instance.accept(*CODES[:10])
+        valkey.kill()
+        await valkey.start()
+        await instance.accept(*CODES[10:])
+        await until(lambda: left(valkey, 40) == 0)
+        reports = instance.service.supervisor.statistics()
+        assert all(report.restarts == 0 for report in reports), "Redis being away is no crash"
+    _nothing_lost(instance, CODES + COMMANDS)
+
+
+async def test_a_stop_while_redis_hangs_is_over_within_the_grace_and_two_seconds(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    async with Instance(valkey, tmp_path, shutdown_grace="1s").running() as instance:
+        await instance.accept("c1")
+        await until(lambda: left(valkey, 1) == 0)
+        valkey.pause()
+        try:
+            began_s = monotonic()
+            instance.service.stop()
+            await instance.ended.wait()
+            assert monotonic() - began_s < 1 + 2
+        finally:
+            valkey.resume()
+
+
+async def test_a_stop_before_redis_ever_answered(valkey: ValkeyServer, tmp_path: Path) -> None:
+    valkey.kill()
+    async with Instance(valkey, tmp_path).running(connected=False) as instance:
+        await until(lambda: bool(instance.service.checks()["redis"]))
+        began_s = monotonic()
+        instance.service.stop()
+        await instance.ended.wait()
+        assert monotonic() - began_s < 2
+    await valkey.start()
+
+
+async def test_it_starts_before_redis_does(valkey: ValkeyServer, tmp_path: Path) -> None:
+    valkey.kill()
+    async with Instance(valkey, tmp_path).running(connected=False) as instance:
+        await until(lambda: bool(instance.service.checks()["redis"]))
+        await valkey.start()
+        await until(lambda: instance.service.gateway.connected)
+        await instance.accept("c1")
+        await until(lambda: left(valkey, 1) == 0)
+        assert not any(instance.service.checks().values())
+
+
+async def test_a_redis_that_would_lose_mail_ends_the_start(valkey: ValkeyServer, tmp_path: Path) -> None:
+    run_command(valkey.socket, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    service = Instance(valkey, tmp_path).service
+    with trio.fail_after(LIMIT_S), pytest.raises(UnfitRedis, match="allkeys-lru"):
+        await service.run()
+
+
+async def test_a_redis_that_becomes_unfit_is_not_used_and_ends_nothing(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    async with Instance(valkey, tmp_path).running() as instance:
+        run_command(valkey.socket, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        run_command(valkey.socket, "CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: "allkeys-lru" in (instance.service.checks()["redis"] or ""))
+        run_command(valkey.socket, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await until(lambda: instance.service.gateway.connected)
+        await instance.accept("c1")
+        await until(lambda: left(valkey, 1) == 0)
+
+
+async def test_a_wiped_store_stops_intake_and_is_told(valkey: ValkeyServer, tmp_path: Path) -> None:
+    async with Instance(valkey, tmp_path).running() as instance:
+        await instance.accept("c1")
+        await until(lambda: left(valkey, 1) == 0)
+        run_commands(valkey.socket, [("FLUSHALL",), ("CLIENT", "KILL", "TYPE", "normal")])
+        await until(lambda: bool(instance.service.checks()["store"]))
+        with pytest.raises(RedisTrouble, match="wiped"):
+            await instance.service.intake.accept(login_code_of("c2"))
+        instance.publish("n1")
+        await trio.sleep(0.2)
+        assert run_command(valkey.socket, "EXISTS", k.delivery("n1"), k.delivery("c2")) == 0
+        assert instance.service.metrics.store_alarms_total.value("strange") == 1
+
+
+async def test_an_actor_that_only_crashes_ends_the_process(
+    valkey: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("galaxy_mail.actors.supervisor.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("galaxy_mail.actors.supervisor.LONGEST_PAUSE_S", 0.002)
+    instance = Instance(valkey, tmp_path)
+
+    async def crash() -> float:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("galaxy_mail.actors.scheduler.Scheduler.turn", lambda self: crash())
+    with trio.fail_after(LIMIT_S), pytest.RaisesGroup(RestartsExhausted, flatten_subgroups=True):
+        await instance.service.run()
+
+
+async def test_the_api_belongs_to_it(valkey: ValkeyServer, tmp_path: Path) -> None:
+    async with Instance(valkey, tmp_path, api=True).running() as instance:
+        await until(lambda: instance.service.server is not None)
+        assert instance.service.server is not None
+        async with httpx.AsyncClient(base_url=instance.service.server.url, timeout=LIMIT_S) as client:
+            answers: list[httpx.Response] = []
+
+            async def post() -> None:
+                answers.append(
+                    await client.post(
+                        "/api/v1/internal/login-code-deliveries",
+                        json={"email": "ann@x.example", "code": "042137", "locale": "en"},
+                        headers={"Idempotency-Key": "k"},
+                    )
+                )
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):
+                    nursery.start_soon(post)
+            assert {(answer.status_code, answer.text) for answer in answers} == {(200, '{"outcome":"sent"}')}
+            assert len({answer.headers["Delivery-Id"] for answer in answers}) == 1
+            replayed = [answer.headers.get("Idempotency-Replayed") for answer in answers]
+            assert Counter(replayed) == {None: 1, "true": 49}
+            await until(lambda: left(valkey, 1) == 0)
+            assert (await client.get("/readyz")).status_code == 200
+    assert sum(instance.sent().values()) == 1
+
+
+def test_the_names_of_its_actors_are_known(tmp_path: Path) -> None:
+    """What the tests above kill is all there is, but for the API and an embedded Redis."""
+
+    class Nowhere(ValkeyServer):
+        pass
+
+    async def names() -> set[str]:
+        instance = Instance(Nowhere(tmp_path), tmp_path)
+        async with instance.running(connected=False):
+            await until(lambda: len(instance.service.supervisor.statistics()) >= len(ACTORS))
+            return {report.name for report in instance.service.supervisor.statistics()}
+
+    assert trio.run(names) == set(ACTORS)
+    assert request_of().delivery_id == "d1"
