@@ -1,0 +1,170 @@
+"""Two and three instances on one Redis: each delivery is one's, and what one loses is soon another's."""
+
+import signal
+from random import Random
+from time import time
+from typing import Any, Final, cast
+
+import trio
+
+from galaxy_mail.providers.smtp.outcomes import Exchange
+from tests.chaos.relays import Slow
+from tests.ledger import LANES, command
+from tests.relays.hostile.server import Server, Talk
+from tests.servers import run_commands
+from tests.service_process import ServiceProcess, eventually
+from tests.testbed import Bed
+
+TAKEN_OVER_WITHIN_MS: Final = 2_000 + 1_500  # of the claim's expiry; the rest is what a busy machine needs
+READ_WITHIN_S: Final = 5.0 + 2.0
+
+
+async def test_three_instances_share_the_work_and_none_is_done_twice(bed: Bed) -> None:
+    """Under load one is killed, one is stopped, and two others come."""
+    relay = Slow(Random(11), 0.01)
+    async with bed.relay(relay) as settings:
+        given = {**settings, "attempt_worker_concurrency": "6"}
+        first, second, third = [await bed.fleet.ready(**given) for _ in range(3)]
+        number = 0
+
+        async def load(service: ServiceProcess, commands: int, codes: int) -> None:
+            nonlocal number
+            number += 1
+            bed.ledger.publish(*(command(f"n{number}-{part}") for part in range(commands)))
+            async with trio.open_nursery() as nursery:
+                for part in range(codes):
+                    nursery.start_soon(bed.login_code, service, f"c{number}-{part}")
+
+        async with trio.open_nursery() as nursery:
+            for service in (first, second, third):
+                nursery.start_soon(load, service, 100, 15)
+            for service in (first, second, third):
+                await service.wait_lines("attempt_finished", 1)  # each has its share
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load, third, 100, 15)
+            first.kill()
+            second.signal(signal.SIGTERM)
+            fourth = await bed.fleet.ready(**given)
+        await load(fourth, 50, 5)
+        assert await second.wait_ended() == 0
+        await first.wait_ended()
+        await bed.ledger.wait_quiet()
+        readers = [await service.metric("galaxy_mail_stream_reader") for service in (third, fourth)]
+        assert sum(readers) == 1
+        findings = await bed.close()
+    assert set(findings.statuses()) == {"sent"}
+    told = [line for service in bed.fleet.processes for line in service.events("attempt_finished")]
+    once = {(line["delivery_id"], line["attempt_no"]) for line in told}
+    assert len(once) == len(told), "an attempt's end was recorded by two"
+    lost = {attempt.delivery_id for attempt in findings.unknown}
+    assert findings.duplicates.keys() <= lost
+    assert len(lost) <= 6  # no more than the killed one's slots
+
+
+class HoldsAll(Server):
+    """Holds every message at its final dot until it is told not to; then it has taken it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds = True
+        self.held: list[bytes] = []
+        self.released = trio.Event()
+
+    async def react(self, talk: Talk, exchange: Exchange, said: bytes) -> None:
+        if exchange is Exchange.FINAL and self.holds:
+            self.held.append(said)
+            await self.released.wait()
+        await self.behave(talk, exchange, said)
+
+
+def expiries(bed: Bed) -> dict[str, float]:
+    """Delivery id -> when its claim expires, in epoch ms: nobody renews any more."""
+    found: dict[str, float] = {}
+    for reply in run_commands(bed.valkey.socket, [("ZRANGE", lane, 0, -1, "WITHSCORES") for lane in LANES]):
+        flat = cast("list[bytes]", reply)
+        found |= {name.decode(): float(score) for name, score in zip(flat[::2], flat[1::2], strict=True)}
+    return found
+
+
+async def test_what_a_killed_instance_held_is_taken_over_within_2_s_of_its_claims_end(bed: Bed) -> None:
+    """However full the schedule is with other work."""
+    relay = HoldsAll()
+    async with bed.relay(relay) as settings:
+        given = {**settings, "attempt_worker_concurrency": "4", "claim_ttl": "3s"}
+        first = await bed.fleet.ready(**given)
+        names = [f"n{number}" for number in range(3)]
+        bed.ledger.publish(*(command(name) for name in names))
+        await eventually(lambda: len(relay.held) == 3, "all are held")
+        second = await bed.fleet.ready(**given)
+        first.kill()
+        await first.wait_ended()
+        ends_ms = expiries(bed)
+        relay.holds = False
+        relay.released.set()
+        for name in names:
+            line = await second.wait_line("claim_lost", delivery_id=name)
+            assert (line["losses"], line["begun"]) == (1, True)
+            lost, again = await _two_attempts(second, name)
+            late_ms = lost["finished_at_ms"] - ends_ms[name]
+            assert 0 <= late_ms <= TAKEN_OVER_WITHIN_MS
+            assert again["scheduled_for_ms"] == lost["finished_at_ms"]  # the next one is due at once
+            assert (lost["failure"]["code"], lost["outcome_unknown"]) == ("ownership_lost", True)
+        findings = await bed.close()
+    assert findings.duplicates == dict.fromkeys(names, 1)  # the relay had them when their owner was killed
+
+
+async def _two_attempts(service: ServiceProcess, name: str) -> list[Any]:
+    await service.wait_status(name, "sent")
+    attempts = await service.attempts(name)
+    assert len(attempts) == 2
+    return attempts
+
+
+async def test_a_paused_owner_changes_nothing_when_it_wakes(bed: Bed) -> None:
+    """It counts as crashed: another has taken over, sent a copy, and recorded it; what the first learns is stale."""
+    relay = HoldsAll()
+    async with bed.relay(relay) as settings:
+        given = {**settings, "attempt_worker_concurrency": "2"}
+        first = await bed.fleet.ready(**given)
+        bed.ledger.publish(command("n1"))
+        await eventually(lambda: len(relay.held) == 1, "it is held")
+        second = await bed.fleet.ready(**given)
+        first.signal(signal.SIGSTOP)
+        relay.holds = False
+        story = await second.wait_status("n1", "sent")
+        relay.released.set()  # and the first one is answered, too
+        first.signal(signal.SIGCONT)
+        await first.wait_line("claim_stale", delivery_id="n1", attempt_no=1)
+        assert await first.delivery("n1") == story
+        assert await first.metric("galaxy_mail_stale_claims_total") == 1
+        assert await first.metric("galaxy_mail_actor_restarts_total") == 0
+        bed.ledger.publish(command("n2"))
+        await first.wait_status("n2", "sent")
+        findings = await bed.close()
+    assert findings.duplicates == {"n1": 1}
+    assert [(a.attempt_no, a.outcome_unknown) for a in findings.attempts["n1"]] == [(1, True), (2, False)]
+
+
+async def test_the_stream_has_a_new_reader_within_5_s(bed: Bed) -> None:
+    """One reads at a time: killed, its lease runs out; stopped, it hands the lease over at once."""
+    one, other = [await bed.fleet.ready() for _ in range(2)]
+    bed.ledger.publish(command("n0"))
+    await one.wait_status("n0", "sent")
+    readers = [service for service in (one, other) if await service.metric("galaxy_mail_stream_reader")]
+    [reader] = readers
+    heir = other if reader is one else one
+    reader.kill()
+    killed_s = time()
+    await reader.wait_ended()
+    bed.ledger.publish(command("n1"))
+    await bed.ledger.wait_consumed()
+    assert time() - killed_s < READ_WITHIN_S
+    await heir.wait_status("n1", "sent")
+    assert await heir.metric("galaxy_mail_stream_reader") == 1
+
+    third = await bed.fleet.ready()
+    assert await third.metric("galaxy_mail_stream_reader") == 0
+    await heir.stop()
+    bed.ledger.publish(command("n2"))
+    await bed.ledger.wait_consumed()
+    await third.wait_status("n2", "sent")
