@@ -96,6 +96,7 @@ class Scheduler:
                 lost.append((claim, conclusion))
         self.lanes.hungry = claimed.more
         for claim, conclusion in lost:  # last: when Redis is away meanwhile, the others are in their lanes
+            self.heartbeat.beat()
             await self._conclude(claim, conclusion)
         if self.lanes.has_places_for_more():
             return 0

@@ -279,7 +279,9 @@ class Store:
                 )
             ]
         )
-        epoch = self.epoch.number  # not before: what waited for a new connection was claimed in the store behind it
+        epoch = (
+            self.epoch.number
+        )  # not before: what waited for a new connection was claimed in the store behind it
         now, next_due, priority_left, normal_left, *taken = cast("list[bytes]", answered(reply))
         tickets = [
             _Ticket(
@@ -310,16 +312,11 @@ class Store:
         [reply] = await self.link.pipeline(
             [Call(READ_CLAIMED, (*deliveries, *payloads), (CONTENT_WITH_CLAIM_BYTES,))]
         )
-        claims: list[Claim] = []
-        parked: list[_Ticket] = []
-        for ticket, found in zip(tickets, cast("list[_Found]", answered(reply)), strict=True):
-            claim = _claim(ticket, found, epoch)
-            if claim is not None and claim.delivery.status is DeliveryStatus.SENDING:
-                claim = await self._with_attempt(claim)
-            if claim is None:
-                parked.append(ticket)
-            else:
-                claims.append(claim)
+        found = cast("list[_Found]", answered(reply))
+        read = [_claim(ticket, one, epoch) for ticket, one in zip(tickets, found, strict=True)]
+        claims = await self._with_attempts([claim for claim in read if claim is not None])
+        readable = {claim.token for claim in claims}
+        parked = [ticket for ticket in tickets if ticket.token not in readable]
         if parked:
             await self.link.pipeline([self._park_call(ticket) for ticket in parked])
         return claims, [ticket.delivery_id for ticket in parked]
@@ -327,14 +324,25 @@ class Store:
     def _park_call(self, of: "_Ticket | Claim") -> Call:
         return Call(PARK, (k.CLAIMS, self.keys.lane(of.lane)), (of.delivery_id, of.token))
 
-    async def _with_attempt(self, claim: Claim) -> Claim | None:
-        """With the attempt that its lost owner had begun: what is scheduled follows from the delivery's record."""
-        key = k.attempt(claim.delivery_id, claim.delivery.attempt_count)
-        [reply] = await self.link.pipeline([("GET", key)])
-        attempt = _readable(cast("bytes | None", answered(reply)), Attempt)
-        if attempt is None or attempt.status is not AttemptStatus.IN_PROGRESS:
-            return None
-        return msgspec.structs.replace(claim, attempt=attempt)
+    async def _with_attempts(self, claims: list[Claim]) -> list[Claim]:
+        """With the attempts that lost owners had begun, less what has none: the others follow from the delivery's record."""
+        sending = [claim for claim in claims if claim.delivery.status is DeliveryStatus.SENDING]
+        if not sending:
+            return claims
+        keys = [k.attempt(claim.delivery_id, claim.delivery.attempt_count) for claim in sending]
+        [reply] = await self.link.pipeline([("MGET", *keys)])
+        begun: dict[str, Attempt] = {}
+        for claim, data in zip(sending, cast("list[bytes | None]", answered(reply)), strict=True):
+            attempt = _readable(data, Attempt)
+            if attempt is not None and attempt.status is AttemptStatus.IN_PROGRESS:
+                begun[claim.delivery_id] = attempt
+        return [
+            claim
+            if claim.delivery.status is not DeliveryStatus.SENDING
+            else msgspec.structs.replace(claim, attempt=begun[claim.delivery_id])
+            for claim in claims
+            if claim.delivery.status is not DeliveryStatus.SENDING or claim.delivery_id in begun
+        ]
 
     async def load(self, claim: Claim) -> Claim:
         """This claim with its content. Raises Parked, RedisTrouble, and StaleClaim where the content is gone."""
@@ -359,9 +367,7 @@ class Store:
         [found] = cast("list[_Found]", answered(reply))
         ticket = _Ticket(delivery_id=delivery_id, token="", lane=Lane.NORMAL, losses=0)
         claim = _claim(ticket, found, self.epoch.number)
-        if claim is not None and claim.delivery.status is DeliveryStatus.SENDING:
-            claim = await self._with_attempt(claim)
-        return claim is not None
+        return claim is not None and bool(await self._with_attempts([claim]))
 
     async def begin(
         self,

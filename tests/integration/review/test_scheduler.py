@@ -158,3 +158,16 @@ async def test_all_that_a_process_with_many_slots_held_is_taken_over_together(
     async with running(scheduler_of(house).run):
         await trio.sleep(0.5)
         assert house.run("ZCARD", k.status_index(DeliveryStatus.SENDING)) == 0
+
+
+async def test_a_claim_of_much_lost_work_asks_redis_no_more_than_one_of_little(house: Storehouse) -> None:
+    """Whatever fails between Redis' claim and the lanes costs the whole batch: there is little that can."""
+    for number in range(20):
+        await house.accept(request_of(f"d{number}"))
+    for claim in (await house.claim()).claims:
+        await house.begin(claim)
+    house.clock.ms += TTL_MS
+    house.link.asked.clear()
+    claimed = await house.claim()
+    assert [claim.attempt.status for claim in claimed.claims] == [AttemptStatus.IN_PROGRESS] * 20
+    assert house.link.asked == ["claim", "read_claimed", "MGET"]
