@@ -18,5 +18,6 @@ def _through_binary(tmp_path_factory: pytest.TempPathFactory) -> None:
         f'#!/bin/sh\n[ "$1 $2" = "-m galaxy_mail" ] || exit 97\nshift 2\nexec "{BINARY}" "$@"\n'
     )
     stand_in.chmod(0o755)
-    assert service_process.sys is sys
-    service_process.sys = SimpleNamespace(executable=str(stand_in))  # type: ignore[assignment]  # only that is used
+    parts = vars(service_process)
+    assert parts["sys"] is sys
+    parts["sys"] = SimpleNamespace(executable=str(stand_in))  # only that is used
