@@ -8,7 +8,7 @@ import trio
 
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.intake import Batch, CommandIntake, Progress
-from galaxy_mail.storage.command_stream import BATCH_ENTRIES, CommandStream
+from galaxy_mail.storage.command_stream import BATCH_ENTRIES, CommandStream, StreamState
 from galaxy_mail.storage.errors import RedisTrouble
 from galaxy_mail.telemetry.metrics import Metrics
 
@@ -110,7 +110,9 @@ class Ingress:
             ahead = None  # used up, also where there was nothing yet
             if not batch.entries:
                 if not await self.stream.wait_for_more(offset, block_ms=self.block_ms):
-                    await self._look_for_losses()
+                    state = await self._look_for_losses()
+                    if state.offset != offset:  # the store was set back: what it lost is read again
+                        offset = await self.stream.offset()
                 continue
             progress, ahead = await self._accept(batch, offset)
             if progress.refusal is not None:
@@ -150,7 +152,7 @@ class Ingress:
             raise outcome
         return outcome, ahead[0] if ahead else None
 
-    async def _look_for_losses(self) -> None:
+    async def _look_for_losses(self) -> StreamState:
         """Notices entries that were trimmed unread, and a stream that begins again below the offset."""
         state = await self.stream.state()
         if state.lost != 0 and await self.stream.note_lost(state):
@@ -168,3 +170,4 @@ class Ingress:
                 )
         else:
             self._restarted_told = False
+        return state
