@@ -144,7 +144,9 @@ async def test_redis_that_hangs_is_no_hang_of_ours(bed: Bed) -> None:
     again = await bed.login_code(service, "hanging")
     assert again is not None
     assert again.status_code == 200
-    assert again.headers["Idempotency-Replayed"] == "true"  # it reached the server, and was run when that woke
+    assert (
+        again.headers["Idempotency-Replayed"] == "true"
+    )  # it reached the server, and was run when that woke
     await service.wait_status(bed.ledger.keys["hanging"], "sent")
 
 
