@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 import httpx
 import pytest
+import structlog.testing
 import trio
 
 from galaxy_mail.actors.supervisor import RestartsExhausted
@@ -204,6 +205,18 @@ async def test_cancelled_it_ends_at_once_and_gives_back_what_it_can(
     assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
 
 
+async def kill(service: Service, name: str) -> None:
+    """Kills an actor; true afterwards: it runs again."""
+
+    def restarts() -> int:
+        [report] = [report for report in service.supervisor.statistics() if report.name == name]
+        return report.restarts
+
+    before = restarts()
+    await until(lambda: service.supervisor.kill(name))
+    await until(lambda: restarts() > before)
+
+
 ACTORS: Final = [
     "scheduler",
     "sender-0",
@@ -373,7 +386,11 @@ async def test_an_actor_that_only_crashes_ends_the_process(
         raise ZeroDivisionError
 
     monkeypatch.setattr("galaxy_mail.actors.scheduler.Scheduler.turn", lambda self: crash())
-    with trio.fail_after(LIMIT_S), pytest.RaisesGroup(RestartsExhausted, flatten_subgroups=True):
+    with (
+        structlog.testing.capture_logs(),  # ten tracebacks
+        trio.fail_after(LIMIT_S),
+        pytest.RaisesGroup(RestartsExhausted, flatten_subgroups=True),
+    ):
         await instance.service.run()
 
 
