@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from msgspec import DecodeError, Struct
 
-from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, decode
+from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, Source, decode
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Call, Command, Reply
@@ -18,10 +18,17 @@ from galaxy_mail.storage.store import BACKSTOP_MS, Store, answered
 
 FORGET: Final = script("forget")
 RESCHEDULE: Final = script("reschedule")
+MEND: Final = script("mend")
 
 BATCH: Final = 200
 ATTEMPTS_AT_A_TIME: Final = 16
 PARKED_AT_A_TIME: Final = 10  # each with all of its content
+# Where a delivery stands whatever is in its record; where else it stood, only `verify-store --repair` finds out.
+COMMON_INDEXES: Final = (
+    k.IDX_CREATED_AT,
+    *map(k.status_index, sorted(TERMINAL)),
+    *(k.IDX_SOURCE + source for source in Source),
+)
 WAITING: Final = tuple(status for status in DeliveryStatus if status not in TERMINAL)
 
 
@@ -119,14 +126,22 @@ class Upkeep:
                 for look in (
                     ("PEXPIRETIME", k.attempt(delivery_id, 1)),
                     ("EXISTS", *_attempt_keys(delivery_id, 1)),
+                    ("ZSCORE", k.IDX_CREATED_AT, delivery_id),
                 )
             ]
         )
         commands: list[Command | Call] = []
         gone = 0
-        for delivery_id, ends_ms, found in zip(ids, looks[::2], looks[1::2], strict=True):
+        for delivery_id, ends_ms, found, indexed in zip(
+            ids, looks[::3], looks[1::3], looks[2::3], strict=True
+        ):
+            if indexed is not None:  # its key's time to live ended it: nobody came by in time
+                commands += [
+                    Call(MEND, (k.delivery(delivery_id), index), (delivery_id, b"", ""))
+                    for index in COMMON_INDEXES
+                ]
             forget_at_ms = cast("int", ends_ms) - BACKSTOP_MS
-            if forget_at_ms > now_ms:  # its key's time to live ended the delivery: nobody came by in time
+            if forget_at_ms > now_ms:
                 commands.append(("ZADD", k.IDX_EXPIRES, forget_at_ms, delivery_id))
                 continue
             first, existing = 1, cast("int", found)

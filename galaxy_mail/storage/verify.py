@@ -28,11 +28,9 @@ from galaxy_mail.domain.states import FINISHED, TERMINAL
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Call, Command, Reply
 from galaxy_mail.storage.epoch import entry_number
-from galaxy_mail.storage.script import script
 from galaxy_mail.storage.store import Store, answered
-from galaxy_mail.storage.upkeep import RESCHEDULE
+from galaxy_mail.storage.upkeep import MEND, RESCHEDULE
 
-MEND: Final = script("mend")
 BATCH: Final = 100
 LOOKS: Final = 3
 PAUSE_S: Final = 0.5

@@ -7,6 +7,8 @@ from trio.testing import MockClock
 
 from galaxy_mail.actors.janitor import FORGET_FOR_S, Janitor
 from galaxy_mail.actors.supervisor import Heartbeat
+from galaxy_mail.domain.records import DeliveryStatus, Source
+from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.upkeep import BATCH
 from tests.deliveries import ACCEPTED, DAY_MS, acceptance_of, request_of
 from tests.storehouse import Storehouse
@@ -73,3 +75,20 @@ async def test_a_batch_costs_a_few_calls_and_not_some_for_each_delivery(house: S
     house.clock.ms += 60 * DAY_MS
     assert await house.upkeep.forget() == 20
     assert calls <= 8
+
+
+async def test_what_ended_by_its_time_to_live_is_taken_out_of_the_lists_that_grow(house: Storehouse) -> None:
+    """Nothing ran for longer than the janitor's margin: nobody would ever have looked for these entries again."""
+    await house.sent(request_of("gone"), ACCEPTED)
+    await house.sent(request_of("kept"), ACCEPTED)
+    house.clock.ms += 32 * DAY_MS
+    house.run("DEL", k.delivery("gone"), k.payload("gone"))
+    house.broken = True  # by whom it was got is for `verify-store --repair`
+    await house.upkeep.forget()
+    for index in (
+        k.IDX_CREATED_AT,
+        k.status_index(DeliveryStatus.SENT),
+        k.IDX_SOURCE + Source.NOTIFICATION,
+    ):
+        assert house.score(index, "gone") is None
+    assert house.attempt("gone", 1).attempt_no == 1, "attempts have their own time"
