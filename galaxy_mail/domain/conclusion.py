@@ -20,7 +20,7 @@ from galaxy_mail.domain.records import (
     Result,
     SendResult,
 )
-from galaxy_mail.domain.states import FINISHED, move, move_attempt
+from galaxy_mail.domain.states import move, move_attempt
 
 S = DeliveryStatus
 A = AttemptStatus
@@ -214,10 +214,6 @@ def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
         delivery=move(delivery, fixed, at_ms=now_ms, next_attempt_at_ms=attempt.scheduled_for_ms),
         attempt=move_attempt(attempt, A.SCHEDULED, started_at_ms=None, provider=None),
     )
-
-
-def is_finished(attempt: Attempt) -> bool:
-    return attempt.status in FINISHED
 
 
 def _again(
