@@ -40,31 +40,31 @@ class Scheduler:
         self.heartbeat = heartbeat
         self._may_wait_s = store.claim_ttl_ms / 2000  # a claim, for a slot
         self._look_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
+        self._stopping = False
 
     async def run(self) -> None:
-        stop = trio.Event()
         # What Redis has claimed while nobody listened would be lost until it expires: a turn goes on to its end.
         shield = trio.CancelScope(shield=True)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._turn_until, stop, shield)
+            nursery.start_soon(self._turn_until_stopped, shield)
             try:
                 await trio.sleep_forever()
             finally:
-                stop.set()
+                self._stopping = True
                 self.lanes.ring()
                 shield.deadline = trio.current_time() + STOP_WITHIN_S
 
-    async def _turn_until(self, stop: trio.Event, shield: trio.CancelScope) -> None:
+    async def _turn_until_stopped(self, shield: trio.CancelScope) -> None:
         with shield:
             try:
-                while not stop.is_set():
+                while not self._stopping:
                     self.heartbeat.beat()
                     try:
                         wait_s = await self.turn()
                     except RedisTrouble as trouble:
                         log.warning("claiming_failed", error=str(trouble))
                         wait_s = PAUSE_AFTER_TROUBLE_S
-                    if not stop.is_set():
+                    if not self._stopping:
                         await self.lanes.wait_rung(min(wait_s, self._until_withdrawal_s()))
             finally:
                 with trio.move_on_after(STOP_WITHIN_S):
@@ -88,13 +88,17 @@ class Scheduler:
         for delivery_id in claimed.parked:
             log.error("delivery_unreadable", delivery_id=delivery_id)
         lost: list[tuple[Claim, Conclusion]] = []
+        too_late: list[Claim] = []
         for claim in claimed.claims:
             conclusion = self._conclusion(claim)
-            if conclusion is None:
-                self.lanes.put(claim, since_s=now_s)
-            else:
+            if conclusion is not None:
                 lost.append((claim, conclusion))
+            elif self._stopping:  # it was asked for before, and no slot may begin it any more
+                too_late.append(claim)
+            else:
+                self.lanes.put(claim, since_s=now_s)
         self.lanes.hungry = claimed.more
+        await self._release(too_late)
         for claim, conclusion in lost:  # last: when Redis is away meanwhile, the others are in their lanes
             self.heartbeat.beat()
             await self._conclude(claim, conclusion)

@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.scheduler import STOP_WITHIN_S, Scheduler
@@ -171,3 +171,28 @@ async def test_a_claim_of_much_lost_work_asks_redis_no_more_than_one_of_little(h
     claimed = await house.claim()
     assert [claim.attempt.status for claim in claimed.claims] == [AttemptStatus.IN_PROGRESS] * 20
     assert house.link.asked == ["claim", "read_claimed", "MGET"]
+
+
+@pytest.mark.parametrize("at", range(2, 14, 2))
+async def test_what_a_claim_brings_after_a_stop_is_begun_by_nobody(at: int, house: Storehouse) -> None:
+    """Slots that are free would begin it, and the stop would have to wait for them."""
+    for number in range(4):
+        await house.accept(request_of(f"d{number}"))
+    house.link.steps = 12
+    scheduler = scheduler_of(house)
+    taken: list[str] = []
+
+    async def slot() -> None:
+        taken.append((await scheduler.lanes.take(priority_only=False)).delivery_id)
+
+    async with trio.open_nursery() as slots:
+        for _ in range(4):
+            slots.start_soon(slot)
+        async with running(scheduler.run):
+            for _ in range(at):
+                await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
+        slots.cancel_scope.cancel()
+    assert "claim" in house.link.asked
+    assert taken == []
+    assert house.run("HLEN", k.CLAIMS) == 0
