@@ -19,11 +19,13 @@ def main() -> int:
     parser.add_argument(
         "--history", type=Path, help="write the history of each failing seed into this folder"
     )
+    parser.add_argument("--until-failure", action="store_true", help="end with the first seed that fails")
     parser.add_argument("--show", action="store_true", help="print the history of every seed")
     arguments = parser.parse_args()
     started_s = time.monotonic()
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    chunks = [seeds[start : start + 25] for start in range(0, len(seeds), 25)]
+    size = 5 if arguments.until_failure else 25
+    chunks = [seeds[start : start + size] for start in range(0, len(seeds), size)]
     counts: Counter[str] = Counter()
     failed = done = 0
     virtual_s = 0.0
@@ -36,13 +38,16 @@ def main() -> int:
                 if run.violations:
                     failed += 1
                     print(f"seed {run.seed} FAILED:", *run.violations, sep="\n  ")
-                    if failed == 1 and not arguments.history:
+                    if failed == 1 and not arguments.history and not arguments.until_failure:
                         print(*run.history, sep="\n")
                     if arguments.history:
                         (arguments.history / f"{run.seed}.txt").write_text("\n".join(run.history))
                 elif arguments.show:
                     print(*run.history, sep="\n")
             print(f"{done} seeds, {failed} failed", file=sys.stderr)
+            if failed and arguments.until_failure:
+                pool.shutdown(cancel_futures=True)
+                return 1
     print(
         f"{done} seeds, {virtual_s / 3600:.1f} virtual hours in {time.monotonic() - started_s:.1f} s, {failed} failed"
     )

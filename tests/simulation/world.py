@@ -1,56 +1,73 @@
-"""The world of a simulation: Redis that fails, a relay that lies, processes that die, one virtual clock. Never: real time.
+"""The world of a simulation: a virtual clock, a Redis that fails, what the relay took, what was seen. Never: real time.
 
 Everything random comes from the seed, so that a seed gives the same run again. The scripts run on a real Valkey through a
 link that blocks, so that virtual time stands still meanwhile.
 """
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, TypeVar, cast
 
 import trio
 
-from galaxy_mail.config import Config
-from galaxy_mail.domain.records import AttemptStatus, Failure, RefusedRecipient, Result, SendResult
-from galaxy_mail.providers.provider import Message, SendDeadline
+from galaxy_mail.domain.records import Envelope, RenderedContent, SendResult, Suppression, encode
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.service import Service
+from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Call, Command, Entry, Reply
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisUnavailable
-from galaxy_mail.storage.gateway import GatewayStatistics, OnConnect
+from galaxy_mail.storage.epoch import entry_number
+from galaxy_mail.storage.errors import RedisRefused
 from tests.blocking_link import BlockingLink
+from tests.simulation.witness import Begin, Books, Published, Witness
 
 EPOCH_MS: Final = 4_100_000_000_123  # odd, and in the future: keys' times to live run on the server's clock
+STREAM: Final = "mail:delivery_commands"
+
+T = TypeVar("T")
 
 
 @dataclass
 class Odds:
     """How often what fails, per call."""
 
-    refused: float = 0.01  # Redis is away, nothing was run
-    lost_reply: float = 0.01  # it was run, and nobody knows
+    redis_refused: float = 0.01  # Redis is away, nothing was run
+    lost_reply: float = 0.01  # all or a part of it was run, and nobody knows
     lost_call: float = 0.005  # it was not run, and nobody knows
     stall: float = 0.003  # the caller stands still for long before the call is run
-    oom: float = 0.002
+    split: float = 0.003  # others' calls come between those of one pipeline
+    oom: float = 0.004  # of those that accept
     relay: float = 0.4  # the relay does anything but accept
 
 
-NO_FAULTS: Final = Odds(refused=0, lost_reply=0, lost_call=0, stall=0, oom=0, relay=0)
+NO_FAULTS: Final = Odds(redis_refused=0, lost_reply=0, lost_call=0, stall=0, split=0, oom=0, relay=0)
 
 
 @dataclass
-class Taken:
-    """One message that the relay took."""
+class Offer:
+    """One message in a relay's hands, from the moment at which a slot handed it over."""
 
     delivery_id: str
     attempt_no: int
-    recipients: tuple[str, ...]
-    date_ms: int
+    process: str
+    envelope: Envelope
+    content: RenderedContent
     message_id: str
+    date_ms: int
+    begin: Begin | None  # what Redis knew of it then
+    order: int  # of what Redis ran before it
+    taken: bool = False  # the final dot left, and the relay has it
+    answer: SendResult | None = None
+
+
+@dataclass
+class Snapshot:
+    """All that Redis held at a moment."""
+
+    keys: dict[bytes, bytes]
+    books: Books
+    order: int
 
 
 @dataclass
@@ -60,12 +77,22 @@ class World:
     catalog: Catalog
     odds: Odds
     claim_ttl_s: float
+    witness: Witness = field(init=False)
+    _outage: trio.Lock = field(default_factory=trio.Lock)
     redis_up: bool = True
+    redis_generation: int = 0  # connections of an earlier one are lost
     clock_offset_ms: int = 0
-    taken: list[Taken] = field(default_factory=list)
-    recorded: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    offers: list[Offer] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    calm: trio.Event = field(default_factory=trio.Event)
+    stream_grew: trio.Event = field(default_factory=trio.Event)
+    last_entry_id: str = ""
+    normal_takes_s: float = 0.0  # so long the relay needs for normal mail, while calm
+    forgotten: dict[str, tuple[bytes, list[bytes | None]]] = field(
+        default_factory=dict
+    )  # records as they went
+    suppressed_once: set[str] = field(default_factory=set)
 
     def now_ms(self) -> int:
         """Redis' clock."""
@@ -83,256 +110,127 @@ class World:
         self.counts[what] += 1
         return True
 
+    def fault(self, more: float) -> str:
+        """What goes wrong with a call, mostly nothing: "". `more`: calls that matter meet more of it."""
+        roll = self.rng.random() / more
+        odds = self.odds
+        for name in ("redis_refused", "lost_reply", "lost_call", "stall", "split"):
+            roll -= cast("float", getattr(odds, name))
+            if roll < 0:
+                self.counts[name] += 1
+                return name
+        return ""
 
-class SimulatedGateway:
-    """A process' way to Redis: the gateway's promises, and every way in which a call may go wrong."""
+    async def silence(self, seconds: float) -> None:
+        """A relay that says nothing; when everything has become calm, it does not go on for long."""
+        with trio.move_on_after(seconds):
+            await self.calm.wait()
+            await trio.sleep(1)
 
-    def __init__(self, world: World, process: "Process", on_connect: OnConnect) -> None:
-        self.world = world
-        self.process = process
-        self.connected = False
-        self._on_connect = on_connect
-        self._skew_ms = world.rng.randint(-200, 200)
+    # Redis, from outside of every process
 
-    async def run(self) -> None:
+    def run(self, *commands: Command | Call) -> list[Reply]:
+        replies = self.link.run(commands)
+        for reply in replies:
+            if isinstance(reply, RedisRefused):
+                raise reply
+        return replies
+
+    def instantly(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of what never waits for anything but the link of `instant_link`."""
         try:
-            while True:
-                if self.world.redis_up and not self.connected:
-                    await self._on_connect(self._raw)
-                    self.connected = True
-                if not self.world.redis_up:
-                    self.connected = False
-                await trio.sleep(0.5)
-        finally:
-            self.connected = False
+            work.send(None)
+        except StopIteration as done:
+            return cast("T", done.value)
+        work.close()
+        raise AssertionError("it waited")
 
-    async def _raw(self, commands: Sequence[Command | Call]) -> list[Reply]:
-        await trio.lowlevel.checkpoint()
-        return self.world.link.run(commands)
+    def suppress(self, entry: str, *, reason: str | None = "bounced") -> None:
+        """Puts an address or a domain on the list, or takes it off."""
+        self.tell(f"{entry} is {'suppressed' if reason else 'not suppressed any more'}")
+        self.counts["suppress"] += 1
+        if reason is None:
+            self.run(("HDEL", k.SUPPRESSIONS, entry))
+            self.witness.books.suppressed.pop(entry, None)
+        else:
+            record = Suppression(address=entry, reason=reason, created_at_ms=self.now_ms())
+            self.run(("HSET", k.SUPPRESSIONS, entry, encode(record)))
+            self.witness.books.suppressed[entry] = reason
+            self.suppressed_once.add(entry)
+
+    def publish(self, fields: dict[str, str], published: Callable[[str], Published]) -> None:
+        """An entry for the stream. Its id is its own: the server's clock is not the simulation's."""
+        entry_id = f"{self.now_ms()}-0"
+        if self.last_entry_id and entry_number(entry_id) <= entry_number(self.last_entry_id):
+            milliseconds, sequence = entry_number(self.last_entry_id)
+            entry_id = f"{milliseconds}-{sequence + 1}"
+        self.run(("XADD", STREAM, entry_id, *(part for pair in fields.items() for part in pair)))
+        self.last_entry_id = entry_id
+        self.witness.books.stream.append(published(entry_id))
+        self.stream_grew.set()
+        self.stream_grew = trio.Event()
+
+    def snapshot(self) -> Snapshot:
+        keys = cast("list[bytes]", self.run(("KEYS", "*"))[0])
+        dumps = cast("list[bytes]", self.run(*(("DUMP", key) for key in sorted(keys))) if keys else [])
+        return Snapshot(
+            dict(zip(sorted(keys), dumps, strict=True)), self.witness.books.copied(), self.witness.order
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Redis comes back as it was then, as after a failover to a replica that lagged; {} is an empty one.
+
+        Times to live are not brought back: here none ever ends.
+        """
+        self.run(("FLUSHDB",))
+        if snapshot.keys:
+            self.run(*(("RESTORE", key, 0, dump) for key, dump in snapshot.keys.items()))
+        self.witness.restored(snapshot.books, snapshot.order)
+        ends = ("sent", "suppressed", "failed", "dead_letter")
+        ended = [
+            key
+            for status in ends
+            for member in cast("list[bytes]", self.run(("ZRANGE", f"mail:idx:status:{status}", 0, -1))[0])
+            for key in (k.delivery(member.decode()), k.payload(member.decode()))
+        ]
+        if ended:  # the store's invariants want a time to live where there was one
+            self.run(*(("PEXPIREAT", key, EPOCH_MS * 2) for key in ended))
+
+    def forget(self, delivery_id: str, record: bytes, attempts: int) -> None:
+        """Its record is gone now; what it was is judged all the same."""
+        keys = [k.attempt(delivery_id, number) for number in range(1, attempts + 1)]
+        found = cast("list[bytes | None]", self.run(("MGET", *keys))[0]) if keys else []
+        self.forgotten[delivery_id] = (record, found)
+
+    async def redis_away(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Every connection is lost, and for a while there is none."""
+        async with self._outage:
+            self.tell("Redis is away")
+            self.redis_up = False
+            self.redis_generation += 1
+            self.stream_grew.set()
+            self.stream_grew = trio.Event()
+            await trio.sleep(seconds)
+            meanwhile()
+            self.redis_up = True
+            self.tell("Redis is back")
+
+
+class InstantLink:
+    """A link that never yields to another task: what is read through it was so at one moment."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
 
     async def pipeline(
         self, commands: Sequence[Command | Call], *, timeout_s: float | None = None
     ) -> list[Reply]:
-        world = self.world
-        names = "+".join(c.script.name if isinstance(c, Call) else str(c[0]) for c in commands[:4])
-        if not self.connected or not self._reaches_redis():
-            await trio.lowlevel.checkpoint()
-            raise RedisUnavailable("away")
-        if world.happens(world.odds.refused, "redis_refused"):
-            await trio.lowlevel.checkpoint()
-            raise RedisUnavailable("away, as the seed has it")
-        try:
-            if world.happens(world.odds.stall, "stall"):
-                world.tell(f"{self.process.name} stalls before {names}")
-                await trio.sleep(world.rng.uniform(0.5, 2) * world.claim_ttl_s)
-            else:
-                await trio.sleep(world.rng.uniform(0.0001, 0.003))
-        except trio.Cancelled:
-            # A caller's cancellation never reaches the connection: the call may well be run all the same.
-            if self._reaches_redis() and world.rng.random() < 0.5:
-                self._run(commands)
-            raise
-        if not self._reaches_redis():
-            raise OutcomeUnknown("the connection was lost")
-        if world.happens(world.odds.lost_call, "lost_call"):
-            raise OutcomeUnknown("lost before it was run")
-        replies = self._run(commands)
-        if world.happens(world.odds.lost_reply, "lost_reply"):
-            world.tell(f"{self.process.name} loses the reply of {names}")
-            raise OutcomeUnknown("lost after it was run")
-        await trio.sleep(world.rng.uniform(0.0001, 0.002))
-        if self.process.dead:
-            raise OutcomeUnknown("the process died")
-        return replies
+        return self._world.link.run(commands)
 
-    async def accept_pipeline(
-        self, commands: Sequence[Command | Call], *, timeout_s: float | None = None
-    ) -> list[Reply]:
-        if self.world.happens(self.world.odds.oom, "oom"):
-            await trio.lowlevel.checkpoint()
-            return [RedisRefused("OOM command not allowed when used memory > 'maxmemory'.") for _ in commands]
-        return await self.pipeline(commands, timeout_s=timeout_s)
-
-    def _reaches_redis(self) -> bool:
-        return self.world.redis_up and not self.process.dead
-
-    def _run(self, commands: Sequence[Command | Call]) -> list[Reply]:
-        replies = self.world.link.run(commands)
-        for command, reply in zip(commands, replies, strict=True):
-            if not isinstance(command, Call) or not isinstance(reply, list):
-                continue
-            if command.script.name == "finish" and reply[0] == 1:
-                # The attempt's key is KEYS[6], the token ARGV[2]; who records is who changes something.
-                self.world.recorded[(str(command.args[0]), str(command.keys[5]))].add(str(command.args[1]))
-            if command.script.name not in {"claim", "renew", "lease", "read_commands", "stream_state"}:
-                self.world.tell(
-                    f"{self.process.name} {command.script.name} {_first(command)} -> {reply[0]!r}"
-                )
-            elif command.script.name == "claim" and len(reply) > 4:
-                ids = [_text(part[0]) for part in reply[4:] if isinstance(part, list)]
-                self.world.tell(f"{self.process.name} claims {' '.join(ids)}")
-        return replies
+    accept_pipeline = pipeline
 
     async def read_stream(self, stream: str, after: str, *, count: int, block_ms: int) -> list[Entry]:
-        if not self.connected or self.process.dead:
-            await trio.lowlevel.checkpoint()
-            raise RedisUnavailable("away")
-        return await self.world.link.read_stream(stream, after, count=count, block_ms=block_ms)
+        raise AssertionError("nothing waits here")
 
     def now_ms(self) -> int:
-        return self.world.now_ms() + self._skew_ms
-
-    def statistics(self) -> GatewayStatistics:
-        return GatewayStatistics(
-            connected=self.connected,
-            generation=0,
-            in_flight=0,
-            queued=0,
-            batches=0,
-            last_error=None,
-            clock_offset_ms=0,
-            clock_error_ms=0,
-        )
-
-
-class SimulatedProvider:
-    """A relay's connection. Keeps the provider's promises; the relay keeps none."""
-
-    name = "simulated"
-
-    def __init__(self, world: World, process: "Process") -> None:
-        self.world = world
-        self.process = process
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
-        world, rng = self.world, self.world.rng
-        await trio.sleep(rng.uniform(0.001, 0.2))
-        bad = world.happens(world.odds.relay, "relay_misbehaves")
-        early = rng.choice(["4xx", "5xx", "hang_up", "time_out", "late"]) if bad else "late"
-        if early != "late":
-            await trio.sleep(rng.uniform(1, 15) if early == "time_out" else 0)
-            world.tell(f"relay {early} {message.delivery_id}:{message.attempt_no}")
-            return _EARLY[early]
-        if not may_finish():
-            return _lost("claim_too_short", AttemptStatus.TRANSPORT_FAILED, unknown=False)
-        if self.process.dead:
-            await trio.sleep_forever()
-        # The final dot is out: from here on nobody can take it back.
-        late = rng.choice(["refused", "silent_taken", "silent_not_taken", "slow"]) if bad else "accepted"
-        if late in {"accepted", "slow", "silent_taken"}:
-            world.taken.append(
-                Taken(
-                    message.delivery_id,
-                    message.attempt_no,
-                    message.envelope.recipients(),
-                    message.date_ms,
-                    message.message_id,
-                )
-            )
-            world.tell(f"relay takes {message.delivery_id}:{message.attempt_no} ({late})")
-        answered_in_s = {"accepted": 0.05, "refused": 0.05, "slow": rng.uniform(5, 50)}.get(late, 60)
-        try:
-            await trio.sleep(answered_in_s)
-        except trio.Cancelled:  # a stop: the answer may still come, within a bounded time
-            if self.process.dead:
-                raise
-            if late in {"accepted", "slow"}:
-                answered_in_s = 60 if rng.random() < 0.5 else 0.1
-            with trio.CancelScope(shield=True):
-                await trio.sleep(min(answered_in_s, 0.5))
-        if late == "refused":
-            return _EARLY["4xx"]
-        if answered_in_s >= 60:
-            return _lost("final_timeout", AttemptStatus.TIMED_OUT, unknown=True)
-        return SendResult(
-            result=Result.ACCEPTED, status=AttemptStatus.PROVIDER_ACCEPTED, provider_code="250 2.0.0"
-        )
-
-
-def _lost(code: str, status: AttemptStatus, *, unknown: bool) -> SendResult:
-    return SendResult(
-        result=Result.TRANSIENT_FAILURE,
-        status=status,
-        failure=Failure(code=code, summary=code),
-        outcome_unknown=unknown,
-    )
-
-
-_EARLY: Final = {
-    "4xx": SendResult(
-        result=Result.TRANSIENT_FAILURE,
-        status=AttemptStatus.PROVIDER_REJECTED,
-        failure=Failure(code="relay_busy", summary="busy"),
-        provider_code="451 4.3.0",
-    ),
-    "5xx": SendResult(
-        result=Result.PERMANENT_FAILURE,
-        status=AttemptStatus.PROVIDER_REJECTED,
-        failure=Failure(code="relay_refused", summary="no such user"),
-        provider_code="550 5.1.1",
-        refused_recipients=(
-            RefusedRecipient(address="who@b.example", provider_code="550 5.1.1", summary="no"),
-        ),
-    ),
-    "hang_up": _lost("disconnected", AttemptStatus.TRANSPORT_FAILED, unknown=False),
-    "time_out": _lost("envelope_timeout", AttemptStatus.TIMED_OUT, unknown=False),
-}
-
-
-class Process:
-    """One instance of the service: it can be stopped, and it can die at any await without another word."""
-
-    def __init__(self, world: World, name: str, config: Config) -> None:
-        self.world = world
-        self.name = name
-        self.dead = False
-        self.ended = trio.Event()
-        self.service = Service(config, surroundings=self, random=Random(world.rng.random()), api=False)
-        self._scope = trio.CancelScope()
-
-    def gateway(self, on_connect: OnConnect) -> SimulatedGateway:
-        return SimulatedGateway(self.world, self, on_connect)
-
-    def provider(self) -> SimulatedProvider:
-        return SimulatedProvider(self.world, self)
-
-    def catalog(self) -> Catalog:
-        return self.world.catalog
-
-    def script_now(self) -> Callable[[], int]:
-        return self.world.now_ms
-
-    async def run(self) -> None:
-        self.world.tell(f"{self.name} starts")
-        try:
-            with self._scope:
-                await self.service.run()
-        finally:
-            self.ended.set()
-            self.world.tell(f"{self.name} ended")
-
-    def die(self) -> None:
-        """kill -9: nothing of it reaches Redis or the relay any more."""
-        self.world.tell(f"{self.name} dies")
-        self.dead = True
-        self._scope.cancel()
-
-    def stop(self) -> None:
-        self.world.tell(f"{self.name} is asked to stop")
-        self.service.stop()
-
-
-def _first(call: Call) -> str:
-    return _text(call.args[0])
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return self._world.now_ms()

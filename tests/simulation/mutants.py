@@ -1,0 +1,163 @@
+"""Breaks one guarantee at a time in a copy of the checkout, and says what notices it. Never: touches the checkout itself.
+
+    python -m tests.simulation.mutants                 every mutant, a thousand seeds each at most, then the tests
+    python -m tests.simulation.mutants release-unfenced --seeds 100
+    python -m tests.simulation.mutants --check         only whether every edit still finds its place
+
+A mutant that nothing notices is a hole in the proof, and the exit status 1.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+CHECKOUT: Final = Path(__file__).parents[2]
+MUTANTS: Final = Path(__file__).with_name("mutants.diff")
+COPIED: Final = ("galaxy_mail", "templates", "tests", "pyproject.toml")
+SIMULATION_WITHIN_S: Final = 1_800.0
+TESTS_WITHIN_S: Final = 900.0
+TESTS: Final = (
+    "tests/unit/domain",
+    "tests/unit/storage",
+    "tests/unit/actors",
+    "tests/integration/storage",
+    "tests/integration/actors",
+    "tests/integration/review",
+    "tests/integration/test_intake.py",
+    "tests/integration/test_service.py",
+)
+
+
+class Edit(Struct, frozen=True):
+    """Lines that stand once in their file, and what stands there instead."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Mutant(Struct, frozen=True):
+    name: str
+    breaks: str  # the guarantee that does not hold any more
+    edits: tuple[Edit, ...]
+
+
+class Misplaced(Exception):
+    """A mutant's text does not stand once where it is looked for: the code has moved on, and so must the mutant."""
+
+
+def read_mutants() -> list[Mutant]:
+    """What `mutants.diff` says: `# name: what it breaks`, `@ file`, and lines as in a patch (-old, +new, both)."""
+    mutants: list[Mutant] = []
+    for block in re.split(r"^# ", MUTANTS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+        title, *hunks = re.split(r"^@ ", block, flags=re.MULTILINE)
+        name, _, breaks = title.strip().partition(": ")
+        mutants.append(Mutant(name, breaks, tuple(map(_edit, hunks))))
+    return mutants
+
+
+def _edit(hunk: str) -> Edit:
+    file, *lines = hunk.rstrip("\n").split("\n")
+    old = "".join(f"{line[1:]}\n" for line in lines if line[:1] in {"-", " "})
+    return Edit(file, old, "".join(f"{line[1:]}\n" for line in lines if line[:1] in {"+", " "}))
+
+
+def apply(mutant: Mutant, root: Path) -> None:
+    """Edits the copy. Raises Misplaced."""
+    for edit in mutant.edits:
+        path = root / edit.file
+        text = path.read_text(encoding="utf-8")
+        if text.count(edit.old) != 1:
+            raise Misplaced(f"{mutant.name}: {edit.file} has {text.count(edit.old)} times {edit.old!r}")
+        path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
+
+
+def copy_checkout(to: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "bench", "chaos", "e2e", "relays", "node_modules")
+    for name in COPIED:
+        source = CHECKOUT / name
+        if source.is_dir():
+            shutil.copytree(source, to / name, ignore=ignored)
+        else:
+            shutil.copy(source, to / name)
+
+
+def noticed_by_seed(root: Path, seeds: int) -> str | None:
+    """The first seed that fails, and what was wrong with it."""
+    output = _run(
+        root, ["-m", "tests.simulation", "--until-failure", "--seeds", str(seeds)], SIMULATION_WITHIN_S
+    )
+    if output is None:
+        return "the simulation does not end"
+    found = re.search(r"^seed (\d+) FAILED:\n +(.*)$", output, re.MULTILINE)
+    if found is not None:
+        return f"seed {found[1]}: {found[2][:200]}"
+    return (
+        None if " 0 failed" in output else f"the simulation breaks: {output.strip().splitlines()[-1][:200]}"
+    )
+
+
+def noticed_by_test(root: Path) -> str | None:
+    """The first test that fails."""
+    tests = [test for test in TESTS if (root / test).exists()]
+    output = _run(root, ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests], TESTS_WITHIN_S)
+    if output is None:
+        return "the tests do not end"
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    return None if found is None else found[1]
+
+
+def _run(root: Path, arguments: Sequence[str], within_s: float) -> str | None:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-B", *arguments],
+            cwd=root,
+            env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "HOME": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=within_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout + done.stderr
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=1_000)
+    parser.add_argument("--check", action="store_true", help="apply the edits, run nothing")
+    arguments = parser.parse_args()
+    chosen = [mutant for mutant in read_mutants() if not arguments.names or mutant.name in arguments.names]
+    survived = 0
+    for mutant in chosen:
+        with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+            root = Path(folder)
+            copy_checkout(root)
+            try:
+                apply(mutant, root)
+            except Misplaced as misplaced:
+                print(misplaced, flush=True)
+                survived += 1
+                continue
+            if arguments.check:
+                continue
+            noticed = noticed_by_seed(root, arguments.seeds) or noticed_by_test(root)
+            survived += noticed is None
+            print(f"{mutant.name} | {mutant.breaks} | {noticed or 'NOTHING NOTICES IT'}", flush=True)
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""One instance of the service in a simulated world: it can be stopped, paused, and die at any await without a word.
+
+Never: a change of what the service does; only what surrounds it is made up.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, Literal, cast
+
+import trio
+from msgspec.structs import replace
+
+from galaxy_mail.actors.supervisor import RestartsExhausted
+from galaxy_mail.config import Config
+from galaxy_mail.domain.conclusion import LOSSES_MAX
+from galaxy_mail.domain.records import Failure, RenderedContent
+from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.service import Service
+from galaxy_mail.storage.commands import Reply
+from galaxy_mail.storage.errors import OutcomeUnknown
+from galaxy_mail.storage.gateway import OnConnect
+from tests.simulation.gateway import SimulatedGateway
+from tests.simulation.relay import SimulatedProvider
+from tests.simulation.world import World
+
+AFTER_GRACE_S: Final = 2.0  # issue of every stop: it ends so long after its grace at the latest
+MARGIN_S: Final = 0.05  # for the calls' own milliseconds
+CANCELLED_WITHIN_S: Final = 3.0
+
+
+Fate = Literal["die", "crash", "kill"]
+
+
+class Crash(Exception):
+    """A bug, as far as the service can tell: nobody expected it."""
+
+
+@dataclass
+class Plan:
+    """Where this process meets its fate: at the nth point of this name ("" is any)."""
+
+    point: str
+    countdown: int
+    fate: Fate
+
+
+class Process:
+    def __init__(self, world: World, name: str, config: Config, plan: Plan | None = None) -> None:
+        self.world = world
+        self.name = name
+        self.config = config
+        self.plan = plan
+        self.dead = False  # kill -9: nothing of it reaches Redis or the relay any more
+        self.knows_other_store = False  # it was connected before the store was wiped
+        self.trouble_s = float("-inf")
+        self.crashed_s = float("-inf")
+        self.paused_until_s = float("-inf")
+        self.must_end_by_s = float("inf")
+        self.ended = trio.Event()
+        self.links: list[SimulatedGateway] = []
+        self.service = Service(config, surroundings=self, random=Random(world.rng.random()), api=False)
+        self._scope = trio.CancelScope()
+
+    # Its surroundings
+
+    def gateway(self, on_connect: OnConnect) -> SimulatedGateway:
+        gateway = SimulatedGateway(self.world, self, on_connect)
+        self.links.append(gateway)
+        return gateway
+
+    def provider(self) -> SimulatedProvider:
+        return SimulatedProvider(self.world, self)
+
+    def catalog(self) -> Catalog:
+        """Templates as they are in its release: no two processes have the same."""
+        return Release(self.world.catalog, self.name)
+
+    def script_now(self) -> Callable[[], int]:
+        return self.world.now_ms
+
+    # Its life
+
+    async def run(self) -> None:
+        world = self.world
+        world.tell(f"{self.name} starts")
+        try:
+            with self._scope:
+                await self.service.run()
+        except* RestartsExhausted:  # the platform starts another
+            world.counts["restarts_exhausted"] += 1
+            world.tell(f"{self.name} gives up")
+        finally:
+            self.ended.set()
+            world.witness.reader_gone_s = trio.current_time()
+            world.tell(f"{self.name} ended")
+            late_s = trio.current_time() - max(self.must_end_by_s, self.paused_until_s + AFTER_GRACE_S)
+            if late_s > 0 and not self.dead:
+                world.witness.wrong(f"{self.name} ended {late_s:.3f} s after it should have")
+
+    @property
+    def over(self) -> bool:
+        return self.dead or self.ended.is_set() or self.service.stopping
+
+    @property
+    def troubled_s(self) -> float:
+        return max(self.trouble_s, self.paused_until_s)
+
+    def crashed(self) -> None:
+        """A part of it is ended where it stands."""
+        self.crashed_s = trio.current_time()
+
+    def troubled(self, seconds: float = 0) -> None:
+        """Something goes wrong, until so much later."""
+        self.trouble_s = max(self.trouble_s, trio.current_time() + seconds)
+
+    @property
+    def serves(self) -> bool:
+        return not self.over and self.service.gateway.connected
+
+    def die(self) -> None:
+        self.world.tell(f"{self.name} dies")
+        self.world.witness.reader_gone_s = trio.current_time()
+        self.dead = True
+        self._scope.cancel()
+
+    def stop(self) -> None:
+        self.world.tell(f"{self.name} is asked to stop")
+        self._ends_within(self.config.shutdown_grace_ms / 1000 + AFTER_GRACE_S)
+        self.service.stop()
+
+    def cancel(self) -> None:
+        """A second signal."""
+        self.world.tell(f"{self.name} is asked to end at once")
+        self.crashed()
+        self._ends_within(CANCELLED_WITHIN_S)
+        self.service.cancel()
+
+    def _ends_within(self, seconds: float) -> None:
+        self.must_end_by_s = min(self.must_end_by_s, trio.current_time() + seconds + MARGIN_S)
+
+    def pause(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT so much later."""
+        self.world.tell(f"{self.name} is paused for {seconds:.1f} s")
+        self.paused_until_s = max(self.paused_until_s, trio.current_time() + seconds)
+
+    def kill_an_actor(self) -> None:
+        supervisor = self.service.supervisor
+        name = self.world.rng.choice([report.name for report in supervisor.statistics()])
+        self.world.tell(f"{self.name}: kills {name}")
+        self.crashed()
+        supervisor.kill(name)
+
+    def poisoned_by(self, script: str, reply: list[Reply]) -> None:
+        """What crashes whoever has claimed it. It ends with the tenth loss. Raises Crash."""
+        if script != "claim":
+            return
+        for ticket in reply[4:]:
+            delivery_id, _token, _lane, losses = cast("list[bytes]", ticket)
+            if delivery_id.startswith(b"unloadable") and int(losses) < LOSSES_MAX:
+                self.world.tell(f"{self.name}: {delivery_id.decode()} crashes its claimer")
+                self.crashed()
+                raise Crash(delivery_id)
+
+    def poisoned_by_recipient(self, recipient: str) -> None:
+        """What crashes its slot, or the whole process, before the final dot. Raises Crash."""
+        if recipient.startswith(("crashes", "kills")):
+            self.crashed()
+            if recipient.startswith("kills"):
+                self.die()
+            raise Crash(recipient)
+
+    async def reach(self, point: str) -> bool:
+        """A named point of an await: here it may stand still, and here its plan may come true. True where it stood still."""
+        stood_still = False
+        while (until_s := self.paused_until_s) > trio.current_time() and not self.dead:
+            stood_still = True
+            with trio.CancelScope(shield=True):  # nothing reaches a process that stands still
+                await trio.sleep_until(until_s)
+        plan = self.plan
+        if plan is not None and plan.point in {"", point}:
+            plan.countdown -= 1
+            if plan.countdown == 0:
+                self.plan = None
+                await self._meet(plan.fate, point)
+        return stood_still
+
+    async def _meet(self, fate: str, point: str) -> None:
+        self.world.counts[f"{fate}_at_point"] += 1
+        self.crashed()
+        match fate:
+            case "die":
+                self.world.tell(f"{self.name} at {point}")
+                self.die()
+                await trio.lowlevel.checkpoint()
+                raise OutcomeUnknown(
+                    "the process died"
+                )  # whoever asked from outside sees its connection close
+            case "crash":
+                self.world.tell(f"{self.name} crashes at {point}")
+                raise Crash(point)
+            case _:
+                for name, ward in sorted(self.service.supervisor._wards.items()):
+                    if ward.scope is not None and _is_within(ward.scope):
+                        self.world.tell(f"{self.name}: kills {name} at {point}")
+                        ward.kill()
+
+
+class Release(Catalog):
+    """A catalog whose mail tells which process rendered it."""
+
+    def __init__(self, catalog: Catalog, release: str) -> None:
+        super().__init__(catalog._templates, limits=catalog._limits, warnings=catalog.warnings)
+        self._release = release
+
+    def render(
+        self, template_id: str, locale: str, variables: Mapping[str, Any]
+    ) -> RenderedContent | Failure:
+        outcome = super().render(template_id, locale, variables)
+        if isinstance(outcome, Failure):
+            return outcome
+        return replace(outcome, text_body=f"{outcome.text_body}\nRendered by {self._release}")
+
+
+def _is_within(scope: trio.CancelScope) -> bool:
+    """Whether the running task is inside of this scope."""
+    status: Any = trio.lowlevel.current_task()._cancel_status
+    while status is not None:
+        if status._scope is scope:
+            return True
+        status = status._parent
+    return False
