@@ -23,7 +23,7 @@ from galaxy_mail.storage.reader import Filter, Reader
 from galaxy_mail.storage.resend_jobs import ResendJobStore
 from galaxy_mail.storage.script import scripts
 from galaxy_mail.storage.store import StreamPosition
-from galaxy_mail.storage.verify import MEND
+from galaxy_mail.storage.upkeep import MEND
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
 from tests.storehouse import Storehouse
 
