@@ -281,6 +281,14 @@ class Store:
         )
         # Not before: what waited for a new connection was claimed in the store behind it.
         epoch = self.epoch.number
+        now, next_due, priority_left, normal_left, *taken = cast("list[bytes]", answered(reply))
+        tickets = [
+            _Ticket(
+                delivery_id=delivery_id.decode(),
+                token=token.decode(),
+                lane=Lane.PRIORITY if lane == b"p" else Lane.NORMAL,
+                losses=int(losses),
+            )
             for delivery_id, token, lane, losses in cast("list[list[bytes]]", taken)
         ]
         for ticket in tickets:
