@@ -70,14 +70,20 @@ def _edit(hunk: str) -> Edit:
     return Edit(file, old, "".join(f"{line[1:]}\n" for line in lines if line[:1] in {"+", " "}))
 
 
-def apply(mutant: Mutant, root: Path) -> None:
-    """Edits the copy. Raises Misplaced."""
+class Broken(Exception):
+    """It does not even start: what notices that proves nothing."""
+
+
+def edited(mutant: Mutant, root: Path) -> dict[Path, str]:
+    """The mutant's files and their texts with its edits. Raises Misplaced."""
+    texts: dict[Path, str] = {}
     for edit in mutant.edits:
         path = root / edit.file
-        text = path.read_text(encoding="utf-8")
+        text = texts.get(path) or path.read_text(encoding="utf-8")
         if text.count(edit.old) != 1:
-            raise Misplaced(f"{mutant.name}: {edit.file} has {text.count(edit.old)} times {edit.old!r}")
-        path.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
+            raise Misplaced(f"{edit.file} has {text.count(edit.old)} times {edit.old!r}")
+        texts[path] = text.replace(edit.old, edit.new)
+    return texts
 
 
 def copy_checkout(to: Path) -> None:
@@ -91,18 +97,17 @@ def copy_checkout(to: Path) -> None:
 
 
 def noticed_by_seed(root: Path, seeds: int) -> str | None:
-    """The first seed that fails, and what was wrong with it."""
-    output = _run(
-        root, ["-m", "tests.simulation", "--until-failure", "--seeds", str(seeds)], SIMULATION_WITHIN_S
-    )
+    """The first seed that fails, and what was wrong with it. Raises Broken."""
+    arguments = ["-m", "tests.simulation", "--until-failure", "--seeds", str(seeds)]
+    output = _run(root, arguments, SIMULATION_WITHIN_S)
     if output is None:
         return "the simulation does not end"
     found = re.search(r"^seed (\d+) FAILED:\n +(.*)$", output, re.MULTILINE)
     if found is not None:
         return f"seed {found[1]}: {found[2][:200]}"
-    return (
-        None if " 0 failed" in output else f"the simulation breaks: {output.strip().splitlines()[-1][:200]}"
-    )
+    if " 0 failed" not in output:
+        raise Broken(output)
+    return None
 
 
 def noticed_by_test(root: Path) -> str | None:
@@ -140,23 +145,33 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="apply the edits, run nothing")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in read_mutants() if not arguments.names or mutant.name in arguments.names]
+    if not arguments.check and (wrong := _noticed(Mutant("nothing", "nothing", ()), 5)):
+        print(f"without any mutant, too: {wrong}")
+        return 1
     survived = 0
     for mutant in chosen:
-        with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
-            root = Path(folder)
-            copy_checkout(root)
-            try:
-                apply(mutant, root)
-            except Misplaced as misplaced:
-                print(misplaced, flush=True)
-                survived += 1
-                continue
+        try:
             if arguments.check:
+                edited(mutant, CHECKOUT)
                 continue
-            noticed = noticed_by_seed(root, arguments.seeds) or noticed_by_test(root)
-            survived += noticed is None
-            print(f"{mutant.name} | {mutant.breaks} | {noticed or 'NOTHING NOTICES IT'}", flush=True)
+            noticed = _noticed(mutant, arguments.seeds)
+        except (Misplaced, Broken) as error:
+            print(f"{mutant.name} | {type(error).__name__}: {error}", flush=True)
+            survived += 1
+            continue
+        survived += noticed is None
+        print(f"{mutant.name} | {mutant.breaks} | {noticed or 'NOTHING NOTICES IT'}", flush=True)
     return 1 if survived else 0
+
+
+def _noticed(mutant: Mutant, seeds: int) -> str | None:
+    """What notices this mutant. Raises Misplaced, Broken."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        root = Path(folder)
+        copy_checkout(root)
+        for path, text in edited(mutant, root).items():
+            path.write_text(text, encoding="utf-8")
+        return noticed_by_seed(root, seeds) or noticed_by_test(root)
 
 
 if __name__ == "__main__":
