@@ -17,6 +17,7 @@ import httpx
 import trio
 
 from galaxy_mail.storage.embedded import end_with_parent
+from tests.http_client import HttpClient
 
 WITHIN_S: Final = 30.0  # generous: what takes longer hangs
 LOOK_EVERY_S: Final = 0.01
@@ -35,7 +36,7 @@ class ServiceProcess:
         self.status: int | None = None  # its exit status; the negative of the signal that killed it
         self._popen = popen
         self._news = trio.Event()
-        self._client: httpx.AsyncClient | None = None
+        self._client: HttpClient | None = None
 
     @property
     def pid(self) -> int:
@@ -102,12 +103,9 @@ class ServiceProcess:
     # Its API
 
     @property
-    def client(self) -> httpx.AsyncClient:
+    def client(self) -> HttpClient:
         if self._client is None:
-            limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
-            self._client = httpx.AsyncClient(
-                base_url=self.url, trust_env=False, timeout=WITHIN_S, limits=limits
-            )
+            self._client = HttpClient(self.url, within_s=WITHIN_S)
         return self._client
 
     async def wait_listening(self) -> None:
@@ -130,10 +128,11 @@ class ServiceProcess:
     async def post_login_code(
         self, key: str, *, email: str | None = None, code: str = "424242", locale: str = "en"
     ) -> httpx.Response:
-        return await self.client.post(
+        return await self.client.request(
+            "POST",
             f"{API}/login-code-deliveries",
             headers={"Idempotency-Key": key},
-            json={"email": email or f"{key}@example.org", "code": code, "locale": locale},
+            json_body={"email": email or f"{key}@example.org", "code": code, "locale": locale},
         )
 
     async def get(self, path: str) -> Any:

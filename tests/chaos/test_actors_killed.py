@@ -13,6 +13,7 @@ from galaxy_mail.config import Config
 from galaxy_mail.providers.smtp.outcomes import Exchange
 from galaxy_mail.telemetry import logs
 from tests.chaos.watched import Place, Point, Watch, WatchedReality, WatchedRelay, WatchedService
+from tests.http_client import HttpClient
 from tests.ledger import command
 from tests.service_process import API, WITHIN_S, eventually
 from tests.testbed import Bed
@@ -71,11 +72,12 @@ class Running:
                 return False
             self.bed.ledger.unanswered(key)  # until it is answered
             try:
-                async with httpx.AsyncClient(trust_env=False, timeout=WITHIN_S) as client:
-                    answer = await client.post(
-                        f"{server.url}{API}/login-code-deliveries",
+                async with HttpClient(server.url, within_s=WITHIN_S) as client:
+                    answer = await client.request(
+                        "POST",
+                        f"{API}/login-code-deliveries",
                         headers={"Idempotency-Key": key},
-                        json={"email": f"{key}@example.org", "code": "1", "locale": "en"},
+                        json_body={"email": f"{key}@example.org", "code": "1", "locale": "en"},
                     )
             except httpx.TransportError:
                 return False

@@ -142,7 +142,9 @@ async def test_a_key_that_is_used_for_another_request_is_refused(bed: Bed) -> No
 async def test_who_is_suppressed_is_answered_so_and_never_mailed(bed: Bed) -> None:
     """By the list, which operators change while it runs, and by the allowlist of a rehearsal."""
     service = await bed.fleet.ready(recipient_allowlist="@example.org,@example.com")
-    added = await service.client.put(f"{API}/suppressions/@example.com", json={"reason": "left us"})
+    added = await service.client.request(
+        "PUT", f"{API}/suppressions/@example.com", json_body={"reason": "left us"}
+    )
     assert added.status_code == 201
     for key, address in (("listed", "ada@Example.com"), ("not-allowed", "ada@elsewhere.test")):
         answer = await bed.login_code(service, key, email=address)

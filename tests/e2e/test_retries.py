@@ -73,7 +73,7 @@ async def test_what_is_given_up_waits_as_a_dead_letter_and_can_be_sent_again(bed
         [dead] = (await service.get("dead-letters"))["items"]
         assert (dead["delivery_id"], dead["reason"], dead["attempt_count"]) == ("n1", "retries_exhausted", 4)
 
-        without_key = await service.client.post(f"{API}/deliveries/n1/resend")
+        without_key = await service.client.request("POST", f"{API}/deliveries/n1/resend")
         assert (without_key.status_code, without_key.json()["code"]) == (400, "invalid_request")
         children = [await _resend(service, "n1", "again", status) for status in (201, 200)]
         assert children[0] == children[1]  # a replay
@@ -116,8 +116,8 @@ async def test_only_what_has_ended_can_be_sent_again(bed: Bed) -> None:
     await bed.login_code(service, "key")
     delivery_id = bed.ledger.keys["key"]
     await service.wait_status(delivery_id, "queued", "sending")
-    refused = await service.client.post(
-        f"{API}/deliveries/{delivery_id}/resend", headers={"Idempotency-Key": "k"}
+    refused = await service.client.request(
+        "POST", f"{API}/deliveries/{delivery_id}/resend", headers={"Idempotency-Key": "k"}
     )
     assert (refused.status_code, refused.json()["code"]) == (409, "resend_not_allowed")
     await bed.ledger.wait_quiet()
@@ -127,8 +127,8 @@ async def test_only_what_has_ended_can_be_sent_again(bed: Bed) -> None:
 
 
 async def _resend(service: ServiceProcess, delivery_id: str, key: str, status: int) -> str:
-    answer = await service.client.post(
-        f"{API}/deliveries/{delivery_id}/resend", headers={"Idempotency-Key": key}
+    answer = await service.client.request(
+        "POST", f"{API}/deliveries/{delivery_id}/resend", headers={"Idempotency-Key": key}
     )
     assert answer.status_code == status, answer.text
     assert answer.json()["parent_delivery_id"] == delivery_id
