@@ -66,7 +66,7 @@ def publish(file: Any, *, no_check: bool, as_json: bool) -> None:
     is safe: commands with the same idempotency key and content are taken once.
     """
     config = StoreConfig.from_env(os.environ)
-    logs.configure("error", "console", sys.stderr.buffer)
+    click.get_current_context().call_on_close(logs.configure("error", "console", sys.stderr.buffer))
     commands = read(file.read())
     if not no_check:
         check(commands)

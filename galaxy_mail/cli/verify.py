@@ -38,7 +38,7 @@ def verify_store(*, repair: bool, as_json: bool) -> None:
     and was not mended, each on a line of its own; 3: Redis can't be reached.
     """
     config = StoreConfig.from_env(os.environ)
-    logs.configure("error", "console", sys.stderr.buffer)
+    click.get_current_context().call_on_close(logs.configure("error", "console", sys.stderr.buffer))
     violations = trio.run(_verify, config, repair)
     for violation in violations:
         if as_json:

@@ -15,8 +15,6 @@ def test_a_connection_lost_on_the_way_says_nothing_of_the_store(
         raise OutcomeUnknown("the connection was lost")
 
     monkeypatch.setattr("galaxy_mail.cli.verify.verify", lost)
-    # Logging is the process', and other tests look at it.
-    monkeypatch.setattr("galaxy_mail.cli.verify.logs.configure", lambda *_: None)
     result = CliRunner().invoke(main, ["verify-store"], env={"MAIL_REDIS_ADDR": empty_valkey.url})
     assert result.exit_code == 3
     assert result.stderr == "galaxy-mail: Redis was lost on the way: the connection was lost\n"
