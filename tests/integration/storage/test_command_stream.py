@@ -416,6 +416,9 @@ async def test_a_stream_made_anew_below_the_offset_is_noticed(house: Storehouse)
     assert (state.restarted, state.lost, state.lag, state.last_entry_id) == (True, 0, 2, "6-0")
     assert await house.stream.trim(keep_ms=0) == 0, "nobody read them"
     assert (await house.stream.read("10-0"))[0] == []
+    house.run("XTRIM", STREAM, "MAXLEN", 0)
+    state = await house.stream.state()
+    assert (state.restarted, state.lost) == (True, 0), "what can't be read is not counted as if it could"
     add(house, "11-0")
     assert not (await house.stream.state()).restarted
 
