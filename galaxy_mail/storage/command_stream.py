@@ -8,7 +8,7 @@ The lease only keeps readers from working twice; the offset is what makes them c
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-from msgspec import Struct
+from msgspec import DecodeError, Struct
 
 from galaxy_mail.domain.records import (
     IdempotencyRecord,
@@ -32,6 +32,7 @@ STREAM_STATE: Final = script("stream_state")
 
 BATCH_ENTRIES: Final = 250
 BATCH_BYTES: Final = 4 * 1024 * 1024
+UNREADABLE_UNTIL_MS: Final = 2**53  # for ever
 
 
 class Known(Struct, frozen=True):
@@ -146,7 +147,7 @@ class CommandStream:
                 if data is not None
             }
         return Known(
-            records={key: decode(data, IdempotencyRecord) for key, data in raw.items()},
+            records={key: _promise(data) for key, data in raw.items()},
             raw_records=raw,
             deliveries=frozenset(i for i, exists in zip(delivery_ids, replies, strict=True) if exists != 0),
             suppressed=suppressed,
@@ -229,3 +230,16 @@ class CommandStream:
             [("XTRIM", self.keys.command_stream, "MINID", "=", f"{bound[0]}-{bound[1]}")]
         )
         return cast("int", answered(reply))
+
+
+def _promise(data: bytes) -> IdempotencyRecord:
+    """The record. One that another release wrote, and this can't read, is of another request: a conflict that all can see.
+
+    To fail at it would keep every command behind it from being read.
+    """
+    try:
+        return decode(data, IdempotencyRecord)
+    except DecodeError:
+        return IdempotencyRecord(
+            fingerprint="", delivery_id="", outcome="", expires_at_ms=UNREADABLE_UNTIL_MS
+        )
