@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from galaxy_mail.domain.commands import CommandLimits
-from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, decode
+from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, Source, decode
 from galaxy_mail.intake import (
     LARGE_ENTRY_BYTES,
     CommandIntake,
@@ -369,6 +369,26 @@ async def test_a_commands_key_past_its_time_counts_as_new(desk: Desk, house: Sto
     )
     assert (progress.accepted, progress.malformed) == (1, 1)
     assert malformed_code(house, "3-0") == "idempotency_conflict"
+
+
+async def test_a_promise_that_can_not_be_read_holds_nobody_up(desk: Desk, house: Storehouse) -> None:
+    """Another release wrote it: nothing is taken for its repeat, nothing replaces it, and what follows is read."""
+    house.run("SET", k.idempotency(Source.NOTIFICATION, "key of n1"), '{"spelt":"otherwise"}')
+    before = house.run("GET", k.idempotency(Source.NOTIFICATION, "key of n1"))
+    progress = await desk.take(entry("1-0", "n1"), entry("2-0", "n2"))
+    assert progress == Progress(offset="2-0", accepted=1, duplicates=0, malformed=1, refusal=None)
+    assert malformed_code(house, "1-0") == "idempotency_conflict"
+    assert house.run("GET", k.idempotency(Source.NOTIFICATION, "key of n1")) == before
+
+
+async def test_a_suppression_that_can_not_be_read_suppresses_and_holds_nobody_up(
+    desk: Desk, house: Storehouse
+) -> None:
+    """Somebody wrote it by hand, perhaps."""
+    house.run("HSET", k.SUPPRESSIONS, "@example.org", "bounced", "c1@example.org", "\xff")
+    await desk.take(entry("1-0", "n1"))
+    assert house.delivery("n1").status is DeliveryStatus.SUPPRESSED
+    assert (await desk.intake.accept(login_code_of())).outcome == "suppressed"
 
 
 async def test_with_redis_full_a_batch_stops_and_nothing_is_lost(desk: Desk, house: Storehouse) -> None:
