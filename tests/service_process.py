@@ -282,6 +282,13 @@ class Fleet:
         await process.wait_ready()
         return process
 
+    async def several(self, number: int, **settings: str | None) -> list[ServiceProcess]:
+        """So many services that are ready, started together."""
+        processes = [self.start(**settings) for _ in range(number)]
+        for process in processes:
+            await process.wait_ready()
+        return processes
+
     async def run(self, *arguments: str, **settings: str | None) -> ServiceProcess:
         """A command that has ended."""
         process = self.start(*arguments, **settings)

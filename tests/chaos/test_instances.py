@@ -24,7 +24,7 @@ async def test_three_instances_share_the_work_and_none_is_done_twice(bed: Bed) -
     relay = Slow(Random(11), 0.01)
     async with bed.relay(relay) as settings:
         given = {**settings, "attempt_worker_concurrency": "6"}
-        first, second, third = [await bed.fleet.ready(**given) for _ in range(3)]
+        first, second, third = await bed.fleet.several(3, **given)
         number = 0
 
         async def load(service: ServiceProcess, commands: int, codes: int) -> None:
@@ -147,7 +147,7 @@ async def test_a_paused_owner_changes_nothing_when_it_wakes(bed: Bed) -> None:
 
 async def test_the_stream_has_a_new_reader_within_5_s(bed: Bed) -> None:
     """One reads at a time: killed, its lease runs out; stopped, it hands the lease over at once."""
-    one, other = [await bed.fleet.ready() for _ in range(2)]
+    one, other = await bed.fleet.several(2)
     bed.ledger.publish(command("n0"))
     await one.wait_status("n0", "sent")
     readers = [service for service in (one, other) if await service.metric("galaxy_mail_stream_reader")]

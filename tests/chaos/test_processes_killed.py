@@ -19,7 +19,7 @@ from tests.service_process import ServiceProcess, eventually
 from tests.testbed import Bed
 
 FULL: Final = os.environ.get("GALAXY_CHAOS") == "full"
-ROUNDS, IN_FLIGHT = (20, 300) if FULL else (4, 100)
+ROUNDS, IN_FLIGHT = (20, 300) if FULL else (3, 100)
 
 
 @pytest.mark.timeout(900)
@@ -99,7 +99,7 @@ async def test_a_stop_under_load_loses_nothing_and_sends_nothing_twice(bed: Bed)
     async with bed.relay(relay) as settings:
         given = {**settings, "attempt_worker_concurrency": "40", "claim_ttl": "60s"}
         service = await bed.fleet.ready(**given)
-        for number in range(3):
+        for number in range(2):
             arrived = len(relay.messages)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(load, bed, service, number)

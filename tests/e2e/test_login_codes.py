@@ -164,17 +164,18 @@ async def test_who_is_suppressed_is_answered_so_and_never_mailed(bed: Bed) -> No
     assert findings.copies == {bed.ledger.keys["welcome"]: 1}
 
 
-@pytest.mark.parametrize(
-    ("asked", "used", "fell_back"),
-    [("fr", "fr", False), ("fr-CA", "fr", True), ("pt-BR", "en", True), ("RU", "ru", False)],
-)
-async def test_a_locale_falls_back_to_its_language_and_then_to_english(
-    bed: Bed, asked: str, used: str, fell_back: bool
-) -> None:
+async def test_a_locale_falls_back_to_its_language_and_then_to_english(bed: Bed) -> None:
     service = await bed.fleet.ready()
-    answer = await bed.login_code(service, "key", locale=asked)
-    assert answer is not None
-    assert answer.status_code == 200
-    story = await service.wait_status(bed.ledger.keys["key"], "sent")
-    assert (story["locale_used"], story["locale_fallback_used"]) == (used, fell_back)
-    assert await service.metric("galaxy_mail_locale_fallbacks_total") == int(fell_back)
+    asked = {
+        "fr": ("fr", False),
+        "fr-CA": ("fr", True),
+        "pt-BR": ("en", True),
+        "RU": ("ru", False),
+    }
+    for locale, (used, fell_back) in asked.items():
+        answer = await bed.login_code(service, locale, locale=locale)
+        assert answer is not None
+        assert answer.status_code == 200
+        story = await service.wait_status(bed.ledger.keys[locale], "sent")
+        assert (story["locale_used"], story["locale_fallback_used"]) == (used, fell_back), locale
+    assert await service.metric("galaxy_mail_locale_fallbacks_total") == 2

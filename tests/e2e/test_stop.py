@@ -84,8 +84,17 @@ async def test_what_the_relay_is_about_to_take_is_waited_for(bed: Bed) -> None:
     assert not service.events("attempt_returned")
 
 
-@pytest.mark.parametrize("grace_s", [0, 1])
-@pytest.mark.parametrize("at", [Exchange.GREETING, Exchange.EHLO, Exchange.DATA, Exchange.FINAL])
+@pytest.mark.parametrize(
+    ("at", "grace_s"),
+    [
+        (Exchange.GREETING, 0),
+        (Exchange.EHLO, 0),
+        (Exchange.DATA, 0),
+        (Exchange.DATA, 1),
+        (Exchange.FINAL, 0),
+        (Exchange.FINAL, 1),
+    ],
+)
 async def test_a_relay_that_hangs_holds_up_no_stop(bed: Bed, at: Exchange, grace_s: int) -> None:
     """Before the final dot the work is returned as it was; after it, what is known is recorded: nothing."""
     bed.ended = False
