@@ -594,5 +594,9 @@ def test_cancelled_at_any_await_the_work_is_given_back_or_recorded(kind: str) ->
 
     seen = [trio.run(cancelled_after, steps, clock=MockClock(autojump_threshold=0)) for steps in range(45)]
     assert seen[-1] == "recorded"
-    if kind in {"ready", "template", "suppressed"}:  # the others have too few steps for chance to hit one surely
+    if kind in {
+        "ready",
+        "template",
+        "suppressed",
+    }:  # the others have too few steps for chance to hit one surely
         assert "given back" in seen
