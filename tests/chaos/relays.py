@@ -81,3 +81,19 @@ class Slow(Server):
         await trio.sleep(self._random.uniform(0, self.most_s))
         await self.behave(talk, exchange, said)
         await trio.sleep(self._random.uniform(0, self.most_s))
+
+
+class HoldsAll(Server):
+    """Holds every message at its final dot until it is told not to; then it has taken it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds = True
+        self.held: list[bytes] = []
+        self.released = trio.Event()
+
+    async def react(self, talk: Talk, exchange: Exchange, said: bytes) -> None:
+        if exchange is Exchange.FINAL and self.holds:
+            self.held.append(said)
+            await self.released.wait()
+        await self.behave(talk, exchange, said)

@@ -7,14 +7,13 @@ from typing import Any, Final, cast
 
 import trio
 
-from galaxy_mail.providers.smtp.outcomes import Exchange
-from tests.chaos.relays import Slow
+from tests.chaos.relays import HoldsAll, Slow
 from tests.ledger import LANES, command
-from tests.relays.hostile.server import Server, Talk
 from tests.servers import run_commands
 from tests.service_process import ServiceProcess, eventually
 from tests.testbed import Bed
 
+CLAIM_TTL_MS: Final = 2_000  # conftest's
 TAKEN_OVER_WITHIN_MS: Final = 2_000 + 1_500  # of the claim's expiry; the rest is what a busy machine needs
 READ_WITHIN_S: Final = 5.0 + 2.0
 
@@ -61,22 +60,6 @@ async def test_three_instances_share_the_work_and_none_is_done_twice(bed: Bed) -
     assert len(lost) <= 6  # no more than the killed one's slots
 
 
-class HoldsAll(Server):
-    """Holds every message at its final dot until it is told not to; then it has taken it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.holds = True
-        self.held: list[bytes] = []
-        self.released = trio.Event()
-
-    async def react(self, talk: Talk, exchange: Exchange, said: bytes) -> None:
-        if exchange is Exchange.FINAL and self.holds:
-            self.held.append(said)
-            await self.released.wait()
-        await self.behave(talk, exchange, said)
-
-
 def expiries(bed: Bed) -> dict[str, float]:
     """Delivery id -> when its claim expires, in epoch ms: nobody renews any more."""
     found: dict[str, float] = {}
@@ -118,6 +101,24 @@ async def _two_attempts(service: ServiceProcess, name: str) -> list[Any]:
     attempts = await service.attempts(name)
     assert len(attempts) == 2
     return attempts
+
+
+async def test_a_relay_that_takes_its_time_costs_no_claim_as_long_as_its_owner_lives(bed: Bed) -> None:
+    """Longer than a claim lives, with somebody beside who would take it over."""
+    relay = HoldsAll()
+    async with bed.relay(relay) as settings:
+        first, second = await bed.fleet.several(2, **settings)
+        bed.ledger.publish(command("n1"))
+        await eventually(lambda: len(relay.held) == 1, "it is held")
+        [first_end_ms] = expiries(bed).values()
+        await eventually(lambda: expiries(bed)["n1"] > first_end_ms + 2 * CLAIM_TTL_MS, "it was renewed")
+        relay.released.set()
+        await first.wait_status("n1", "sent")
+        for service in (first, second):
+            assert await service.metric("galaxy_mail_lost_claims_total") == 0
+        findings = await bed.close()
+    assert findings.copies == {"n1": 1}
+    assert [attempt.status for attempt in findings.attempts["n1"]] == ["provider_accepted"]
 
 
 async def test_a_paused_owner_changes_nothing_when_it_wakes(bed: Bed) -> None:

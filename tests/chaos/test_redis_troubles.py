@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from galaxy_mail.providers.smtp.outcomes import Exchange
-from tests.chaos.relays import Slow
+from tests.chaos.relays import HoldsAll, Slow
 from tests.ledger import STREAM, command
 from tests.proxy import proxy_before
 from tests.relays.hostile.server import Server, Talk
@@ -106,6 +106,28 @@ async def test_redis_that_stands_still_for_longer_than_a_claim_lives(
         await flow.wait_accepted()
     findings = await bed.close()
     assert set(findings.statuses()) == {"sent"}
+
+
+async def test_an_answer_that_comes_while_redis_is_away_is_recorded_when_it_is_back(bed: Bed) -> None:
+    """The slot goes on asking: as long as its claim lives, no copy leaves and no retry is used up."""
+    relay = HoldsAll()
+    async with bed.relay(relay) as settings:
+        service = await bed.fleet.ready(**settings, claim_ttl="60s")
+        bed.ledger.publish(command("n1"))
+        await bed.login_code(service, "key")
+        await eventually(lambda: len(relay.held) == 2, "both are held")
+        bed.valkey.kill()
+        await service.wait_line("redis_connection_lost")
+        relay.released.set()
+        await service.wait_lines("redis_trouble", 2)
+        assert len(relay.messages) == 2
+        await bed.valkey.start()
+        for delivery_id in ("n1", bed.ledger.keys["key"]):
+            await service.wait_status(delivery_id, "sent")
+        findings = await bed.close()
+    assert set(findings.copies.values()) == {1}
+    assert {delivery.attempt_count for delivery in findings.deliveries.values()} == {1}
+    assert findings.unknown == []
 
 
 async def test_connections_that_are_cut_and_replies_that_are_lost(bed: Bed) -> None:

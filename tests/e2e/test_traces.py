@@ -28,10 +28,11 @@ async def test_the_sending_span_links_to_the_accepting_one_of_a_process_that_die
             ) as fleet,
         ):
             first = await fleet.ready()
-            answer = await first.client.post(
+            answer = await first.client.request(
+                "POST",
                 "/api/v1/internal/login-code-deliveries",
                 headers={"Idempotency-Key": "k", "traceparent": CALLER},
-                json={"email": "ann@example.org", "code": "424242", "locale": "en"},
+                json_body={"email": "ann@example.org", "code": "424242", "locale": "en"},
             )
             delivery_id = answer.headers["delivery-id"]
             await eventually(lambda: len(collector.spans("send")) == 1, "the first attempt's span")

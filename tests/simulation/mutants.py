@@ -21,7 +21,7 @@ from msgspec import Struct
 
 CHECKOUT: Final = Path(__file__).parents[2]
 MUTANTS: Final = Path(__file__).with_name("mutants.diff")
-COPIED: Final = ("galaxy_mail", "templates", "tests", "pyproject.toml")
+COPIED: Final = ("galaxy_mail", "templates", "tests", "docs", "pyproject.toml")
 SIMULATION_WITHIN_S: Final = 1_800.0
 TESTS_WITHIN_S: Final = 900.0
 TESTS: Final = (
