@@ -1,10 +1,18 @@
 """The table of mutants keeps up with the code; `python -m tests.simulation.mutants` says what notices each of them."""
 
+from contextlib import ExitStack
+from typing import Final
+from unittest.mock import patch
+
 import pytest
 
+from galaxy_mail.storage import command_stream, store
+from galaxy_mail.storage.script import Script
 from tests.simulation.mutants import CHECKOUT, Misplaced, Mutant, edited, read_mutants
+from tests.simulation.pool import run_seeds
 
 ALL = read_mutants()
+FIRST_SEEDS: Final = 60
 
 
 @pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
@@ -25,3 +33,19 @@ def test_a_mutant_whose_place_is_gone_is_told() -> None:
     moved = Mutant(mutant.name, mutant.breaks, (type(edit)(edit.file, "no such line\n", ""),))
     with pytest.raises(Misplaced):
         edited(moved, CHECKOUT)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["begin-unfenced", "finish-unfenced", "release-unfenced", "renew-unfenced", "claim-ignores-owners"],
+)
+def test_a_script_without_its_fence_is_noticed(name: str) -> None:
+    """The proof can fail: of the first seeds one does, where a script lets everybody in."""
+    [mutant] = [mutant for mutant in ALL if mutant.name == name]
+    [(path, text)] = edited(mutant, CHECKOUT).items()
+    with ExitStack() as patches:
+        for module in (store, command_stream):
+            for constant, value in vars(module).items():
+                if isinstance(value, Script) and value.name == path.stem:
+                    patches.enter_context(patch.object(module, constant, Script.of(path.stem, text)))
+        assert any(run.violations for seed in range(FIRST_SEEDS) for run in run_seeds([seed]))
