@@ -152,6 +152,11 @@ class Ledger:
         [offset] = self.run([("GET", Keys().offset)])
         return offset.decode() if isinstance(offset, bytes) else ""
 
+    def consumed(self) -> int:
+        """How many entries need no more work."""
+        [number] = self.run([("GET", Keys().consumed)])
+        return int(cast("bytes | None", number) or 0)
+
     async def wait_consumed(self, within_s: float = WITHIN_S) -> None:
         """Returns once the stream's offset is at the last entry."""
         await eventually(

@@ -1,14 +1,12 @@
 """Two and three instances on one Redis: each delivery is one's, and what one loses is soon another's."""
 
 import signal
-from random import Random
 from time import time
 from typing import Any, Final, cast
 
-import trio
-
-from tests.chaos.relays import HoldsAll, Slow
+from tests.chaos.relays import HoldsAll
 from tests.ledger import LANES, command
+from tests.relays.hostile.server import Server
 from tests.servers import run_commands
 from tests.service_process import ServiceProcess, eventually
 from tests.testbed import Bed
@@ -16,48 +14,6 @@ from tests.testbed import Bed
 CLAIM_TTL_MS: Final = 2_000  # conftest's
 TAKEN_OVER_WITHIN_MS: Final = 2_000 + 1_500  # of the claim's expiry; the rest is what a busy machine needs
 READ_WITHIN_S: Final = 5.0 + 2.0
-
-
-async def test_three_instances_share_the_work_and_none_is_done_twice(bed: Bed) -> None:
-    """Under load one is killed, one is stopped, and two others come."""
-    relay = Slow(Random(11), 0.01)
-    async with bed.relay(relay) as settings:
-        given = {**settings, "attempt_worker_concurrency": "6"}
-        first, second, third = await bed.fleet.several(3, **given)
-        number = 0
-
-        async def load(service: ServiceProcess, commands: int, codes: int) -> None:
-            nonlocal number
-            number += 1
-            bed.ledger.publish(*(command(f"n{number}-{part}") for part in range(commands)))
-            async with trio.open_nursery() as nursery:
-                for part in range(codes):
-                    nursery.start_soon(bed.login_code, service, f"c{number}-{part}")
-
-        async with trio.open_nursery() as nursery:
-            for service in (first, second, third):
-                nursery.start_soon(load, service, 100, 15)
-            for service in (first, second, third):
-                await service.wait_lines("attempt_finished", 1)  # each has its share
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(load, third, 100, 15)
-            first.kill()
-            second.signal(signal.SIGTERM)
-            fourth = await bed.fleet.ready(**given)
-        await load(fourth, 50, 5)
-        assert await second.wait_ended() == 0
-        await first.wait_ended()
-        await bed.ledger.wait_quiet()
-        readers = [await service.metric("galaxy_mail_stream_reader") for service in (third, fourth)]
-        assert sum(readers) == 1
-        findings = await bed.close()
-    assert set(findings.statuses()) == {"sent"}
-    told = [line for service in bed.fleet.processes for line in service.events("attempt_finished")]
-    once = {(line["delivery_id"], line["attempt_no"]) for line in told}
-    assert len(once) == len(told), "an attempt's end was recorded by two"
-    lost = {attempt.delivery_id for attempt in findings.unknown}
-    assert findings.duplicates.keys() <= lost
-    assert len(lost) <= 6  # no more than the killed one's slots
 
 
 def expiries(bed: Bed) -> dict[str, float]:
@@ -169,3 +125,27 @@ async def test_the_stream_has_a_new_reader_within_5_s(bed: Bed) -> None:
     bed.ledger.publish(command("n2"))
     await bed.ledger.wait_consumed()
     await third.wait_status("n2", "sent")
+
+
+async def test_a_paused_reader_changes_nothing_when_it_wakes(bed: Bed) -> None:
+    """In the middle of a backlog another one goes on from the offset; what the first had read ahead is refused."""
+    total = 2_000
+    async with bed.relay(Server()) as settings:
+        services = await bed.fleet.several(2, **settings)
+        bed.ledger.publish(command("n"))
+        await services[0].wait_status("n", "sent")
+        [reader] = [service for service in services if await service.metric("galaxy_mail_stream_reader")]
+        bed.ledger.publish(*(command(f"n{number}") for number in range(total)))
+        await eventually(lambda: bed.ledger.consumed() > total // 10, "some are read", every_s=0.001)
+        reader.signal(signal.SIGSTOP)
+        assert bed.ledger.consumed() < total
+        await bed.ledger.wait_consumed()
+        reader.signal(signal.SIGCONT)
+        bed.ledger.publish(command("last"))
+        for service in services:
+            await service.wait_status("last", "sent")
+        await bed.ledger.wait_quiet()
+        assert bed.ledger.consumed() == total + 2
+        assert await reader.metric("galaxy_mail_actor_restarts_total") == 0
+        findings = await bed.close()
+    assert set(findings.statuses()) == {"sent"}

@@ -15,7 +15,6 @@ import pytest
 from galaxy_mail.domain.commands import FailureCode
 from galaxy_mail.domain.records import MalformedCommand, decode
 from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.keys import Keys
 from tests.ledger import command, template_command
 from tests.relays.hostile.server import Server
 from tests.service_process import eventually
@@ -131,7 +130,7 @@ async def test_every_command_of_a_mixed_load_is_done_once_whatever_dies(bed: Bed
     assert findings.deliveries.keys() == {fields["delivery_id"] for fields in mixture.valid}
     assert set(findings.statuses()) == {"sent"}
     assert bed.ledger.offset() == bed.ledger.last_entry_id
-    assert consumed(bed) == COMMANDS
+    assert bed.ledger.consumed() == COMMANDS
     malformed, repeats = mixture.codes.total(), COMMANDS - len(findings.deliveries) - mixture.codes.total()
     print(
         f"{COMMANDS} commands and {KILLS} kills -9: {len(findings.deliveries)} deliveries, {repeats} repeats, "
@@ -142,12 +141,7 @@ async def test_every_command_of_a_mixed_load_is_done_once_whatever_dies(bed: Bed
 
 async def has_read(bed: Bed, number: int) -> None:
     """Returns as soon as so many entries need no more work."""
-    await eventually(lambda: consumed(bed) >= number, f"{number} are read", WITHIN_S, every_s=0.001)
-
-
-def consumed(bed: Bed) -> int:
-    [number] = bed.ledger.run([("GET", Keys().consumed)])
-    return int(cast("bytes | None", number) or 0)
+    await eventually(lambda: bed.ledger.consumed() >= number, f"{number} are read", WITHIN_S, every_s=0.001)
 
 
 def codes_recorded(bed: Bed) -> list[str]:

@@ -14,7 +14,6 @@ import pytest
 import trio
 
 from galaxy_mail.providers.smtp.outcomes import Exchange
-from tests.ledger import command
 from tests.relays.hostile.says_nothing import SaysNothing
 from tests.service_process import ServiceProcess, eventually
 from tests.testbed import Bed
@@ -41,35 +40,6 @@ async def test_an_idle_service_stops_at_once(bed: Bed, number: signal.Signals) -
     await stopped_within(service, IN_TIME_S, number)
     assert service.lines[-1]["event"] == "stopped"
     assert service.output == ""
-
-
-async def test_work_that_has_not_begun_is_another_instances_at_once(bed: Bed) -> None:
-    """Claims would live for a minute. What was in a lane goes first, what was being sent once the grace is over."""
-    slow = bed.stub_script('{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"10m"}]}')
-    given = {"claim_ttl": "60s", "attempt_worker_concurrency": "3"}
-    first = await bed.fleet.ready(stub_script=slow, shutdown_grace="2s", **given)
-    names = [f"n{number}" for number in range(12)]
-    bed.ledger.publish(*(command(name) for name in names))
-    for key in ("a", "b", "c"):
-        await bed.login_code(first, key)
-    ids = [*names, *bed.ledger.keys.values()]
-    in_hand = 3
-    await first.metric_reaches("galaxy_mail_busy_sender_slots", in_hand)
-    await bed.ledger.wait_consumed()
-    second = await bed.fleet.ready(**given)
-    assert await second.metric("galaxy_mail_busy_sender_slots") == 0
-
-    first.signal(signal.SIGTERM)
-    await second.wait_lines("attempt_finished", len(ids) - in_hand, within_s=20)
-    assert await first.wait_ended() == 0
-    for delivery_id in ids:
-        await second.wait_status(delivery_id, "sent", within_s=20)
-        [attempt] = await second.attempts(delivery_id)
-        assert attempt["attempt_no"] == 1
-    assert len(first.events("attempt_returned")) == in_hand
-    assert await second.metric("galaxy_mail_lost_claims_total") == 0
-    findings = await bed.close()
-    assert sorted(findings.copies) == sorted(ids)
 
 
 async def test_what_the_relay_is_about_to_take_is_waited_for(bed: Bed) -> None:
