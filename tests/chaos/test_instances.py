@@ -129,7 +129,7 @@ async def test_the_stream_has_a_new_reader_within_5_s(bed: Bed) -> None:
 
 async def test_a_paused_reader_changes_nothing_when_it_wakes(bed: Bed) -> None:
     """In the middle of a backlog another one goes on from the offset; what the first had read ahead is refused."""
-    total = 2_000
+    total = 1_000
     async with bed.relay(Server()) as settings:
         services = await bed.fleet.several(2, **settings)
         bed.ledger.publish(command("n"))
