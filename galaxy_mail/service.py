@@ -5,6 +5,7 @@ The order of stopping is the indentation of `run`: nothing new is taken in, atte
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from socket import socket as Socket  # noqa: N812  # it is a class
 from typing import Final
@@ -177,7 +178,8 @@ class Service:
                 async with trio.open_nursery() as senders:
                     self._work = senders.cancel_scope
                     for number in range(self.config.attempt_worker_concurrency):
-                        senders.start_soon(keep_alive, self._sender(number))
+                        # A slot that crashes during the stop, or before it, is not waited for.
+                        senders.start_soon(partial(keep_alive, self._sender(number), retired=self._stop))
                     async with trio.open_nursery() as intake:
                         for child in self._intake_children():
                             intake.start_soon(keep_alive, child)

@@ -1,21 +1,44 @@
 """What tests on every level share: one Valkey for all tests of a process that need no failure of it."""
 
+import logging
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 from hypothesis import settings
 
 from galaxy_mail.storage.script import scripts
 from galaxy_mail.storage.verify import verify
+from galaxy_mail.telemetry import logs
 from tests.servers import ValkeyServer, run_commands
 from tests.storehouse import Storehouse
 
 # A busy machine is slow and not wrong. What hangs ends by pytest's own limit.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def logs_are_left_as_they_were() -> Iterator[None]:
+    """What a test hears of the logs must not depend on the tests before it: who changes them changes them back."""
+    before = _logging()
+    yield
+    assert _logging() == before
+
+
+def _logging() -> dict[str, object]:
+    return {
+        **structlog.get_config(),
+        "processors": list(structlog.get_config()["processors"]),
+        "handlers": [h for h in logging.root.handlers if not type(h).__module__.startswith("_pytest")],
+        "level": logging.root.level,
+        "hooks": (sys.excepthook, sys.displayhook),
+        **vars(logs._OUT),
+    }
 
 
 @pytest.fixture(scope="session")

@@ -127,17 +127,20 @@ class Supervisor:
         self._crashed_s: deque[float] = deque()  # when, over all children, within the window
         self._wards: dict[str, _Ward] = {}
 
-    async def keep_alive(self, child: Child) -> None:
-        """Runs `child` until it returns, anew after a crash.
+    async def keep_alive(self, child: Child, *, retired: trio.Event | None = None) -> None:
+        """Runs `child` until it returns, anew after a crash; once it is `retired`, a crash is its end too.
 
         Raises RestartsExhausted where it has crashed too often in a row, or all children together within the window.
         """
         if child.name in self._wards:
             raise ValueError(f"there is an actor {child.name} already")
+        retired = trio.Event() if retired is None else retired
         ward = self._wards[child.name] = _Ward(child)
         try:
             while (crash := await ward.run_once()) is not None:
-                await self._back_off(ward, crash)
+                await self._back_off(ward, crash, retired)
+                if retired.is_set():
+                    break
                 ward.restarts += 1
                 self._on_restart(child.kind)
         finally:
@@ -159,9 +162,11 @@ class Supervisor:
         now_s = trio.current_time() if now_s is None else now_s
         return tuple(name for name, ward in self._wards.items() if ward.is_stuck(now_s))
 
-    async def _back_off(self, ward: "_Ward", crash: Exception) -> None:
-        """Waits until the child may be started anew. Raises RestartsExhausted."""
+    async def _back_off(self, ward: "_Ward", crash: Exception, retired: trio.Event) -> None:
+        """Waits until the child may be started anew, or shall not be. Raises RestartsExhausted."""
         await trio.lowlevel.checkpoint_if_cancelled()  # a crash during a stop is nobody's restart
+        if retired.is_set():
+            return
         now_s = trio.current_time()
         while self._crashed_s and self._crashed_s[0] <= now_s - self._window_s:
             self._crashed_s.popleft()
@@ -177,7 +182,8 @@ class Supervisor:
         longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** max(0, ward.crashes_in_a_row - 1))
         ward.status = ActorStatus.BACKING_OFF
         # Half of it is chance, so that what crashed together does not come back together.
-        await trio.sleep(longest_s * (1 + self._random.random()) / 2)
+        with trio.move_on_after(longest_s * (1 + self._random.random()) / 2):
+            await retired.wait()
 
 
 class _Ward:

@@ -1,6 +1,7 @@
 """Restarts, their bound, kills, states and heartbeats."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
 from random import Random
 
@@ -390,6 +391,44 @@ async def test_a_stop_ends_a_pause(cast: Cast, autojump_clock: MockClock) -> Non
         await supervisor.keep_alive(cast.child(crashes))
     assert stop.cancelled_caught
     assert len(cast.began_s) == 1
+
+
+async def test_who_is_retired_is_not_started_anew(cast: Cast, autojump_clock: MockClock) -> None:
+    """Neither what is in a pause nor what crashes afterwards; what still runs comes to its own end."""
+    retired = trio.Event()
+
+    async def crashes_later(_heartbeat: Heartbeat, _run_no: int) -> None:
+        await retired.wait()
+        raise ValueError("after all")
+
+    async def crashes(_heartbeat: Heartbeat, _run_no: int) -> None:
+        raise ValueError("at once")
+
+    async def goes_on(_heartbeat: Heartbeat, _run_no: int) -> None:
+        await retired.wait()
+        await trio.sleep(1_000)
+
+    supervisor = Supervisor()
+    with capture_logs():
+        async with trio.open_nursery() as nursery:
+            for body in (crashes_later, crashes, goes_on):
+                child = cast.child(body, name=body.__name__)
+                nursery.start_soon(partial(supervisor.keep_alive, child, retired=retired))
+            await wait_all_tasks_blocked()
+            assert len(cast.began_s) == 3
+            before_s = trio.current_time()
+            retired.set()
+            await wait_all_tasks_blocked()
+            statuses = {report.name: report.status for report in supervisor.statistics()}
+            assert statuses == {
+                "crashes": ActorStatus.STOPPED,
+                "crashes_later": ActorStatus.STOPPED,
+                "goes_on": ActorStatus.STARTING,
+            }
+            assert trio.current_time() == before_s
+    assert len(cast.began_s) == 3
+    assert trio.current_time() == before_s + 1_000
+    assert all(report.restarts == 0 for report in supervisor.statistics())
 
 
 async def test_an_actor_is_starting_until_its_loop_has_turned(cast: Cast, autojump_clock: MockClock) -> None:
