@@ -7,12 +7,14 @@ from that line. What is wrong between two variables is in `conflicts`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 from galaxy_mail.settings import ConfigError, Problem, Settings, gate, kinds, markdown_table, setting
 from galaxy_mail.settings.kinds import HostPort
 from galaxy_mail.settings.redis_address import RedisAddress
+from galaxy_mail.storage import keys
 
 __all__ = ["ClientConfig", "Config", "ConfigError", "HostPort", "Problem", "StoreConfig", "markdown_table"]
 
@@ -75,13 +77,53 @@ class StoreConfig(Settings):
             "MAIL_REDIS_ATTEMPT_SCHEDULE_KEY",
             "MAIL_REDIS_DEAD_LETTER_PREFIX",
         )
-        schedules = {self.redis_attempt_schedule_key, self.redis_attempt_schedule_key + ":priority"}
-        if self.redis_command_stream in schedules:
-            yield (stream, schedule), f"is also a key of {schedule}"
-        if self.redis_command_stream.startswith(self.redis_dead_letter_prefix):
-            yield (dead, stream), f"is also what {stream} starts with"
-        if any(key.startswith(self.redis_dead_letter_prefix) for key in schedules):
-            yield (dead, schedule), f"is also what {schedule} starts with"
+        priority = self.redis_attempt_schedule_key + ":priority"
+        chosen = (
+            (stream, _Name(self.redis_command_stream, False)),
+            (schedule, _Name(self.redis_attempt_schedule_key, False)),
+            (schedule, _Name(priority, False)),
+            (dead, _Name(self.redis_dead_letter_prefix, True)),
+        )
+        told: set[str] = set()  # one clash of a name is enough
+        for variable, name in chosen:
+            for own in _OWN_NAMES:
+                if variable not in told and name.overlaps(own):
+                    told.add(variable)
+                    yield (variable,), f"{name} clashes with the service's own {own}"
+        for (one, name), (other, others) in combinations(chosen, 2):
+            if one != other and name.overlaps(others):
+                # A prefix that takes a key in is named; of two keys, the first.
+                here, there = (other, one) if others.is_prefix else (one, other)
+                if here not in told:
+                    told.add(here)
+                    yield (here, there), f"clashes with {there}, {name if there == one else others}"
+
+
+class _Name(NamedTuple):
+    """One key's name, or what the names of many start with."""
+
+    text: str
+    is_prefix: bool
+
+    def overlaps(self, other: "_Name") -> bool:
+        """Whether some key has both."""
+        if self.is_prefix and other.text.startswith(self.text):
+            return True
+        return self.text.startswith(other.text) if other.is_prefix else self.text == other.text
+
+    def __str__(self) -> str:
+        return f"{self.text}…" if self.is_prefix else self.text
+
+
+# Of the catalog, everything that is not configured. An index may get any name: they are looked for by their beginning.
+_OWN_NAMES: Final = (
+    *(
+        _Name(text, text.endswith(":"))
+        for constant, text in vars(keys).items()
+        if constant.isupper() and isinstance(text, str)
+    ),
+    _Name("mail:idx:", True),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

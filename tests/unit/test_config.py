@@ -162,10 +162,67 @@ def test_smtp_needs_a_relay_and_a_sender(address: str, sender: str) -> None:
         ({"MAIL_REDIS_COMMAND_STREAM": "mail:attempt_schedule:priority"}, "MAIL_REDIS_COMMAND_STREAM"),
         ({"MAIL_REDIS_DEAD_LETTER_PREFIX": "mail:delivery"}, "MAIL_REDIS_DEAD_LETTER_PREFIX"),
         ({"MAIL_REDIS_DEAD_LETTER_PREFIX": "mail:attempt_schedule:"}, "MAIL_REDIS_DEAD_LETTER_PREFIX"),
+        ({"MAIL_REDIS_ATTEMPT_SCHEDULE_KEY": "mail:delivery_commands"}, "MAIL_REDIS_COMMAND_STREAM"),
     ],
 )
 def test_values_that_contradict_each_other_are_named(given: dict[str, str], named: str) -> None:
     assert set(problems(LEAST | given)) == {named}
+
+
+KEY_NAMES = ["MAIL_REDIS_COMMAND_STREAM", "MAIL_REDIS_ATTEMPT_SCHEDULE_KEY", "MAIL_REDIS_DEAD_LETTER_PREFIX"]
+OWN_KEYS = [  # one of every kind in the catalog, section 4 of the specification
+    "mail:deliveries:d",
+    "mail:payloads:d",
+    "mail:attempts:d:1",
+    "mail:idempotency:notification:k",
+    "mail:malformed_commands:1-0",
+    "mail:stream_offsets:s",
+    "mail:stream_consumed:s",
+    "mail:jobs:j",
+    "mail:attempt_claims",
+    "mail:claim_sequence",
+    "mail:claim_losses",
+    "mail:meta",
+    "mail:ingress_lease",
+    "mail:suppressions",
+    "mail:idx:created_at",
+    "mail:idx:recipient:a@x.example",
+    "mail:idx:of_a_later_release",
+]
+
+
+@pytest.mark.parametrize("kind", [Config, StoreConfig])
+@pytest.mark.parametrize("variable", KEY_NAMES)
+@pytest.mark.parametrize("own", OWN_KEYS)
+def test_no_name_may_be_one_that_the_service_has_for_itself(
+    own: str, variable: str, kind: type[Settings]
+) -> None:
+    [(named, message)] = problems(LEAST | {variable: own}, kind).items()
+    assert named == variable
+    assert own in message
+    assert "clashes with the service's own mail:" in message
+
+
+def test_the_priority_lane_and_what_begins_alike_clash_too() -> None:
+    """A prefix takes in every key that starts so; the schedule has a second key."""
+    assert "mail:payloads:" in problems(LEAST | {"MAIL_REDIS_DEAD_LETTER_PREFIX": "mail:p"})[KEY_NAMES[2]]
+    found = problems(LEAST | {"MAIL_REDIS_DEAD_LETTER_PREFIX": "mail:"})
+    assert list(found) == [KEY_NAMES[2]], "once, however much it takes in"
+    assert list(problems(LEAST | {"MAIL_REDIS_DEAD_LETTER_PREFIX": "d", KEY_NAMES[1]: "d:s"})) == [
+        KEY_NAMES[2]
+    ]
+
+
+def test_names_that_are_nobody_elses_are_taken() -> None:
+    chosen = {
+        "MAIL_REDIS_COMMAND_STREAM": "mail:attempt_schedule",  # free, since the schedule moved
+        "MAIL_REDIS_ATTEMPT_SCHEDULE_KEY": "mail:delivery",
+        "MAIL_REDIS_DEAD_LETTER_PREFIX": "mail:suppressions:dead:",
+    }
+    config = Config.from_env(LEAST | chosen)
+    assert config.redis_command_stream == "mail:attempt_schedule"
+    found = problems(LEAST | chosen | {"MAIL_REDIS_ATTEMPT_SCHEDULE_KEY": "mail:idx"})
+    assert "mail:idx:priority" in found["MAIL_REDIS_ATTEMPT_SCHEDULE_KEY"]
 
 
 def test_nothing_is_said_of_a_contradiction_with_what_is_no_value() -> None:
