@@ -82,6 +82,10 @@ RATIOS: Final[Mapping[str, tuple[str, str]]] = {
     "ratio.priority_drain": ("auth.drain_rate", "celery.rate"),
     "ratio.sending": ("sending.post_to_relay.p50", "celery.latency.p50"),
     "ratio.ingest": ("ingest.rate", "replay.rate"),
+    "ratio.scaling_slow_2": ("scaling.slow_2.rate", "scaling.slow_1.rate"),
+    "ratio.scaling_slow_3": ("scaling.slow_3.rate", "scaling.slow_1.rate"),
+    "ratio.scaling_fast_2": ("scaling.fast_2.rate", "scaling.fast_1.rate"),
+    "ratio.scaling_fast_3": ("scaling.fast_3.rate", "scaling.fast_1.rate"),
 }
 
 PARTS: Final = (
@@ -209,6 +213,38 @@ PARTS: Final = (
             Row("lanes.slow.p50", "post to relay, p50, relay takes 50 ms", MS),
             Row("lanes.slow.p99", "post to relay, p99, relay takes 50 ms", MS, at_most(300, aim=True)),
             Row("lanes.peak_rss", "most resident memory while draining them", MB, at_most(120e6, aim=True)),
+        ),
+    ),
+    Part(
+        "Several processes on one Redis, 4 slots each",
+        (
+            Row("ratio.scaling_slow_2", "relay takes 50 ms: 2 processes, to 1", TIMES, at_least(1.9)),
+            Row("ratio.scaling_slow_3", "relay takes 50 ms: 3 processes, to 1", TIMES, at_least(2.7)),
+            Row("scaling.slow_1.rate", "relay takes 50 ms: deliveries a second, 1 process", TENTHS_PER_S),
+            Row("scaling.slow_2.rate", "relay takes 50 ms: deliveries a second, 2 processes", TENTHS_PER_S),
+            Row("scaling.slow_3.rate", "relay takes 50 ms: deliveries a second, 3 processes", TENTHS_PER_S),
+            Row("scaling.slow_1.idle", "relay takes 50 ms: of all cores nobody wanted, 1 process", PERCENT),
+            Row("scaling.slow_3.idle", "relay takes 50 ms: of all cores nobody wanted, 3 processes", PERCENT),
+            Row("ratio.scaling_fast_2", "relay answers at once: 2 processes, to 1", TIMES),
+            Row("ratio.scaling_fast_3", "relay answers at once: 3 processes, to 1", TIMES),
+            Row("scaling.fast_1.rate", "relay answers at once: deliveries a second, 1 process", PER_S),
+            Row("scaling.fast_2.rate", "relay answers at once: deliveries a second, 2 processes", PER_S),
+            Row("scaling.fast_3.rate", "relay answers at once: deliveries a second, 3 processes", PER_S),
+            Row(
+                "scaling.fast_1.idle", "relay answers at once: of all cores nobody wanted, 1 process", PERCENT
+            ),
+            Row(
+                "scaling.fast_2.idle",
+                "relay answers at once: of all cores nobody wanted, 2 processes",
+                PERCENT,
+            ),
+            Row(
+                "scaling.fast_3.idle",
+                "relay answers at once: of all cores nobody wanted, 3 processes",
+                PERCENT,
+            ),
+            Row("scaling.least_share", "what the least busy of 3 processes sent (a third is even)", PERCENT),
+            Row("scaling.copies", "messages of a delivery that had arrived before", Unit("")),
         ),
     ),
     Part(

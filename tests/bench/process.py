@@ -16,6 +16,9 @@ from typing import IO, Final, Self
 
 SERVICE_CORE: Final = 0  # the one under test, or its yardstick
 OTHERS_CORE: Final = 1  # sink, Redis and whoever makes the load
+ALL_CORES: Final = (
+    frozenset(os.sched_getaffinity(0)) if sys.platform == "linux" else frozenset()
+)  # before any pinning
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _STOP_WITHIN_S: Final = 40.0
@@ -26,14 +29,14 @@ class ProcessEnded(Exception):
 
 
 class PinnedProcess:
-    """One child, on one core. Use as a context manager: it is stopped on the way out."""
+    """One child, on one core; on any where `core` is None. Use as a context manager: it is stopped on the way out."""
 
     def __init__(
         self,
         name: str,
         argv: Sequence[str],
         *,
-        core: int,
+        core: int | None,
         log_path: Path,
         env: Mapping[str, str] | None = None,
         stop_signal: int = signal.SIGTERM,
@@ -165,10 +168,10 @@ def pin_self(core: int) -> None:
 
 
 @contextlib.contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """What is started inside runs there, and so do its threads and children: affinity is inherited."""
+def on_core(core: int | None) -> Iterator[None]:
+    """What is started inside runs there (None: anywhere), and so do its threads and children: affinity is inherited."""
     own = os.sched_getaffinity(0)
-    pin_self(core)
+    os.sched_setaffinity(0, ALL_CORES if core is None else {core})
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from tests.bench.process import OTHERS_CORE, PinnedProcess
 class Relay(PinnedProcess):
     """The sink, running. Its commands are described in `sink.py`."""
 
-    def __init__(self, workdir: Path, *, core: int = OTHERS_CORE) -> None:
+    def __init__(self, workdir: Path, *, core: int | None = OTHERS_CORE) -> None:
         control_path = workdir / "sink.sock"
         control_path.unlink(missing_ok=True)  # of the sink before it
         super().__init__(

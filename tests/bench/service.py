@@ -37,6 +37,7 @@ class Service(PinnedProcess):
         relay: Relay,
         *,
         slots: int = 4,
+        core: int | None = SERVICE_CORE,
         redis_url: str | None = None,
         wait_ready: bool = True,
         profile_path: Path | None = None,
@@ -64,7 +65,7 @@ class Service(PinnedProcess):
         super().__init__(
             "galaxy-mail serve",
             [sys.executable, "-m", module, "serve"],
-            core=SERVICE_CORE,
+            core=core,
             log_path=workdir / f"service-{self.address[1]}.log",
             env=env,
         )

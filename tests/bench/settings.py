@@ -28,6 +28,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     pages: int  # requests for each kind of page
     due: int  # notifications due while login codes go out
     lane_s: int  # seconds of login codes meanwhile
+    scaling: int  # deliveries that several processes share, where the relay is the limit
 
 
 FULL: Final = Sizes(
@@ -43,6 +44,7 @@ FULL: Final = Sizes(
     pages=200,
     due=50_000,
     lane_s=20,
+    scaling=600,
 )
 QUICK: Final = Sizes(
     intake=800,
@@ -57,6 +59,7 @@ QUICK: Final = Sizes(
     pages=50,
     due=5_000,
     lane_s=4,
+    scaling=150,
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.figures import Figure
-from tests.bench.sections import auth, drain, ingest, lanes, pages, sending, stream
+from tests.bench.sections import auth, drain, ingest, lanes, pages, scaling, sending, stream
 from tests.bench.settings import Settings, Sizes
 
 pytestmark = [
@@ -32,6 +32,7 @@ TINY = Sizes(
     pages=2,
     due=1_500,
     lane_s=1,
+    scaling=24,
 )
 
 
@@ -45,8 +46,12 @@ TINY = Sizes(
         (stream.measure, {"stream.latency.p99"}),
         (lanes.measure, {"lanes.fast.p99", "lanes.slow.p99", "lanes.peak_rss"}),
         (pages.measure, {"pages.large", "pages.growth", "by_id.large"}),
+        (
+            scaling.measure,
+            {"scaling.slow_1.rate", "scaling.slow_3.idle", "scaling.fast_2.rate", "scaling.copies"},
+        ),
     ],
-    ids=["auth", "drain", "sending", "ingest", "stream", "lanes", "pages"],
+    ids=["auth", "drain", "sending", "ingest", "stream", "lanes", "pages", "scaling"],
 )
 def test_a_section_measures_the_service(
     measure: Callable[[Settings], list[Figure]], some_of_its_figures: set[str], tmp_path: Path
