@@ -14,13 +14,14 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from galaxy_mail.domain.records import Attempt, AttemptStatus, Delivery, DeliveryStatus, decode
+from galaxy_mail.domain.records import Attempt, AttemptStatus, Delivery, DeliveryStatus
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Command, Reply
 from galaxy_mail.storage.epoch import Epoch, entry_number
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.store import Retention, Store
+from galaxy_mail.storage.stored import read_attempt, read_delivery
 from galaxy_mail.storage.verify import verify
 from tests.blocking_link import BlockingLink
 from tests.service_process import WITHIN_S, eventually
@@ -172,7 +173,7 @@ class Ledger:
     def deliveries(self) -> dict[str, Delivery]:
         [ids] = self.run([("ZRANGE", k.IDX_CREATED_AT, 0, -1)])
         names = [name.decode() for name in cast("list[bytes]", ids)]
-        return {name: decode(data, Delivery) for name, data in self._read(names, k.delivery).items()}
+        return {name: read_delivery(data, name) for name, data in self._read(names, k.delivery).items()}
 
     def attempts(self, deliveries: Iterable[Delivery]) -> dict[str, list[Attempt]]:
         numbers = {delivery.delivery_id: delivery.attempt_count for delivery in deliveries}
@@ -180,7 +181,7 @@ class Ledger:
         found = self._read(wanted, lambda one: k.attempt(*one))
         made: defaultdict[str, list[Attempt]] = defaultdict(list)
         for name, number in wanted:
-            made[name].append(decode(found[name, number], Attempt))
+            made[name].append(read_attempt(found[name, number], name, number))
         return dict(made)
 
     async def violations(self, within_looks: int = 1) -> list[str]:

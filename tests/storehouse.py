@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from galaxy_mail.domain.acceptance import MailRequest, suppression_entries
 from galaxy_mail.domain.conclusion import Begun, Conclusion, RetryPolicy, begin, conclude, give_back
-from galaxy_mail.domain.records import Attempt, Delivery, RenderedContent, SendResult, Suppression, decode
+from galaxy_mail.domain.records import Attempt, Delivery, RenderedContent, SendResult, Suppression
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.command_stream import CommandStream
 from galaxy_mail.storage.commands import Call, Command, Entry, Reply
@@ -21,6 +21,7 @@ from galaxy_mail.storage.epoch import Epoch, Verdict
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.store import AcceptAnswer, Claim, Claimed, Retention, Store
+from galaxy_mail.storage.stored import read_attempt, read_delivery
 from galaxy_mail.storage.suppression_list import SuppressionList
 from galaxy_mail.storage.upkeep import Upkeep
 from tests.blocking_link import BlockingLink
@@ -189,10 +190,12 @@ class Storehouse:
         return dump
 
     def delivery(self, delivery_id: str) -> Delivery:
-        return decode(cast("bytes", self.run("GET", k.delivery(delivery_id))), Delivery)
+        return read_delivery(cast("bytes", self.run("GET", k.delivery(delivery_id))), delivery_id)
 
     def attempt(self, delivery_id: str, number: int) -> Attempt:
-        return decode(cast("bytes", self.run("GET", k.attempt(delivery_id, number))), Attempt)
+        return read_attempt(
+            cast("bytes", self.run("GET", k.attempt(delivery_id, number))), delivery_id, number
+        )
 
     def score(self, key: str, member: str) -> int | None:
         score = cast("bytes | None", self.run("ZSCORE", key, member))

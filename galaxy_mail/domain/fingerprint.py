@@ -1,5 +1,6 @@
 """Whether two requests are the same: SHA-256 over the canonical form of their values (RFC 8785). Never: over a spelling."""
 
+from base64 import urlsafe_b64encode
 from collections.abc import Collection
 from hashlib import sha256
 from typing import Final
@@ -20,8 +21,11 @@ _FIRST_SURROGATE: Final = (
 
 
 def fingerprint(value: Json) -> str:
-    """64 hexadecimal digits, the same for equal values and for no others. Raises ValueError for what is not I-JSON."""
-    return sha256(canonical(value)).hexdigest()
+    """SHA-256 in 43 characters of base64url (RFC 4648 §5), without padding: there is one for every delivery.
+
+    The same for equal values and for no others. Raises ValueError for what is not I-JSON.
+    """
+    return urlsafe_b64encode(sha256(canonical(value)).digest())[:-1].decode()
 
 
 def canonical(value: Json) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from heapq import nsmallest
 from typing import Final, Generic, TypeVar, cast
 
-from msgspec import DecodeError, Struct
+from msgspec import Struct
 
 from galaxy_mail.domain.records import (
     Attempt,
@@ -21,13 +21,13 @@ from galaxy_mail.domain.records import (
     RenderedContent,
     Source,
     Suppression,
-    decode,
 )
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Call, Reply
 from galaxy_mail.storage.script import script
 from galaxy_mail.storage.store import Store, answered
+from galaxy_mail.storage.stored import readable, readable_attempt, readable_delivery
 
 PAGE: Final = script("page")
 
@@ -90,21 +90,21 @@ class Reader:
     async def delivery(self, delivery_id: str) -> Delivery | None:
         """The delivery, None where there is none or its time is over. Raises RedisTrouble."""
         [reply] = await self._link.pipeline([("GET", k.delivery(delivery_id))])
-        return self._current(answered(reply))
+        return self._current(answered(reply), delivery_id)
 
     async def with_content(self, delivery_id: str) -> Found | None:
         """The delivery with its content, as `delivery`. Raises RedisTrouble."""
         record, payload = await self._link.pipeline(
             [("GET", k.delivery(delivery_id)), ("HMGET", k.payload(delivery_id), "content", "rendered")]
         )
-        delivery = self._current(answered(record))
+        delivery = self._current(answered(record), delivery_id)
         if delivery is None:
             return None
         content, rendered = cast("list[bytes | None]", answered(payload))
         return Found(
             delivery=delivery,
-            content=_readable(content, Content),
-            rendered=_readable(rendered, RenderedContent),
+            content=readable(content, Content),
+            rendered=readable(rendered, RenderedContent),
         )
 
     async def children(self, delivery_ids: Sequence[str]) -> list[list[str]]:
@@ -124,8 +124,9 @@ class Reader:
             first = len(attempts) + 1
             keys = [k.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)]
             record, reply = await self._link.pipeline([("GET", k.delivery(delivery_id)), ("MGET", *keys)])
-            exists = exists or self._current(answered(record)) is not None
-            read = [_readable(data, Attempt) for data in cast("list[bytes | None]", answered(reply))]
+            exists = exists or self._current(answered(record), delivery_id) is not None
+            found = cast("list[bytes | None]", answered(reply))
+            read = [readable_attempt(data, delivery_id, number) for number, data in enumerate(found, first)]
             attempts += [attempt for attempt in read if attempt is not None]
             if None in read:  # they are numbered without gaps
                 break
@@ -136,13 +137,13 @@ class Reader:
     async def malformed_command(self, entry_id: str) -> MalformedCommand | None:
         """One malformed command. Raises RedisTrouble."""
         [reply] = await self._link.pipeline([("GET", k.malformed(entry_id))])
-        record = _readable(cast("bytes | None", answered(reply)), MalformedCommand)
+        record = readable(cast("bytes | None", answered(reply)), MalformedCommand)
         return self._kept(record, _recorded_at_ms)
 
     async def idempotency(self, source: Source, key: str) -> IdempotencyRecord | None:
         """What was answered to this key, while that counts. Raises RedisTrouble."""
         [reply] = await self._link.pipeline([("GET", k.idempotency(source, key))])
-        record = _readable(cast("bytes | None", answered(reply)), IdempotencyRecord)
+        record = readable(cast("bytes | None", answered(reply)), IdempotencyRecord)
         return record if record is not None and record.expires_at_ms > self.now_ms() else None
 
     # Pages
@@ -168,7 +169,7 @@ class Reader:
         return await self._page(
             step,
             self._store.keys.dead_letter,
-            lambda data: self._kept(_readable(data, DeadLetter), _died_at_ms),
+            lambda data, _: self._kept(readable(data, DeadLetter), _died_at_ms),
         )
 
     async def malformed_commands(
@@ -179,7 +180,7 @@ class Reader:
         return await self._page(
             step,
             k.malformed,
-            lambda data: self._kept(_readable(data, MalformedCommand), _recorded_at_ms),
+            lambda data, _: self._kept(readable(data, MalformedCommand), _recorded_at_ms),
         )
 
     async def suppressions(self, *, limit: int, after: str = "") -> tuple[list[Suppression], str | None]:
@@ -206,7 +207,7 @@ class Reader:
         if not addresses:
             return []
         [reply] = await self._link.pipeline([("HMGET", k.SUPPRESSIONS, *addresses)])
-        read = [_readable(data, Suppression) for data in cast("list[bytes | None]", answered(reply))]
+        read = [readable(data, Suppression) for data in cast("list[bytes | None]", answered(reply))]
         return [entry for entry in read if entry is not None]
 
     async def _suppressed_addresses(self) -> AsyncIterator[list[bytes]]:
@@ -254,17 +255,17 @@ class Reader:
         self,
         step: "_Step",
         key: Callable[[str], str],
-        read: Callable[[bytes | None], R | None],
+        read: Callable[[bytes | None, str], R | None],
     ) -> Page[R]:
-        """The records of a step, as far as they are there and there is room for them."""
+        """The records of a step, as far as they are there and there is room for them; `read` is told a member's."""
         items: list[R] = []
         room = PAGE_MAX_BYTES
         for first in range(0, len(step.found), RECORDS_AT_A_TIME):
             found = step.found[first : first + RECORDS_AT_A_TIME]
             [reply] = await self._link.pipeline([("MGET", *(key(position.member) for position in found))])
             records = cast("list[bytes | None]", answered(reply))
-            for number, data in enumerate(records):
-                record = read(data)
+            for number, (data, position) in enumerate(zip(records, found, strict=True)):
+                record = read(data, position.member)
                 if record is None or data is None:
                     continue
                 room -= len(data)
@@ -275,8 +276,8 @@ class Reader:
 
     # What counts
 
-    def _current(self, reply: Reply) -> Delivery | None:
-        delivery = _readable(cast("bytes | None", reply), Delivery)
+    def _current(self, reply: Reply, delivery_id: str) -> Delivery | None:
+        delivery = readable_delivery(cast("bytes | None", reply), delivery_id)
         if delivery is None or delivery.status not in TERMINAL:
             return delivery
         return delivery if self._store.forget_at_ms(delivery) > self.now_ms() else None
@@ -369,13 +370,3 @@ def _place(position: Position) -> tuple[int, str]:
 
 def _ms(score: bytes) -> int:
     return int(float(score))
-
-
-def _readable(data: bytes | None, kind: type[R]) -> R | None:
-    """The record, or None where there is none or a newer release wrote what this one can't read."""
-    if data is None:
-        return None
-    try:
-        return decode(data, kind)
-    except DecodeError:
-        return None

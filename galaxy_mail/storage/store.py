@@ -14,7 +14,7 @@ Claims, in one picture (the schedule's scores are times from which a delivery ma
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 import msgspec
 from msgspec import Struct
@@ -42,6 +42,13 @@ from galaxy_mail.storage.epoch import Epoch
 from galaxy_mail.storage.errors import RedisRefused
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.script import script
+from galaxy_mail.storage.stored import (
+    readable,
+    readable_attempt,
+    readable_delivery,
+    spell_attempt,
+    spell_delivery,
+)
 
 DAY_MS: Final = 24 * 60 * 60 * 1000
 BACKSTOP_MS: Final = DAY_MS  # a key's TTL ends so much after the janitor should have forgotten it
@@ -236,10 +243,10 @@ class Store:
                 delivery_id,
                 encode(acceptance.idempotency),
                 acceptance.idempotency.expires_at_ms + BACKSTOP_MS,
-                encode(delivery),
+                spell_delivery(delivery),
                 encode(acceptance.content),
                 encode(acceptance.rendered) if acceptance.rendered is not None else b"",
-                encode(acceptance.attempt) if acceptance.attempt is not None else b"",
+                spell_attempt(acceptance.attempt) if acceptance.attempt is not None else b"",
                 delivery.created_at_ms,
                 "" if forget_at_ms is None else forget_at_ms,
                 "" if forget_at_ms is None else forget_at_ms + BACKSTOP_MS,
@@ -332,7 +339,7 @@ class Store:
         [reply] = await self.link.pipeline([("MGET", *keys)])
         begun: dict[str, Attempt] = {}
         for claim, data in zip(sending, cast("list[bytes | None]", answered(reply)), strict=True):
-            attempt = _readable(data, Attempt)
+            attempt = readable_attempt(data, claim.delivery_id, claim.delivery.attempt_count)
             if attempt is not None and attempt.status is AttemptStatus.IN_PROGRESS:
                 begun[claim.delivery_id] = attempt
         return [
@@ -351,8 +358,8 @@ class Store:
         raw_content, raw_rendered = cast("list[bytes | None]", answered(reply))
         if raw_content is None:  # the claim is gone too, then
             raise StaleClaim(claim.delivery_id)
-        content = _readable(raw_content, Content)
-        rendered = None if raw_rendered is None else _readable(raw_rendered, RenderedContent)
+        content = readable(raw_content, Content)
+        rendered = None if raw_rendered is None else readable(raw_rendered, RenderedContent)
         if content is None or (raw_rendered is not None and rendered is None):
             [reply] = await self.link.pipeline([self._park_call(claim)])
             answered(reply)
@@ -401,8 +408,8 @@ class Store:
                         claim.token,
                         self._now_argument(),
                         self.claim_ttl_ms,
-                        encode(delivery),
-                        encode(begun.attempt),
+                        spell_delivery(delivery),
+                        spell_attempt(begun.attempt),
                         encode(rendered) if rendered is not None else b"",
                         delivery.created_at_ms,
                         *unless_suppressed,
@@ -453,9 +460,9 @@ class Store:
                     (
                         delivery_id,
                         claim.token,
-                        encode(delivery),
-                        encode(attempt),
-                        encode(following) if following is not None else b"",
+                        spell_delivery(delivery),
+                        spell_attempt(attempt),
+                        spell_attempt(following) if following is not None else b"",
                         following.scheduled_for_ms if following is not None else "",
                         encode(dead_letter) if dead_letter is not None else b"",
                         delivery.created_at_ms,
@@ -497,8 +504,8 @@ class Store:
                         claim.delivery_id,
                         claim.token,
                         returned.attempt.scheduled_for_ms,
-                        encode(returned.delivery) if began else b"",
-                        encode(returned.attempt) if began else b"",
+                        spell_delivery(returned.delivery) if began else b"",
+                        spell_attempt(returned.attempt) if began else b"",
                         returned.delivery.created_at_ms,
                     ),
                 )
@@ -546,11 +553,11 @@ _Found = tuple[bytes, int, bytes, bytes]  # what `read_claimed` gives of one del
 def _claim(ticket: _Ticket, found: _Found, epoch: int) -> Claim | None:
     """The claim with its records; None where they make none."""
     record, content_bytes, raw_content, raw_rendered = found
-    delivery = _readable(record, Delivery)
+    delivery = readable_delivery(record, ticket.delivery_id)
     if delivery is None or delivery.status in TERMINAL or content_bytes == 0:
         return None
-    content = _readable(raw_content, Content) if raw_content else None
-    rendered = _readable(raw_rendered, RenderedContent) if raw_rendered else None
+    content = readable(raw_content, Content) if raw_content else None
+    rendered = readable(raw_rendered, RenderedContent) if raw_rendered else None
     if (raw_content and content is None) or (raw_rendered and rendered is None):
         return None
     return Claim(
@@ -611,18 +618,5 @@ def _reasons(asked: Sequence[str], found: Sequence[bytes | None]) -> dict[str, s
 
 def suppression_reason(data: bytes) -> str:
     """Why an entry of the suppression list is there. One that can't be read suppresses all the same."""
-    entry = _readable(data, Suppression)
+    entry = readable(data, Suppression)
     return UNREADABLE if entry is None else entry.reason
-
-
-R = TypeVar("R", bound=Struct)
-
-
-def _readable(data: bytes | None, kind: type[R]) -> R | None:
-    """The record, or None where there is none or a newer release wrote what this one can't read."""
-    if data is None:
-        return None
-    try:
-        return decode(data, kind)
-    except msgspec.DecodeError:
-        return None

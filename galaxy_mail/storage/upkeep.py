@@ -7,14 +7,15 @@ What a look does not understand stays as it is and is reported.
 from collections.abc import Sequence
 from typing import Final, cast
 
-from msgspec import DecodeError, Struct
+from msgspec import Struct
 
-from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, Source, decode
+from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, Source
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Call, Command, Reply
 from galaxy_mail.storage.script import script
 from galaxy_mail.storage.store import BACKSTOP_MS, Store, answered
+from galaxy_mail.storage.stored import readable_delivery
 
 FORGET: Final = script("forget")
 RESCHEDULE: Final = script("reschedule")
@@ -98,7 +99,7 @@ class Upkeep:
         return gone
 
     def _forget_call(self, delivery_id: str, data: bytes, now_ms: int) -> Call | None:
-        delivery = _readable(data)
+        delivery = readable_delivery(data, delivery_id)
         if delivery is None or delivery.status not in TERMINAL or self.store.forget_at_ms(delivery) > now_ms:
             return None  # not understood, or not yet: nothing is lost by waiting
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
@@ -196,7 +197,7 @@ class Upkeep:
         missing = await self._in_no_lane(ids)
         mended: list[str] = []
         for delivery_id, data in await self._records(missing):
-            delivery = _readable(data)
+            delivery = readable_delivery(data, delivery_id)
             if data is None or delivery is None or delivery.status in TERMINAL:
                 continue
             if await self._reschedule(delivery_id, data, delivery.lane, self._due_ms(delivery)):
@@ -211,7 +212,7 @@ class Upkeep:
         self._parked_rank[lane] = rank + PARKED_AT_A_TIME if len(ids) == PARKED_AT_A_TIME else 0
         taken_up: list[str] = []
         for delivery_id, data in await self._records(ids):
-            delivery = _readable(data)
+            delivery = readable_delivery(data, delivery_id)
             if data is None or delivery is None or not await self.store.can_be_claimed(delivery_id):
                 continue
             if await self._reschedule(delivery_id, data, delivery.lane, self._due_ms(delivery)):
@@ -226,7 +227,7 @@ class Upkeep:
         mended: list[str] = []
         strange: list[str] = []
         for delivery_id, data in await self._records(ids):
-            delivery = _readable(data)
+            delivery = readable_delivery(data, delivery_id)
             if data is None or delivery is None:
                 strange.append(delivery_id)
             elif delivery.status in TERMINAL and await self._reschedule(
@@ -281,12 +282,3 @@ class Upkeep:
 
 def _attempt_keys(delivery_id: str, first: int) -> list[str]:
     return [k.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)]
-
-
-def _readable(data: bytes | None) -> Delivery | None:
-    if data is None:
-        return None
-    try:
-        return decode(data, Delivery)
-    except DecodeError:
-        return None

@@ -29,6 +29,7 @@ from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Call, Command, Reply
 from galaxy_mail.storage.epoch import entry_number
 from galaxy_mail.storage.store import Store, answered
+from galaxy_mail.storage.stored import read_delivery, readable_attempt
 from galaxy_mail.storage.upkeep import MEND, RESCHEDULE
 
 BATCH: Final = 100
@@ -118,7 +119,7 @@ class _Look:
             if data is None:
                 continue  # forgotten meanwhile
             try:
-                delivery = decode(data, Delivery)
+                delivery = read_delivery(data, delivery_id)
             except DecodeError as error:
                 found.append(Violation(where=delivery_id, what=f"its record can't be read: {error}"))
                 continue
@@ -469,7 +470,7 @@ class _DeliveryLook:
         if any(data is not None for data in records[delivery.attempt_count :]):
             yield self._wrong(f"has more attempts than the {delivery.attempt_count} that its record counts")
         for number, data in enumerate(records[: delivery.attempt_count], start=1):
-            attempt = _decoded(data, Attempt)
+            attempt = readable_attempt(data, self.delivery_id, number)
             if attempt is None:
                 yield self._wrong(f"attempt {number} " + ("is missing" if data is None else "can't be read"))
                 continue

@@ -5,21 +5,22 @@ stay true. Indexes are copied as they are found, whatever there are.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from galaxy_mail.domain.records import Attempt, Delivery, IdempotencyRecord, decode, encode
+from galaxy_mail.domain.records import IdempotencyRecord, decode, encode
+from galaxy_mail.storage.stored import read_attempt, read_delivery, spell_attempt, spell_delivery
 from tests.bench.valkey import Command, Connection, Word
 
 SHIFT_MS: Final = 60_000  # from one copy to the next: 200 copies reach back some hours
 
-_RECORDS: Final[dict[str, type[Struct]]] = {
-    "mail:deliveries:": Delivery,
-    "mail:attempts:": Attempt,
-    "mail:idempotency:": IdempotencyRecord,
-}
+_DELIVERIES: Final = "mail:deliveries:"
+_ATTEMPTS: Final = "mail:attempts:"
+_IDEMPOTENCY: Final = "mail:idempotency:"
+R = TypeVar("R", bound=Struct)
+
 _PAYLOADS: Final = b"mail:payloads:"
 _INDEXES: Final = "mail:idx:"
 _IDEMPOTENCY_INDEX: Final = b"mail:idx:idempotency:"
@@ -33,12 +34,12 @@ def multiply(connection: Connection, times: int) -> None:
 
 def _copies(connection: Connection, times: int) -> Iterator[Command]:
     ids = [bytes(delivery_id) for delivery_id in connection.call("ZRANGE", "mail:idx:created_at", 0, -1)]
-    for prefix, kind in _RECORDS.items():
+    for prefix in (_DELIVERIES, _ATTEMPTS, _IDEMPOTENCY):
         for key in _keys(connection, prefix):
-            record = decode(connection.call("GET", key), kind)
+            data = connection.call("GET", key)
             expires_ms = connection.call("PEXPIRETIME", key)
             for copy in range(1, times):
-                value = encode(_shifted(record, copy))
+                value = _copied(prefix, key.decode().removeprefix(prefix), data, copy)
                 yield ("SET", _renamed(key, prefix, copy), value, *_expiry(expires_ms, copy))
     for delivery_id in ids:
         key = _PAYLOADS + delivery_id
@@ -83,13 +84,23 @@ def _id(delivery_id: bytes, copy: int) -> bytes:
 
 
 def _renamed(key: bytes, prefix: str, copy: int) -> bytes:
-    if prefix != "mail:attempts:":
+    if prefix != _ATTEMPTS:
         return key + _suffix(copy)
     delivery_id, _, attempt_no = key.rpartition(b":")
     return _id(delivery_id, copy) + b":" + attempt_no
 
 
-def _shifted(record: Struct, copy: int) -> Struct:
+def _copied(prefix: str, name: str, data: bytes, copy: int) -> bytes:
+    """The copy of a record whose key is called so."""
+    if prefix == _DELIVERIES:
+        return spell_delivery(_shifted(read_delivery(data, name), copy))
+    if prefix == _ATTEMPTS:
+        delivery_id, _, number = name.rpartition(":")
+        return spell_attempt(_shifted(read_attempt(data, delivery_id, int(number)), copy))
+    return encode(_shifted(decode(data, IdempotencyRecord), copy))
+
+
+def _shifted(record: R, copy: int) -> R:
     suffix = _suffix(copy).decode()
     changes: dict[str, object] = {}
     for name, value in asdict(record).items():

@@ -188,6 +188,8 @@ def test_the_composed_valkey_keeps_what_it_is_given() -> None:
         "--appendfsync": "always",
         "--save": "",
         "--maxmemory-policy": "noeviction",
+        "--hash-max-listpack-value": "65536",
+        "--hash-max-listpack-entries": "16",
     }
 
 

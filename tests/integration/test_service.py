@@ -14,11 +14,12 @@ import trio
 
 from galaxy_mail.actors.supervisor import RestartsExhausted
 from galaxy_mail.config import Config
-from galaxy_mail.domain.records import Delivery, DeliveryStatus, decode
+from galaxy_mail.domain.records import Delivery, DeliveryStatus
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.service import Service
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.errors import RedisTrouble, UnfitRedis
+from galaxy_mail.storage.stored import read_delivery
 from galaxy_mail.storage.verify import verify
 from tests.deliveries import login_code_of, request_of
 from tests.integration.test_intake import entry
@@ -102,7 +103,10 @@ class Instance:
 def deliveries(valkey: ValkeyServer) -> dict[str, Delivery]:
     ids = cast("list[bytes]", run_command(valkey.socket, "ZRANGE", k.IDX_CREATED_AT, 0, -1))
     records = run_commands(valkey.socket, [("GET", k.delivery(i.decode())) for i in ids])
-    return {i.decode(): decode(cast("bytes", data), Delivery) for i, data in zip(ids, records, strict=True)}
+    return {
+        i.decode(): read_delivery(cast("bytes", data), i.decode())
+        for i, data in zip(ids, records, strict=True)
+    }
 
 
 def left(valkey: ValkeyServer, expected: int) -> int:

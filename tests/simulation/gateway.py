@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from galaxy_mail.domain.records import Delivery, decode
 from galaxy_mail.storage.commands import Call, Command, Entry, Reply
 from galaxy_mail.storage.data_link import PATIENCE_S
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisUnavailable
@@ -178,7 +177,7 @@ class SimulatedGateway:
     def _suppress_one(self, commands: Sequence[Command | Call]) -> None:
         """Somebody of whom it is unknown whether the attempt began with him."""
         if isinstance(commands[0], Call):
-            delivery = decode(Said.of(commands[0], [1]).bytes("delivery record"), Delivery)
+            delivery = Said.of(commands[0], [1]).delivery()
             recipients = delivery.envelope.recipients()
             for address in recipients if self.world.rng.random() < 0.5 else recipients[:1]:
                 self.world.suppress(address.lower())
@@ -229,8 +228,7 @@ class SimulatedGateway:
                 lost = " ".join(i if losses == "0" else f"{i} (lost {losses})" for i, losses in tickets)
                 world.tell(f"{process.name} claims {lost}")
             if name == "forget" and reply[0] == 1:
-                record = Said.of(command, reply).bytes("delivery record")
-                world.forget(_text(command.args[0]), record, decode(record, Delivery).attempt_count)
+                world.forget(Said.of(command, reply).delivery())
         return replies
 
     async def read_stream(self, stream: str, after: str, *, count: int, block_ms: int) -> list[Entry]:

@@ -1,6 +1,6 @@
 """Says, when all has come to its end, whether every promise was kept. Never: asks the service; it reads what is stored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final, cast
 
@@ -25,6 +25,7 @@ from galaxy_mail.domain.resend_job import JobStatus, ResendJob
 from galaxy_mail.domain.states import FINISHED, TERMINAL
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.store import Store
+from galaxy_mail.storage.stored import read_attempt, read_delivery
 from galaxy_mail.storage.verify import verify
 from tests.simulation.workload import Asked, Wanted
 from tests.simulation.world import InstantLink, Offer, World
@@ -311,14 +312,17 @@ class Oracle:
         for member in cast("list[bytes]", ids):
             delivery_id = member.decode()
             [data] = self.world.run(("GET", k.delivery(delivery_id)))
-            delivery = decode(cast("bytes", data), Delivery)
+            delivery = read_delivery(cast("bytes", data), delivery_id)
             keys = [k.attempt(delivery_id, number) for number in range(1, delivery.attempt_count + 1)]
             found = cast("list[bytes | None]", self.world.run(("MGET", *keys))[0]) if keys else []
-            self._records[delivery_id] = delivery, [decode(a, Attempt) for a in found if a is not None]
-        for delivery_id, (record, found) in self.world.forgotten.items():
-            attempts = [decode(a, Attempt) for a in found if a is not None]
-            self._records[delivery_id] = decode(record, Delivery), attempts
+            self._records[delivery_id] = delivery, _attempts(delivery_id, found)
+        for delivery_id, (delivery, found) in self.world.forgotten.items():
+            self._records[delivery_id] = delivery, _attempts(delivery_id, found)
         return self._records
+
+
+def _attempts(delivery_id: str, found: Sequence[bytes | None]) -> list[Attempt]:
+    return [read_attempt(data, delivery_id, no) for no, data in enumerate(found, 1) if data is not None]
 
 
 def _is_loss(attempt: Attempt) -> bool:

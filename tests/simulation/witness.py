@@ -25,9 +25,11 @@ from galaxy_mail.domain.records import (
     decode,
 )
 from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Arg, Call, Reply
 from galaxy_mail.storage.script import Script
 from galaxy_mail.storage.store import Answer
+from galaxy_mail.storage.stored import read_attempt, read_delivery
 
 LOST_AFTER_S: Final = 2.0  # spec 3: an owner's work is taken over so long after its claim ran out
 DUE_AFTER_S: Final = 1.1  # the scheduler looks every second
@@ -171,7 +173,7 @@ class Witness:
             judge(self, owner, Said.of(call, reply))
 
     def _accept(self, owner: Owner, said: "Said") -> None:
-        delivery = decode(said.bytes("delivery record"), Delivery)
+        delivery = said.delivery()
         key = (str(delivery.source), delivery.idempotency_key)
         match said.answer:
             case Answer.DONE:
@@ -323,8 +325,8 @@ class Witness:
             self.wrong(f"begin of {account.delivery_id}: its claim {'had' if expired else 'had not'} expired")
         if said.answer != Answer.DONE:
             return
-        delivery = decode(said.bytes("delivery record"), Delivery)
-        number = decode(said.bytes("attempt record"), Attempt).attempt_no
+        delivery = said.delivery()
+        number = said.attempt().attempt_no
         if number != account.attempt_no or account.ended:
             self.wrong(f"attempt {number} of {account.delivery_id} began, and {account.attempt_no} is next")
         if account.losses >= LOSSES_MAX:
@@ -353,12 +355,12 @@ class Witness:
         account = self._fence(owner, said)
         if account is None:
             return
-        name, record = account.delivery_id, said.bytes("attempt record")
+        name, begun = account.delivery_id, said.bytes("attempt record") != b""
         if said.number("due_ms") != account.due_ms:
             self.wrong(f"{name} was given back as due {said.text('due_ms')}, and was {account.due_ms}")
-        if record and decode(record, Attempt).attempt_no != account.attempt_no:
+        if begun and said.attempt().attempt_no != account.attempt_no:
             self.wrong(f"{name} was given back with another attempt than {account.attempt_no}")
-        if account.begun and not record:
+        if account.begun and not begun:
             self.wrong(f"{name} was given back as if it had not begun")
         account.owner, account.begun = None, False
         account.free_since_s = trio.current_time()
@@ -367,7 +369,7 @@ class Witness:
     def _finish(self, owner: Owner, said: "Said") -> None:
         delivery_id, token = said.text("delivery_id"), said.text("token")
         record = said.bytes("attempt record")
-        attempt = decode(record, Attempt)
+        attempt = said.attempt()
         number = attempt.attempt_no
         if self.books.recorded.get((delivery_id, number, token)) == record:  # once more: nothing is written
             if said.answer != Answer.DONE:
@@ -496,6 +498,13 @@ class Said(Struct, frozen=True):
 
     def number(self, name: str) -> int:
         return int(self.args[name])
+
+    def delivery(self) -> Delivery:
+        return read_delivery(self.bytes("delivery record"), self.text("delivery_id"))
+
+    def attempt(self) -> Attempt:
+        delivery_id, _, number = self.keys["attempt"].removeprefix(k.ATTEMPTS).rpartition(":")
+        return read_attempt(self.bytes("attempt record"), delivery_id, int(number))
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, cast
 
 import trio
 
-from galaxy_mail.domain.records import Envelope, RenderedContent, SendResult, Suppression, encode
+from galaxy_mail.domain.records import Delivery, Envelope, RenderedContent, SendResult, Suppression, encode
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.commands import Call, Command, Entry, Reply
@@ -89,7 +89,7 @@ class World:
     stream_grew: trio.Event = field(default_factory=trio.Event)
     last_entry_id: str = ""
     normal_takes_s: float = 0.0  # so long the relay needs for normal mail, while calm
-    forgotten: dict[str, tuple[bytes, list[bytes | None]]] = field(
+    forgotten: dict[str, tuple[Delivery, list[bytes | None]]] = field(
         default_factory=dict
     )  # records as they went
     suppressed_once: set[str] = field(default_factory=set)
@@ -196,11 +196,12 @@ class World:
         if ended:  # the store's invariants want a time to live where there was one
             self.run(*(("PEXPIREAT", key, EPOCH_MS * 2) for key in ended))
 
-    def forget(self, delivery_id: str, record: bytes, attempts: int) -> None:
+    def forget(self, delivery: Delivery) -> None:
         """Its record is gone now; what it was is judged all the same."""
-        keys = [k.attempt(delivery_id, number) for number in range(1, attempts + 1)]
+        delivery_id = delivery.delivery_id
+        keys = [k.attempt(delivery_id, number) for number in range(1, delivery.attempt_count + 1)]
         found = cast("list[bytes | None]", self.run(("MGET", *keys))[0]) if keys else []
-        self.forgotten[delivery_id] = (record, found)
+        self.forgotten[delivery_id] = (delivery, found)
 
     async def redis_away(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Every connection is lost, and for a while there is none."""

@@ -4,10 +4,11 @@ from typing import Final, cast
 
 import pytest
 
-from galaxy_mail.domain.records import DeliveryStatus, Lane, MalformedCommand, encode
+from galaxy_mail.domain.records import DeliveryStatus, Lane, MalformedCommand
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.reader import Reader
 from galaxy_mail.storage.store import BACKSTOP_MS, Retention, StreamPosition
+from galaxy_mail.storage.stored import spell_delivery
 from galaxy_mail.storage.upkeep import BATCH
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
 from tests.servers import ValkeyServer
@@ -347,7 +348,9 @@ async def test_a_decision_from_an_old_look_changes_nothing(house: Storehouse) ->
     await house.finish(held, ACCEPTED)
     before = house.dump()
     assert not await house.upkeep._reschedule("d1", stored, Lane.NORMAL, house.clock.ms)
-    assert house.upkeep._forget_call("d1", encode(held.begun.delivery), house.clock.ms + 10**12) is None
+    assert (
+        house.upkeep._forget_call("d1", spell_delivery(held.begun.delivery), house.clock.ms + 10**12) is None
+    )
     assert house.dump() == before
 
 

@@ -447,7 +447,12 @@ BROKEN: Final = [
     ),
     Broken("another's record", queued, "its record is of d2", delivery={"delivery_id": "d2"}),
     # The end
-    Broken("an end without a time", sent, "is sent and its end is None", delivery={"finished_at_ms": None}),
+    Broken(
+        "an end without a time",
+        sent,
+        "is sent and its end is None",
+        delivery={"finished_at_ms": None, "updated_at_ms": 5},
+    ),
     Broken("a time without an end", queued, "is queued and its end is 5", delivery={"finished_at_ms": 5}),
     Broken(
         "no dead letter", dead, "is dead_letter and lacks a dead letter", (("DEL", "mail:dead_letters:d1"),)

@@ -1,4 +1,5 @@
 import json
+from base64 import urlsafe_b64decode
 from hashlib import sha256
 from typing import Any
 
@@ -70,8 +71,11 @@ def test_the_example_of_the_rfc() -> None:
     assert canonical(json.loads(text)) == expected.encode()  # RFC 8785 §3.2.2
 
 
-def test_a_fingerprint_is_sha_256_in_hex() -> None:
-    assert fingerprint({"b": [], "a": 1}) == sha256(b'{"a":1,"b":[]}').hexdigest()
+def test_a_fingerprint_is_sha_256_in_base64url() -> None:
+    for number in range(200):  # every character of its alphabet comes up
+        made = fingerprint({"b": [], "a": number})
+        assert len(made) == 43
+        assert urlsafe_b64decode(made + "=") == sha256(b'{"a":%d,"b":[]}' % number).digest()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""Deliveries and attempts as Redis holds them: short, and the same record again for whatever they hold."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from galaxy_mail.domain.ids import DELIVERY_ID
+from galaxy_mail.domain.records import Attempt, AttemptStatus, Delivery, Envelope, Failure
+from galaxy_mail.storage.stored import (
+    read_attempt,
+    read_delivery,
+    readable,
+    readable_attempt,
+    readable_delivery,
+    spell_attempt,
+    spell_delivery,
+)
+from tests.deliveries import NOW_MS, delivery_of
+
+# Pieces of the JSON itself among them: what looks like a member inside a string is none.
+TEXTS = st.one_of(
+    st.text(),
+    st.sampled_from(
+        [
+            '"message_id":"@',
+            '","message_id":"@x","a":"',
+            '"delivery_id":"d",',
+            ',"updated_at_ms":1',
+            "\\",
+            '"finished_at_ms":7,',
+        ]
+    ),
+)
+IDS = st.from_regex(DELIVERY_ID, fullmatch=True)
+TIMES = st.integers(0, 2**53)
+
+
+@st.composite
+def deliveries(draw: Any) -> Delivery:
+    delivery_id = draw(IDS)
+    updated_at_ms = draw(TIMES)
+    return replace(
+        delivery_of(),
+        delivery_id=delivery_id,
+        idempotency_key=draw(st.one_of(st.just(delivery_id), TEXTS)),
+        subject=draw(st.none() | TEXTS),
+        locale=draw(st.none() | TEXTS),
+        resent_by=draw(st.none() | TEXTS),
+        failure=draw(st.none() | st.builds(Failure, code=TEXTS, summary=TEXTS)),
+        envelope=Envelope(to=(draw(TEXTS),)),
+        message_id=draw(st.one_of(st.just(delivery_id), IDS)) + "@" + draw(TEXTS),
+        attempt_count=draw(st.integers(0, 9)),
+        updated_at_ms=updated_at_ms,
+        finished_at_ms=draw(st.one_of(st.none(), st.just(updated_at_ms), TIMES)),
+    )
+
+
+@given(deliveries())
+def test_a_delivery_comes_back_as_it_was(delivery: Delivery) -> None:
+    assert read_delivery(spell_delivery(delivery), delivery.delivery_id) == delivery
+
+
+@given(
+    st.builds(
+        Attempt,
+        delivery_id=IDS,
+        attempt_no=st.integers(1, 10**6),
+        status=st.sampled_from(AttemptStatus),
+        scheduled_for_ms=TIMES,
+        provider=st.none() | TEXTS,
+        provider_code=st.none() | TEXTS,
+        failure=st.none() | st.builds(Failure, code=TEXTS, summary=TEXTS),
+    )
+)
+def test_an_attempt_comes_back_as_it_was(attempt: Attempt) -> None:
+    data = spell_attempt(attempt)
+    assert read_attempt(data, attempt.delivery_id, attempt.attempt_no) == attempt
+
+
+def test_nothing_is_said_twice() -> None:
+    delivery = replace(
+        delivery_of(),
+        delivery_id="some-id",
+        idempotency_key="key",
+        message_id="some-id@mail.example",
+        envelope=Envelope(to=("a@example.org",)),
+        subject=None,
+        updated_at_ms=NOW_MS + 5,
+        finished_at_ms=NOW_MS + 5,
+    )
+    data = spell_delivery(delivery)
+    members = msgspec.json.decode(data)
+    assert list(members) == sorted(members)
+    assert members["message_id"] == "@mail.example"
+    assert not {"delivery_id", "updated_at_ms"} & members.keys()
+    assert b"some-id" not in data
+    assert data.count(str(NOW_MS + 5).encode()) == 1
+
+
+def test_an_attempt_is_an_object_without_its_delivery_and_number() -> None:
+    attempt = Attempt(delivery_id="some-id", attempt_no=3, status=AttemptStatus.SCHEDULED, scheduled_for_ms=1)
+    assert spell_attempt(attempt) == b'{"scheduled_for_ms":1,"status":"scheduled"}'
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"{}", b"[]", b"null", b"?", b'{"status":"teleported"}', b"\xff{}"]
+)
+def test_what_is_no_record_is_told(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        read_delivery(data, "d")
+    with pytest.raises(msgspec.DecodeError):
+        read_attempt(data, "d", 1)
+    assert readable_delivery(data, "d") is None
+    assert readable_attempt(data, "d", 1) is None
+    assert readable(data, Failure) is None
+
+
+def test_where_nothing_is_there_is_no_record() -> None:
+    assert readable_delivery(None, "d") is None
+    assert readable_attempt(None, "d", 1) is None
+    assert readable(None, Failure) is None
+
+
+def test_an_id_of_another_alphabet_is_quoted() -> None:
+    """Keys may be anybody's: an id that no acceptance lets in is read as it is, or not at all."""
+    delivery = replace(delivery_of(), delivery_id='a"},\\', message_id="m@x")
+    assert read_delivery(spell_delivery(delivery), delivery.delivery_id) == delivery
