@@ -3,7 +3,9 @@
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from socket import (
     AF_INET,
@@ -19,10 +21,12 @@ from typing import Any, Final, Self
 
 import structlog
 import trio
-from hypercorn.config import Config, Sockets
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
 from hypercorn.logging import Logger
-from hypercorn.trio import serve
-from hypercorn.typing import ResponseSummary, WWWScope
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState, ResponseSummary, WWWScope
 from msgspec import Struct
 from quart_trio import QuartTrio
 
@@ -150,39 +154,74 @@ class HttpServer:
         stop: trio.Event,
         shield: trio.CancelScope,
         *,
-        task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        with self._listener.dup() as listener, shield:  # hypercorn closes what it serves, and only then
-            config = _Hypercorn(listener, self._tls, grace_s=self._grace_s)
-            await serve(self._app, config, shutdown_trigger=stop.wait, task_status=task_status)
+        """As `hypercorn.trio.serve`, except that a connection on which something breaks takes no other with it."""
+        context = WorkerContext(max_requests=None)
+        connections = partial(_Connection, ASGIWrapper(self._app), _hypercorn(), context, ConnectionState({}))
+        with self._listener.dup() as duplicate, shield:  # it is closed with the listener that is made of it
+            listener = self._trio_listener(duplicate)
+            async with trio.open_nursery() as handlers:
+                try:
+                    async with trio.open_nursery() as accepting:
+                        accepting.start_soon(
+                            partial(trio.serve_listeners, connections, [listener], handler_nursery=handlers)
+                        )
+                        task_status.started()
+                        await stop.wait()
+                        accepting.cancel_scope.cancel()
+                finally:
+                    await context.terminated.set()  # idle connections close
+                    handlers.cancel_scope.deadline = trio.current_time() + self._grace_s
+
+    def _trio_listener(
+        self, listener: socket.socket
+    ) -> trio.SocketListener | trio.SSLListener[trio.SocketStream]:
+        plain = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        return (
+            plain if self._tls is None else trio.SSLListener(plain, self._tls.context, https_compatible=True)
+        )
 
 
-class _Hypercorn(Config):
-    """Hypercorn's configuration, less its ways to bind, to log and to load."""
+class _Connection(TCPServer):
+    """One connection of hypercorn's; it is awaited for all that happens on it."""
 
-    def __init__(self, listener: socket.socket, tls: Tls | None, *, grace_s: float) -> None:
-        super().__init__()
-        self._listener = listener
-        self._tls = tls
-        self.graceful_timeout = grace_s
-        self.shutdown_timeout = AFTER_GRACE_S
-        self.keep_alive_timeout = IDLE_WITHIN_S
-        self.keep_alive_max_requests = 1_000_000
-        self.ssl_handshake_timeout = HANDSHAKE_WITHIN_S
-        self.backlog = BACKLOG
-        self.include_server_header = False
-        self.logger_class = _Log
+    async def run(self) -> None:
+        """Ends without an exception, also where a client sends what hypercorn is not prepared for.
 
-    @property
-    def ssl_enabled(self) -> bool:
-        return self._tls is not None
+        HTTP/2 carries bytes where HTTP/1.1 would refuse them, in a path or a method, and hypercorn decodes them as if
+        they were ASCII. That closed every connection of the server, and a few of them would have ended the process.
+        """
+        try:
+            await super().run()
+        except* Exception as group:  # noqa: BLE001  # whatever it is, it is this connection's alone
+            # What was sent is in the exceptions' words, secrets included: only what they are is told, and where.
+            log.warning("connection_failed", errors=sorted({_origin(error) for error in _leaves(group)}))
 
-    def create_ssl_context(self) -> ssl.SSLContext | None:
-        return self._tls.context if self._tls else None
 
-    def create_sockets(self) -> Sockets:
-        self._listener.setblocking(False)
-        return Sockets([self._listener], [], []) if self._tls else Sockets([], [self._listener], [])
+def _origin(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _hypercorn() -> Config:
+    """What its connections read of its configuration."""
+    config = Config()
+    config.keep_alive_timeout = IDLE_WITHIN_S
+    config.keep_alive_max_requests = 1_000_000
+    config.ssl_handshake_timeout = HANDSHAKE_WITHIN_S
+    config.include_server_header = False
+    config.logger_class = _Log
+    return config
 
 
 class _Log(Logger):

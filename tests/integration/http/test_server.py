@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+import h2.config
 import h2.connection
 import h2.events
 import pytest
@@ -452,6 +453,43 @@ async def test_http2_where_tls_negotiates_it(routes: Routes, authority: trustme.
     assert answers == [("200", b'{"name":"ann"}')] * 2
 
 
+NOT_FOR_HYPERCORN: Final = {  # heads that it does not get through
+    "a path that is not ASCII": [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/\xff")],
+    "a method that is not ASCII": [(b":method", b"G\xff"), (b":scheme", b"http"), (b":path", b"/hello")],
+    "a tunnel, which has no path": [(b":method", b"CONNECT")],
+}
+
+
+@pytest.mark.parametrize("head", NOT_FOR_HYPERCORN.values(), ids=NOT_FOR_HYPERCORN)
+async def test_a_connection_that_breaks_takes_no_other_with_it(
+    routes: Routes, head: list[tuple[bytes, bytes]]
+) -> None:
+    """Nor the server, which would be a restart of an actor for each such request, and the process' end after ten."""
+    asked = h2.connection.H2Connection(
+        h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
+    )
+    asked.initiate_connection()
+    secret = (b"authorization", b"Bearer S3cretMark")
+    asked.send_headers(1, [*head, (b":authority", b"mail.test"), secret], end_stream=True)
+    with capture_logs() as lines:
+        async with served(routes.app()) as running:
+            busy = await running.connect()
+            await busy.ask("GET", "/waits")
+            await routes.called.wait()
+            broken = await running.connect()
+            await broken.send(asked.data_to_send())
+            await broken.closed()
+            routes.go_on.set()
+            assert (await busy.answer())[2] == GREETING
+            await busy.ask("GET", "/hello")
+            assert (await busy.answer())[2] == GREETING
+    [told] = [line for line in lines if line["log_level"] != "debug"]
+    assert (told["event"], told["log_level"]) == ("connection_failed", "warning")
+    assert [error.partition(" at ")[2].partition(":")[0] for error in told["errors"]] != [""]
+    assert "S3cretMark" not in str(told)
+    assert not routes.cut
+
+
 # TLS
 
 
@@ -539,7 +577,7 @@ def test_files_that_are_no_certificate_are_told_plainly(authority: trustme.CA, t
 def test_hypercorn_still_reads_what_is_set() -> None:
     """Its configuration takes any attribute; a name that it no longer reads would silently change nothing."""
     known = vars(Config)
-    for name in ("graceful_timeout", "shutdown_timeout", "keep_alive_timeout", "keep_alive_max_requests"):
+    for name in ("keep_alive_timeout", "keep_alive_max_requests", "ssl_handshake_timeout"):
         assert name in known
-    for name in ("ssl_handshake_timeout", "backlog", "include_server_header", "logger_class"):
+    for name in ("include_server_header", "logger_class"):
         assert name in known
