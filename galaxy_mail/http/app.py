@@ -90,6 +90,7 @@ class App(QuartTrio):
         started_s = trio.current_time()
         name = NO_ROUTE
         try:
+            request.refuse_unreadable()
             rule, variables = self._adapter.match(request.path, request.method, return_rule=True)
             route = self.routes[rule.endpoint]
             name = route.name

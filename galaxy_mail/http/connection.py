@@ -8,6 +8,7 @@ whole grace. Here nothing is cancelled by a client that leaves; each request end
 
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketScope
@@ -39,6 +40,21 @@ class Request(TrioRequest):
     receive: ASGIReceiveCallable
     who: str = ""  # who was let in, for the audit log
     whole: bool = False  # its body has been read to the end
+
+    def refuse_unreadable(self) -> None:
+        """Raises InvalidRequest for a path or a query that is not UTF-8 (RFC 3986 §2.5).
+
+        It would be read all the same, as something that nobody sent: hypercorn puts replacement characters into a path,
+        and werkzeug leaves such parts of a query encoded.
+        """
+        if "\N{REPLACEMENT CHARACTER}" in self.path:
+            raise InvalidRequest([FieldError("path", "is not UTF-8")])
+        query = self.query_string
+        if b"%" in query or not query.isascii():
+            try:
+                unquote_to_bytes(query).decode()
+            except UnicodeDecodeError:
+                raise InvalidRequest([FieldError("query", "is not UTF-8")]) from None
 
     async def read_body(self, max_bytes: int) -> bytes:
         """The body. Raises InvalidRequest where it is longer, as soon as that shows; ClientLeft."""

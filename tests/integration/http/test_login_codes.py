@@ -188,3 +188,10 @@ async def test_what_it_took_is_measured(api: World) -> None:
     assert 'galaxy_mail_intake_seconds_count{source="authsession"} 1.0' in shown
     assert 'galaxy_mail_duplicates_total{source="authsession"} 1.0' in shown
     assert f'galaxy_mail_http_responses_total{{route="POST {PATH}",status="200"}} 2.0' in shown
+
+
+async def test_a_parameter_is_refused(api: World, valkey: ValkeyServer) -> None:
+    """It may hold what belongs into the body, and paths end up in the logs of proxies."""
+    told = await api.ask("POST", f"{PATH}?email=ann@example.org", json_body=ASKED, headers=KEY)
+    assert (told.status, told.code, told.fields) == (400, "invalid_request", ["email"])
+    assert written(valkey) == set()

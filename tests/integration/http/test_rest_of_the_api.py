@@ -264,3 +264,28 @@ async def test_a_crash_of_a_route_is_a_problem_document_and_no_traceback(
     told = await api.get("deliveries/d1")
     assert (told.status, told.code, told.json["detail"]) == (500, "internal_error", "An unexpected error.")
     assert msgspec.json.decode(told.body)["title"] == "Internal Server Error"
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("suppressions/%ff@x.example", "path"),
+        ("deliveries/%c3", "path"),
+        ("nowhere/%ff", "path"),
+        ("deliveries?recipient=%ff@x.example", "query"),
+        ("deliveries?%c3=1", "query"),
+        ("/livez?%ff", "query"),
+    ],
+)
+async def test_a_path_or_a_query_that_is_not_utf8_is_refused(api: World, path: str, field: str) -> None:
+    """And not read as an address, or an id, that nobody named."""
+    told = await api.get(path)
+    assert (told.status, told.code, told.fields) == (400, "invalid_request", [field])
+
+
+async def test_an_address_that_is_not_utf8_is_not_suppressed(api: World) -> None:
+    told = await api.ask("PUT", "suppressions/%ff@x.example", json_body={"reason": "x"})
+    assert told.status == 400
+    assert (await api.get("suppressions")).json["items"] == []
+    told = await api.ask("PUT", "suppressions/%C3%A9@x.example", json_body={"reason": "x"})
+    assert (told.status, told.json["address"]) == (201, "é@x.example")

@@ -400,7 +400,7 @@ async def test_nothing_says_which_server_it_is(routes: Routes) -> None:
 # HTTP/2: what TLS negotiates, and what some clients change to on a plain connection
 
 
-async def over_http2(client: Client, *asked: tuple[str, str, bytes]) -> list[tuple[str, bytes]]:
+async def over_http2(client: Client, *asked: tuple[str, str | bytes, bytes]) -> list[tuple[str, bytes]]:
     """Statuses and bodies of requests that are all sent before the first answer is read."""
     connection = h2.connection.H2Connection()
     connection.initiate_connection()
@@ -438,9 +438,10 @@ async def test_http2_on_a_plain_connection(routes: Routes) -> None:
             ("POST", "/reads", b"x" * 5_000),
             ("GET", "/parts", b""),
             ("POST", "/nowhere", b"abc"),
+            ("GET", b"/hello?\xff", b""),
         )
-    assert [status for status, _ in answers] == ["200", "200", "413", "200", "404"]
-    assert [body for _, body in answers[::3]] == [GREETING, b"0\n1\n2\n"]
+    assert [status for status, _ in answers] == ["200", "200", "413", "200", "404", "400"]
+    assert [answers[0][1], answers[3][1]] == [GREETING, b"0\n1\n2\n"]
     assert routes.read == [b"abc"]
 
 
