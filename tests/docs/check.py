@@ -16,6 +16,19 @@ from tests.docs import commands, from_code
 from tests.docs.pages import REPOSITORY, Page, code_spans, pages
 
 RUNBOOK: Final = REPOSITORY / "docs" / "runbook.md"
+ACCEPTANCE: Final = "docs/acceptance.md"
+# The final acceptance checklist of the service's plan, each line of which must have its test.
+CHECKLIST: Final = (
+    "the process starts with Redis and stub provider config",
+    "auth REST intake works with explicit idempotency",
+    "async generic stream intake works with duplicate suppression",
+    "template rendering and locale fallback are deterministic",
+    "SMTP and stub providers both work through the same port",
+    "retries and dead-letter flow operate after restarts",
+    "operator reads and resend clone work",
+    "metrics, logs, and traces cover the main failure modes",
+    "repository documentation is aligned with the final service model",
+)
 # What pages must have, and where: without it somebody would look in vain.
 REQUIRED_PARTS: Final = {
     "docs/configuration.md": {"configuration"},
@@ -35,10 +48,10 @@ REQUIRED_TABLES: Final = {
 }
 
 _VARIABLE: Final = re.compile(r"\bMAIL_[A-Z0-9_]*[A-Z0-9](?:_\*|\*)?")
-_METRIC: Final = re.compile(r"\bgalaxy_mail_[a-z_]+[a-z]")
+_METRIC: Final = re.compile(r"\bgalaxy_mail_[a-z_]+[a-z](?![a-z_]|\.py)")
 _KEY: Final = re.compile(r"(?<![\w`./-])mail:[a-z_]+(?::[a-z_]+)?(?::)?")
 _ROUTE: Final = re.compile(r"(?:\b(GET|PUT|POST|DELETE) )?(?:https?://[\w.:\[\]-]+)?(/api/v1/[^\s`'\"?|)]*)")
-_PATH: Final = re.compile(r"(?:galaxy_mail|tests|docs|templates|deploy)/[\w./-]*[\w/]")
+_PATH: Final = re.compile(r"(?:galaxy_mail|tests|docs|templates|deploy|packaging)/[\w./-]*[\w/]")
 _EVENT: Final = re.compile(r'"event":"(\w+)"|\bevent `(\w+)`')
 
 
@@ -52,6 +65,8 @@ def problems(documents: Sequence[Page]) -> list[str]:
         found += _generated(page)
         found += _tables(page)
         found += _names(page)
+        if page.name == ACCEPTANCE:
+            found += _untested(page)
     return found
 
 
@@ -142,6 +157,22 @@ def _unknown_variables(page: Page) -> Iterator[str]:
                     yield f"{page.name}:{line}: no variable starts so: {name}"
             elif name not in known:
                 yield f"{page.name}:{line}: there is no variable {name}"
+
+
+def _untested(page: Page) -> Iterator[str]:
+    """Requirements without a test; that the tests exist is looked at like every path that a page names."""
+    shown: set[str] = set()
+    for line, text in enumerate(page.text.splitlines(), start=1):
+        if not text.startswith("| ") or text.startswith(("| ---", "| it must hold that |")):
+            continue
+        requirement, _, tests = text.strip("| ").partition(" | ")
+        if "::test_" in tests:
+            shown.add(requirement)
+        else:
+            yield f"{page.name}:{line}: no test shows that {requirement}"
+    for requirement in CHECKLIST:
+        if requirement not in shown:
+            yield f"{page.name}: nothing shows that {requirement}"
 
 
 @cache

@@ -133,7 +133,7 @@ class Page:
 def pages() -> list[Page]:
     """Every page that the product ships."""
     paths = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", REPOSITORY / "templates" / "README.md"]
-    for folder in ("docs", "deploy"):
+    for folder in ("docs", "deploy", "packaging"):
         paths += sorted((REPOSITORY / folder).rglob("*.md"))
     return [Page(path) for path in paths if path.exists()]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import from_code
-from tests.docs.check import problems, runbook_references
+from tests.docs.check import ACCEPTANCE, CHECKLIST, problems, runbook_references
 from tests.docs.pages import REPOSITORY, Page, pages
 
 DOCS = REPOSITORY / "docs"
@@ -133,6 +133,18 @@ def test_a_page_may_not_lose_what_is_generated_in_it(page: str, name: str) -> No
 def test_a_page_may_not_lose_a_table_that_must_be_complete() -> None:
     text = _without_marker("keys")((DOCS / "redis.md").read_text())
     assert "docs/redis.md: the table keys is missing" in problems([Page(DOCS / "redis.md", text)])
+
+
+def test_every_requirement_has_a_test_and_none_is_left_out() -> None:
+    rows = "".join(
+        f"| {line} | `tests/docs/test_docs.py::test_anchors_are_those_of_github` |\n"
+        for line in CHECKLIST[1:]
+    )
+    text = f"| it must hold that | shown by |\n| --- | --- |\n| it flies | a look |\n{rows}"
+    assert problems([Page(REPOSITORY / ACCEPTANCE, text)]) == [
+        f"{ACCEPTANCE}:3: no test shows that it flies",
+        f"{ACCEPTANCE}: nothing shows that {CHECKLIST[0]}",
+    ]
 
 
 def test_writing_puts_the_generated_parts_in_and_leaves_the_rest() -> None:
