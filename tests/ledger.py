@@ -149,6 +149,10 @@ class Ledger:
         """Deliveries that have not come to their end."""
         return sum(cast("list[int]", self.run([("ZCARD", lane) for lane in LANES])))
 
+    def claimed(self) -> int:
+        """Deliveries that some process has claimed."""
+        return cast("int", self.run([("HLEN", k.CLAIMS)])[0])
+
     def offset(self) -> str:
         [offset] = self.run([("GET", Keys().offset)])
         return offset.decode() if isinstance(offset, bytes) else ""

@@ -22,6 +22,10 @@ from tests.http_client import HttpClient
 WITHIN_S: Final = 30.0  # generous: what takes longer hangs
 LOOK_EVERY_S: Final = 0.01
 API: Final = "/api/v1/internal"
+# What is tested: the sources, unless GALAXY_PROGRAM names an executable.
+PROGRAM: Final = (
+    (program,) if (program := os.environ.get("GALAXY_PROGRAM")) else (sys.executable, "-m", "galaxy_mail")
+)
 TURNS: Final = frozenset({"listening", "redis_connected", "stopping", "stopped"})  # of a process' life
 
 Line = dict[str, Any]
@@ -263,7 +267,7 @@ class Fleet:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork among threads
             popen = subprocess.Popen(
-                [sys.executable, "-m", "galaxy_mail", *(arguments or ("serve",))],
+                [*PROGRAM, *(arguments or ("serve",))],
                 env=given,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -1,11 +1,15 @@
 """Two and three instances on one Redis: each delivery is one's, and what one loses is soon another's."""
 
 import signal
+from itertools import count
 from time import time
 from typing import Any, Final, cast
 
+import pytest
+import trio
+
 from tests.chaos.relays import HoldsAll
-from tests.ledger import LANES, command
+from tests.ledger import LANES, arrival, command
 from tests.relays.hostile.server import Server
 from tests.servers import run_commands
 from tests.service_process import ServiceProcess, eventually
@@ -14,6 +18,66 @@ from tests.testbed import Bed
 CLAIM_TTL_MS: Final = 2_000  # conftest's
 TAKEN_OVER_WITHIN_MS: Final = 2_000 + 1_500  # of the claim's expiry; the rest is what a busy machine needs
 READ_WITHIN_S: Final = 5.0 + 2.0
+
+
+@pytest.mark.timeout(180)
+async def test_three_instances_share_the_work_and_none_is_done_twice(bed: Bed) -> None:
+    """All have their hands full when one is killed and one is stopped; a fourth comes. Only the killed one's are copied.
+
+    The others' claims live long: where the machine stands still for a while, they would count as crashed, too.
+    """
+    relay = HoldsAll()
+    slots, commands = (
+        5,
+        40,
+    )  # one slot more takes codes alone; that many commands are more than any two can hold
+    async with bed.relay(relay) as settings:
+        given = {
+            **settings,
+            "attempt_worker_concurrency": str(slots + 1),
+            "claim_ttl": "60s",
+            "shutdown_grace": "60s",
+        }
+        first = await bed.fleet.ready(**{**given, "claim_ttl": "4s"})
+        names = (f"n{number}" for number in count())
+        bed.ledger.publish(*(command(next(names)) for _ in range(commands)))
+        await eventually(lambda: len(relay.held) >= slots, "the first one's slots are busy")
+        of_the_first = {arrival(message).delivery_id for message in relay.held[:slots]}
+        second, third = await bed.fleet.several(2, **given)
+        for service in (first, second, third):
+            await service.metric_reaches("galaxy_mail_busy_sender_slots", slots)
+        await eventually(lambda: len(relay.held) >= 3 * slots, "all slots are busy")
+
+        async def ask(service: ServiceProcess, keys: range) -> None:
+            for key in keys:
+                while f"c{key}" not in bed.ledger.keys:  # a busy machine may answer 503, which is no promise
+                    await bed.login_code(service, f"c{key}")
+
+        async with trio.open_nursery() as nursery:
+            for number, service in enumerate((first, second, third)):
+                nursery.start_soon(ask, service, range(number * 10, number * 10 + 10))
+        first.kill()
+        second.signal(signal.SIGTERM)
+        await second.wait_line("stopping")
+        bed.ledger.publish(*(command(next(names)) for _ in range(commands)))
+        relay.holds = False
+        relay.released.set()
+        fourth = await bed.fleet.ready(**given)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, third, range(30, 40))
+            nursery.start_soon(ask, fourth, range(40, 50))
+        assert await second.wait_ended() == 0
+        await bed.ledger.wait_quiet()
+        findings = await bed.close()
+    assert findings.statuses() == {"sent": 2 * commands + 50}
+    told = [line for service in bed.fleet.processes for line in service.events("attempt_finished")]
+    once = {(line["delivery_id"], line["attempt_no"]) for line in told}
+    assert len(once) == len(told), "an attempt's end was recorded by two"
+    # The relay had them when their owner was killed. What else has a copy was lost by the same owner: the books see to it.
+    assert of_the_first <= findings.duplicates.keys()
+    assert {attempt.failure.code for attempt in findings.unknown if attempt.failure} == {"ownership_lost"}
+    for service in (second, third, fourth):
+        assert service.events("claim_stale") == [], "a living owner lost a claim"
 
 
 def expiries(bed: Bed) -> dict[str, float]:

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from galaxy_mail.providers.smtp.outcomes import Exchange
+from tests.ledger import command
 from tests.relays.hostile.says_nothing import SaysNothing
 from tests.service_process import ServiceProcess, eventually
 from tests.testbed import Bed
@@ -40,6 +41,39 @@ async def test_an_idle_service_stops_at_once(bed: Bed, number: signal.Signals) -
     await stopped_within(service, IN_TIME_S, number)
     assert service.lines[-1]["event"] == "stopped"
     assert service.output == ""
+
+
+async def test_work_that_has_not_begun_is_another_instances_at_once(bed: Bed) -> None:
+    """Long before the claims on it run out, and while what is being sent still has all the grace it needs."""
+    slow = bed.stub_script('{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"10m"}]}')
+    given = {"claim_ttl": "10m", "attempt_worker_concurrency": "3"}
+    first = await bed.fleet.ready(stub_script=slow, shutdown_grace="10m", **given)
+    # Two of three slots take commands, and no more are published than the normal lane surely holds besides.
+    names = [f"n{number}" for number in range(6)]
+    bed.ledger.publish(*(command(name) for name in names))
+    await first.metric_reaches("galaxy_mail_busy_sender_slots", 2)
+    await eventually(lambda: bed.ledger.claimed() == 6, "all commands are the first one's")
+    for key in ("a", "b", "c"):
+        await bed.login_code(first, key)
+    await first.metric_reaches("galaxy_mail_busy_sender_slots", 3)
+    ids = {*names, *bed.ledger.keys.values()}
+    await eventually(lambda: bed.ledger.claimed() == len(ids), "all codes, too")
+    second = await bed.fleet.ready(**given)
+
+    first.signal(signal.SIGTERM)
+    await second.wait_lines("attempt_finished", len(ids) - 3)
+    assert first.status is None
+    assert first.events("attempt_finished") == first.events("attempt_returned") == []
+    first.signal(signal.SIGTERM)  # the end of its grace, if not of the ten minutes
+    assert await first.wait_ended() == 0
+    assert len(first.events("attempt_returned")) == 3
+    for delivery_id in ids:
+        await second.wait_status(delivery_id, "sent")
+        [attempt] = await second.attempts(delivery_id)
+        assert attempt["attempt_no"] == 1
+    assert await second.metric("galaxy_mail_lost_claims_total") == 0
+    findings = await bed.close()
+    assert findings.copies == dict.fromkeys(ids, 1)
 
 
 async def test_what_the_relay_is_about_to_take_is_waited_for(bed: Bed) -> None:
