@@ -56,10 +56,13 @@ def dev(*, once: bool, folder: Path) -> None:
     config = Config.from_env({**defaults, **os.environ})
     log_file = folder / "galaxy-mail.log"
     with log_file.open("ab") as stream:
-        logs.configure(config.log_level, config.log_format, stream)
+        undo = logs.configure(config.log_level, config.log_format, stream)
         tour = _Tour(config, log_file=log_file, once=once)
         click.echo(f"Galaxy Mail starts; its log is {log_file}")
-        run(config, tour.show)
+        try:
+            run(config, tour.show)
+        finally:
+            undo()  # a defect that ends it is told on the terminal: the file is closed by then
 
 
 class _Tour:
@@ -74,9 +77,13 @@ class _Tour:
         url = await self._ready(service)
         token = self._config.operator_tokens[:1]
         headers = {"Authorization": f"Bearer {token[0]}"} if token else {}
-        async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as client:
-            await self._login_code(client)
-            await self._command(service, client)
+        try:
+            async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as client:
+                await self._login_code(client)
+                await self._command(service, client)
+        except httpx.HTTPError as error:
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            raise NotSent(f"{url} did not answer as it should ({reason}); see {self._log_file}") from error
         if self._once:
             click.echo("\nBoth samples were sent.")
             service.stop()
