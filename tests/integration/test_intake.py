@@ -373,6 +373,7 @@ async def test_a_commands_key_past_its_time_counts_as_new(desk: Desk, house: Sto
 
 async def test_a_promise_that_can_not_be_read_holds_nobody_up(desk: Desk, house: Storehouse) -> None:
     """Another release wrote it: nothing is taken for its repeat, nothing replaces it, and what follows is read."""
+    house.broken = True
     house.run("SET", k.idempotency(Source.NOTIFICATION, "key of n1"), '{"spelt":"otherwise"}')
     before = house.run("GET", k.idempotency(Source.NOTIFICATION, "key of n1"))
     progress = await desk.take(entry("1-0", "n1"), entry("2-0", "n2"))
@@ -385,6 +386,7 @@ async def test_a_suppression_that_can_not_be_read_suppresses_and_holds_nobody_up
     desk: Desk, house: Storehouse
 ) -> None:
     """Somebody wrote it by hand, perhaps."""
+    house.broken = True
     house.run("HSET", k.SUPPRESSIONS, "@example.org", "bounced", "c1@example.org", "\xff")
     await desk.take(entry("1-0", "n1"))
     assert house.delivery("n1").status is DeliveryStatus.SUPPRESSED

@@ -65,7 +65,7 @@ class Offer:
 class Snapshot:
     """All that Redis held at a moment."""
 
-    keys: dict[bytes, bytes]
+    keys: dict[bytes, tuple[bytes, int]]  # the dump, and when it ends: 0 for never
     books: Books
     order: int
 
@@ -171,30 +171,21 @@ class World:
         self.stream_grew = trio.Event()
 
     def snapshot(self) -> Snapshot:
-        keys = cast("list[bytes]", self.run(("KEYS", "*"))[0])
-        dumps = cast("list[bytes]", self.run(*(("DUMP", key) for key in sorted(keys))) if keys else [])
+        keys = sorted(cast("list[bytes]", self.run(("KEYS", "*"))[0]))
+        dumps = cast("list[bytes]", self.run(*(("DUMP", key) for key in keys)) if keys else [])
+        ends_ms = cast("list[int]", self.run(*(("PEXPIRETIME", key) for key in keys)) if keys else [])
         return Snapshot(
-            dict(zip(sorted(keys), dumps, strict=True)), self.witness.books.copied(), self.witness.order
+            {key: (dump, max(end, 0)) for key, dump, end in zip(keys, dumps, ends_ms, strict=True)},
+            self.witness.books.copied(),
+            self.witness.order,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Redis comes back as it was then, as after a failover to a replica that lagged; {} is an empty one.
-
-        Times to live are not brought back: here none ever ends.
-        """
+        """Redis comes back as it was then, as after a failover to a replica that lagged; {} is an empty one."""
         self.run(("FLUSHDB",))
         if snapshot.keys:
-            self.run(*(("RESTORE", key, 0, dump) for key, dump in snapshot.keys.items()))
+            self.run(*(("RESTORE", key, end, dump, "ABSTTL") for key, (dump, end) in snapshot.keys.items()))
         self.witness.restored(snapshot.books, snapshot.order)
-        ends = ("sent", "suppressed", "failed", "dead_letter")
-        ended = [
-            key
-            for status in ends
-            for member in cast("list[bytes]", self.run(("ZRANGE", f"mail:idx:status:{status}", 0, -1))[0])
-            for key in (k.delivery(member.decode()), k.payload(member.decode()))
-        ]
-        if ended:  # the store's invariants want a time to live where there was one
-            self.run(*(("PEXPIREAT", key, EPOCH_MS * 2) for key in ended))
 
     def forget(self, delivery: Delivery) -> None:
         """Its record is gone now; what it was is judged all the same."""

@@ -1,0 +1,331 @@
+"""The invariants of one delivery: its record against all else that is stored of it, as it stood at one moment."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, cast
+
+from msgspec import DecodeError, Struct
+
+from galaxy_mail.domain.acceptance import OUTCOME_SENT, OUTCOME_SUPPRESSED
+from galaxy_mail.domain.records import (
+    Content,
+    DeadLetter,
+    Delivery,
+    DeliveryStatus,
+    IdempotencyRecord,
+    Lane,
+    PayloadMode,
+    RenderedContent,
+)
+from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.commands import Call, Command
+from galaxy_mail.storage.store import BACKSTOP_MS
+from galaxy_mail.storage.stored import read_delivery, readable, readable_attempt
+from galaxy_mail.storage.upkeep import RESCHEDULE
+from galaxy_mail.storage.verify.history import of_the_attempts, of_the_delivery
+from galaxy_mail.storage.verify.reading import NEVER, Reading, score
+from galaxy_mail.storage.verify.violation import Mend, Violation, end_at, put, take_out
+
+PARKED: Final = float("inf")
+
+
+async def deliveries(reading: Reading, ids: Sequence[str]) -> list[Violation]:
+    """What is wrong with these, as far as they stand still while they are looked at."""
+    found: list[Violation] = []
+    for delivery_id, data in zip(ids, await reading.values([*map(k.delivery, ids)]), strict=True):
+        if data is None:
+            continue  # forgotten meanwhile
+        try:
+            delivery = read_delivery(data, delivery_id)
+        except DecodeError as error:
+            found.append(Violation(where=delivery_id, what=f"its record can't be read: {error}"))
+            continue
+        if delivery.delivery_id != delivery_id:
+            found.append(Violation(where=delivery_id, what=f"its record is of {delivery.delivery_id}"))
+            continue
+        facts = await _facts(reading, data, delivery)
+        if facts is not None:
+            found += _DeliveryLook(reading, data, delivery, facts).violations()
+    return found
+
+
+class _Facts(Struct, frozen=True, kw_only=True):
+    """What Redis holds of one delivery besides its record."""
+
+    scheduled_ms: float | None
+    other_lane_ms: float | None
+    token: bytes | None
+    losses: bytes | None
+    content: bytes | None
+    rendered: bytes | None
+    attempts: list[bytes | None]
+    attempt_ends_ms: list[int]
+    dead_letter: bytes | None
+    expires_ms: float | None
+    idempotency: bytes | None
+    ends_ms: int
+    payload_ends_ms: int
+    indexes: dict[str, float | None]
+
+
+async def _facts(reading: Reading, data: bytes, delivery: Delivery) -> _Facts | None:
+    """None where it moved on while it was looked at."""
+    delivery_id, keys = delivery.delivery_id, reading.keys
+    indexes = [k.status_index(delivery.status), *k.fixed_indexes(delivery)]
+    parent = delivery.parent_delivery_id
+    if parent is not None and (await reading.exist([k.delivery(parent)]))[0]:  # kept as long as the parent
+        indexes.append(k.children_index(parent))
+    attempts = [k.attempt(delivery_id, number) for number in range(1, delivery.attempt_count + 1)]
+    commands: list[Command | Call] = [
+        ("ZSCORE", keys.lane(delivery.lane), delivery_id),
+        ("ZSCORE", keys.lane(_other(delivery.lane)), delivery_id),
+        ("HGET", k.CLAIMS, delivery_id),
+        ("HGET", k.CLAIM_LOSSES, delivery_id),
+        ("HMGET", k.payload(delivery_id), "content", "rendered"),
+        ("GET", keys.dead_letter(delivery_id)),
+        ("ZSCORE", k.IDX_EXPIRES, delivery_id),
+        ("GET", k.idempotency(delivery.source, delivery.idempotency_key)),
+        ("PEXPIRETIME", k.delivery(delivery_id)),
+        ("PEXPIRETIME", k.payload(delivery_id)),
+        *(("GET", attempt) for attempt in attempts),
+        *(("PEXPIRETIME", attempt) for attempt in attempts),
+        *(("ZSCORE", index, delivery_id) for index in indexes),
+        ("GET", k.delivery(delivery_id)),
+    ]
+    replies = await reading.run(commands)
+    if replies[-1] != data:
+        return None
+    scheduled, other, token, losses, payload, dead_letter, expires, idempotency, ends, payload_ends, *rest = (
+        replies
+    )
+    content, rendered = cast("list[bytes | None]", payload or [None, None])
+    n = len(attempts)
+    return _Facts(
+        scheduled_ms=score(scheduled),
+        other_lane_ms=score(other),
+        token=cast("bytes | None", token),
+        losses=cast("bytes | None", losses),
+        content=content,
+        rendered=rendered,
+        attempts=cast("list[bytes | None]", rest[:n]),
+        attempt_ends_ms=cast("list[int]", rest[n : 2 * n]),
+        dead_letter=cast("bytes | None", dead_letter),
+        expires_ms=score(expires),
+        idempotency=cast("bytes | None", idempotency),
+        ends_ms=cast("int", ends),
+        payload_ends_ms=cast("int", payload_ends),
+        indexes={index: score(reply) for index, reply in zip(indexes, rest[2 * n :], strict=False)},
+    )
+
+
+class _DeliveryLook:
+    def __init__(self, reading: Reading, data: bytes, delivery: Delivery, facts: _Facts) -> None:
+        self.reading = reading
+        self.delivery_id = delivery.delivery_id
+        self.data = data
+        self.delivery = delivery
+        self.facts = facts
+
+    def violations(self) -> Iterator[Violation]:
+        for what in of_the_delivery(self.delivery):
+            yield self._wrong(what)
+        yield from self._attempts()
+        yield from self._indexes()
+        if self.delivery.status in TERMINAL:
+            yield from self._out_of_the_schedule()
+            yield from self._ends()
+        else:
+            yield from self._in_the_schedule()
+            yield from self._goes_on()
+        yield from self._content()
+        yield from self._dead_letter()
+        yield from self._idempotency()
+
+    def _wrong(self, what: str, mend: Mend | None = None) -> Violation:
+        return Violation(where=self.delivery_id, what=what, mend=mend)
+
+    def _put(self, index: str, at: int) -> Mend:
+        return put(k.delivery(self.delivery_id), self.data, index, self.delivery_id, at)
+
+    # Attempts and indexes
+
+    def _attempts(self) -> Iterator[Violation]:
+        found = [
+            readable_attempt(data, self.delivery_id, number)
+            for number, data in enumerate(self.facts.attempts, start=1)
+        ]
+        attempts = [attempt for attempt in found if attempt is not None]
+        if len(attempts) == len(found):
+            for what in of_the_attempts(self.delivery, attempts):
+                yield self._wrong(what)
+        for number, (data, attempt) in enumerate(zip(self.facts.attempts, found, strict=True), start=1):
+            if attempt is None:
+                yield self._wrong(f"attempt {number} " + ("is missing" if data is None else "can't be read"))
+            elif (attempt.delivery_id, attempt.attempt_no) != (self.delivery_id, number):
+                yield self._wrong(f"attempt {number} has the record of another")
+
+    def _indexes(self) -> Iterator[Violation]:
+        created_at_ms = self.delivery.created_at_ms
+        for index, found in self.facts.indexes.items():
+            if found is None:
+                yield self._wrong(f"is not in {index}", self._put(index, created_at_ms))
+            elif found != created_at_ms:
+                yield self._wrong(
+                    f"is in {index} by {found:.0f}, and was created at {created_at_ms}",
+                    self._put(index, created_at_ms),
+                )
+
+    # The schedule
+
+    def _reschedule(self, due_ms: int | None) -> Call:
+        """For then, where no lane has it; None: out of the lanes and without an owner."""
+        keys, lane = self.reading.keys, self.delivery.lane
+        return Call(
+            RESCHEDULE,
+            (k.delivery(self.delivery_id), k.CLAIMS, keys.lane(lane), keys.lane(_other(lane))),
+            (self.delivery_id, self.data, "" if due_ms is None else due_ms),
+        )
+
+    def _out_of_the_schedule(self) -> Iterator[Violation]:
+        status, facts = self.delivery.status, self.facts
+        taken_out = Mend("taken out", (self._reschedule(None),))
+        if facts.scheduled_ms is not None or facts.other_lane_ms is not None:
+            yield self._wrong(f"is {status} and scheduled", taken_out)
+        if facts.token is not None:
+            yield self._wrong(f"is {status} and claimed", taken_out)
+        if facts.losses is not None:
+            gone = Mend("taken out", (("HDEL", k.CLAIM_LOSSES, self.delivery_id),))
+            yield self._wrong(f"is {status} and its losses are counted", gone)
+
+    def _in_the_schedule(self) -> Iterator[Violation]:
+        delivery, facts = self.delivery, self.facts
+        due_ms = delivery.next_attempt_at_ms
+        # Taken out first: an owner that claimed it meanwhile finds its claim gone, and gives it up.
+        anew = (
+            Mend(f"scheduled for {due_ms}", (self._reschedule(None), self._reschedule(due_ms)))
+            if facts.token is None and due_ms is not None
+            else None
+        )
+        if facts.other_lane_ms is not None:
+            yield self._wrong("is scheduled in the wrong lane", anew)
+        elif facts.scheduled_ms is None:
+            at_ms = self.reading.now_ms if due_ms is None else due_ms
+            scheduled = Mend(f"scheduled for {at_ms}", (self._reschedule(at_ms),))
+            yield self._wrong(f"is {delivery.status} and not scheduled", scheduled)
+        elif facts.scheduled_ms == PARKED:
+            yield self._wrong("is parked: its records could not be read when it was due")
+        elif delivery.status is DeliveryStatus.SENDING:
+            if facts.token is None:
+                yield self._wrong("is sending and not claimed")
+        elif facts.token is None and facts.scheduled_ms != due_ms:
+            yield self._wrong(
+                f"is scheduled for {facts.scheduled_ms:.0f}, and its record says {due_ms}", anew
+            )
+        losses = facts.losses or b"0"
+        if not losses.isdigit():
+            yield self._wrong(f"its losses are no number but {losses!r}")
+
+    # Its end
+
+    def _ends(self) -> Iterator[Violation]:
+        """It is forgotten in its time, and its keys end after that."""
+        delivery, facts, status = self.delivery, self.facts, self.delivery.status
+        forget_at_ms = self.reading.store.forget_at_ms(delivery)
+        finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
+        expires_ms = facts.expires_ms
+        if expires_ms is None:
+            yield self._wrong(
+                f"is {status} and would never be forgotten", self._put(k.IDX_EXPIRES, forget_at_ms)
+            )
+        elif not finished_at_ms <= expires_ms < PARKED:
+            yield self._wrong(
+                f"is {status} since {finished_at_ms} and would be forgotten at {expires_ms:.0f}",
+                self._put(k.IDX_EXPIRES, forget_at_ms),
+            )
+        kept_ms = forget_at_ms if expires_ms is None or expires_ms == PARKED else int(expires_ms)
+        own = end_at(
+            max(kept_ms, forget_at_ms) + BACKSTOP_MS,
+            k.delivery(self.delivery_id),
+            k.payload(self.delivery_id),
+        )
+        ends = [facts.ends_ms, *([facts.payload_ends_ms] if facts.content is not None else [])]
+        if NEVER in ends:
+            yield self._wrong(f"is {status} and its keys have no time to live", own)
+        elif min(ends) < kept_ms:
+            yield self._wrong(f"is {status} and its keys end before it is forgotten", own)
+        attempts_end_ms = finished_at_ms + self.reading.retention.attempt_ms
+        for number, ends_ms in enumerate(facts.attempt_ends_ms, start=1):
+            mend = end_at(max(attempts_end_ms, kept_ms) + BACKSTOP_MS, k.attempt(self.delivery_id, number))
+            if ends_ms == NEVER:
+                yield self._wrong(f"is {status} and attempt {number} has no time to live", mend)
+            elif 0 <= ends_ms < kept_ms:
+                yield self._wrong(f"attempt {number} ends before its delivery is forgotten", mend)
+
+    def _goes_on(self) -> Iterator[Violation]:
+        """Nothing of it ends in flight."""
+        facts, status = self.facts, self.delivery.status
+        if facts.expires_ms is not None:
+            out = take_out(k.delivery(self.delivery_id), self.data, k.IDX_EXPIRES, self.delivery_id)
+            yield self._wrong(f"is {status} and would be forgotten", out)
+        keys = {
+            k.delivery(self.delivery_id): facts.ends_ms,
+            k.payload(self.delivery_id): facts.payload_ends_ms,
+            **{k.attempt(self.delivery_id, n): end for n, end in enumerate(facts.attempt_ends_ms, start=1)},
+        }
+        ending = [key for key, ends_ms in keys.items() if ends_ms >= 0]
+        if ending:
+            kept = Mend("kept", tuple(("PERSIST", key) for key in ending))
+            yield self._wrong(f"is {status} and its keys would expire", kept)
+
+    # Content, dead letter, idempotency
+
+    def _content(self) -> Iterator[Violation]:
+        delivery, facts = self.delivery, self.facts
+        content = readable(facts.content, Content)
+        if content is None:
+            yield self._wrong("its content " + ("is missing" if facts.content is None else "can't be read"))
+        else:
+            by_template = delivery.payload_mode is PayloadMode.TEMPLATE
+            if content.template_id != delivery.template_id or by_template is (content.template_id is None):
+                yield self._wrong(
+                    f"is {delivery.payload_mode} by {delivery.template_id}, and its content by {content.template_id}"
+                )
+            if not by_template and content.rendered() is None:
+                yield self._wrong("has nothing to render and no text")
+            asked = set(content.envelope.recipients())
+            told = {*delivery.envelope.recipients(), *(s.address for s in delivery.suppressed_recipients)}
+            if asked != told:
+                yield self._wrong("its recipients are not those whom its content asks for")
+        fixed_apart = delivery.payload_mode is PayloadMode.TEMPLATE and delivery.rendered_at_ms is not None
+        if fixed_apart and facts.rendered is None:
+            yield self._wrong("was rendered and what was rendered is missing")
+        if facts.rendered is not None and readable(facts.rendered, RenderedContent) is None:
+            yield self._wrong("what was rendered can't be read")
+
+    def _dead_letter(self) -> Iterator[Violation]:
+        delivery, facts = self.delivery, self.facts
+        dead = delivery.status is DeliveryStatus.DEAD_LETTER
+        if dead is (facts.dead_letter is None):
+            yield self._wrong(f"is {delivery.status} and {'lacks' if dead else 'has'} a dead letter")
+        letter = readable(facts.dead_letter, DeadLetter)
+        if not dead or letter is None:
+            return  # one that can't be read is found by its key
+        said = (letter.delivery_id, letter.attempt_count, letter.created_at_ms, letter.failure)
+        if said != (self.delivery_id, delivery.attempt_count, delivery.finished_at_ms, delivery.failure):
+            yield self._wrong("its dead letter does not say what its record says")
+
+    def _idempotency(self) -> Iterator[Violation]:
+        delivery = self.delivery
+        if delivery.created_at_ms + self.reading.retention.idempotency_ms <= self.reading.now_ms:
+            return
+        record = readable(self.facts.idempotency, IdempotencyRecord)
+        if record is None:
+            yield self._wrong("its idempotency record is missing or can't be read")
+        elif record.delivery_id != self.delivery_id:
+            yield self._wrong(f"its idempotency record is of {record.delivery_id}")
+        elif record.outcome != (OUTCOME_SENT if delivery.attempt_count else OUTCOME_SUPPRESSED):
+            yield self._wrong(f"was answered {record.outcome!r} and has {delivery.attempt_count} attempts")
+
+
+def _other(lane: Lane) -> Lane:
+    return Lane.NORMAL if lane is Lane.PRIORITY else Lane.PRIORITY

@@ -1,0 +1,123 @@
+"""How a look at the store reads it: in batches, past what is of a wrong type. Never: a judgement."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final, cast
+
+from galaxy_mail.domain.records import Delivery
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.commands import Call, Command, Reply
+from galaxy_mail.storage.errors import RedisRefused
+from galaxy_mail.storage.store import Store, answered
+from galaxy_mail.storage.stored import readable_delivery
+
+BATCH: Final = 100
+NEVER: Final = -1  # what PEXPIRETIME says of a key that does not end
+GONE: Final = -2
+
+
+class Reading:
+    """One pass over the store. All that it gives is as it was at some moment of the pass."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.keys = store.keys
+        self.retention = store.retention
+        self.now_ms = store.now_ms()
+
+    async def run(self, commands: Sequence[Command | Call]) -> list[Reply]:
+        """One reply per command. What has another type than it should counts as absent: its type is reported, once."""
+        if not commands:
+            return []
+        return [
+            None if is_wrong_type(reply) else answered(reply)
+            for reply in await self.store.link.pipeline(commands)
+        ]
+
+    async def one(self, command: Command | Call) -> Reply:
+        [reply] = await self.run([command])
+        return reply
+
+    async def values(self, keys: Sequence[str]) -> list[bytes | None]:
+        return cast("list[bytes | None]", await self.one(("MGET", *keys))) if keys else []
+
+    async def scores(self, index: str, members: Sequence[str]) -> list[float | None]:
+        found = await self.one(("ZMSCORE", index, *members)) if members else []
+        return [None] * len(members) if found is None else [score(one) for one in cast("list[Reply]", found)]
+
+    async def ends_ms(self, keys: Sequence[str]) -> list[int]:
+        """When they end; NEVER, or GONE."""
+        return cast("list[int]", await self.run([("PEXPIRETIME", key) for key in keys]))
+
+    async def exist(self, keys: Sequence[str]) -> list[bool]:
+        return [reply == 1 for reply in await self.run([("EXISTS", key) for key in keys])]
+
+    async def records(self, ids: Sequence[str]) -> "dict[str, Record]":
+        ids = list(dict.fromkeys(ids))
+        found = await self.values([k.delivery(delivery_id) for delivery_id in ids])
+        return {i: Record(data, readable_delivery(data, i)) for i, data in zip(ids, found, strict=True)}
+
+    async def scan(self, prefix: str) -> AsyncIterator[list[str]]:
+        """Every key that begins so, perhaps one twice."""
+        cursor = "0"
+        while True:
+            found = await self.one(("SCAN", cursor, "MATCH", f"{_escaped(prefix)}*", "COUNT", BATCH * 10))
+            following, raw = cast("tuple[bytes, list[bytes]]", found)
+            names = [key.decode() for key in raw]
+            for start in range(0, len(names), BATCH):
+                yield names[start : start + BATCH]
+            cursor = following.decode()
+            if cursor == "0":
+                return
+
+    async def members(self, indexes: Iterable[str]) -> AsyncIterator[list[tuple[str, str, float]]]:
+        """(index, member, score) of all these sorted sets, some at a time."""
+        cursors = dict.fromkeys(indexes, "0")
+        while cursors:
+            names = list(cursors)[:BATCH]
+            for name, reply in zip(
+                names,
+                await self.run([("ZSCAN", name, cursors[name], "COUNT", BATCH) for name in names]),
+                strict=True,
+            ):
+                following, flat = cast("tuple[bytes, list[bytes]]", reply or (b"0", []))
+                found = [(name, m.decode(), float(s)) for m, s in zip(flat[::2], flat[1::2], strict=True)]
+                for start in range(0, len(found), BATCH * 10):
+                    yield found[start : start + BATCH * 10]
+                if following == b"0":
+                    del cursors[name]
+                else:
+                    cursors[name] = following.decode()
+
+    async def fields(self, key: str) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """Fields and values, some at a time."""
+        cursor = "0"
+        while True:
+            reply = await self.one(("HSCAN", key, cursor, "COUNT", BATCH))
+            following, flat = cast("tuple[bytes, list[bytes]]", reply or (b"0", []))
+            yield [(field.decode(), value) for field, value in zip(flat[::2], flat[1::2], strict=True)]
+            cursor = following.decode()
+            if cursor == "0":
+                return
+
+
+class Record:
+    """What stands at a delivery's key: nothing, something unreadable, or the delivery."""
+
+    __slots__ = ("data", "delivery")
+
+    def __init__(self, data: bytes | None, delivery: Delivery | None) -> None:
+        self.data = data
+        self.delivery = delivery
+
+
+def is_wrong_type(reply: Reply) -> bool:
+    return isinstance(reply, RedisRefused) and reply.code == "WRONGTYPE"
+
+
+def score(reply: Reply) -> float | None:
+    return None if reply is None else float(cast("bytes", reply))
+
+
+def _escaped(prefix: str) -> str:
+    """A prefix in which SCAN's pattern characters stand for themselves."""
+    return "".join(f"\\{char}" if char in "*?[]\\^" else char for char in prefix)

@@ -1,0 +1,131 @@
+"""Keys that there is one of: the lanes, the claims, the stream's figures, the store's own, the suppression list."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Final, cast
+
+from galaxy_mail.domain.records import Lane, Suppression
+from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.command_stream import NOTE_LOST, STREAM_STATE
+from galaxy_mail.storage.commands import Call
+from galaxy_mail.storage.epoch import entry_number
+from galaxy_mail.storage.stored import readable
+from galaxy_mail.storage.verify.reading import Reading
+from galaxy_mail.storage.verify.violation import Mend, Violation
+
+TOKEN: Final = re.compile(r"([0-9]+)-([0-9]+)")  # when, in us, and the number
+LEASE: Final = re.compile(r"\S+ [0-9]+")
+
+
+async def schedule(reading: Reading) -> AsyncIterator[Violation]:
+    """What has a record is judged with it. What has none is never discarded."""
+    for lane in Lane:
+        async for members in reading.members([reading.keys.lane(lane)]):
+            exist = await reading.exist([k.delivery(member) for _, member, _ in members])
+            for (_, member, _), exists in zip(members, exist, strict=True):
+                if not exists:
+                    yield Violation(where=member, what="is scheduled and has no record")
+
+
+async def claims(reading: Reading) -> AsyncIterator[Violation]:
+    """Each claim has a token of its own, and an end; losses are counted of deliveries that there are."""
+    owners: dict[str, str] = {}
+    sequence = -1
+    async for held in reading.fields(k.CLAIMS):
+        raw = cast("bytes | None", await reading.one(("GET", k.CLAIM_SEQUENCE))) or b"0"  # after the tokens
+        if not raw.isdigit():
+            yield Violation(where=k.CLAIM_SEQUENCE, what=f"is no number but {raw!r}")
+        sequence = int(raw) if raw.isdigit() else sequence
+        for delivery_id, value in held:
+            token = value.decode(errors="backslashreplace")
+            parts = TOKEN.fullmatch(token)
+            if parts is None:
+                yield Violation(where=delivery_id, what=f"its claim has no token but {token!r}")
+            elif raw.isdigit() and int(parts[2]) > sequence:
+                yield Violation(where=delivery_id, what="its token is ahead of the claim sequence")
+            if owners.setdefault(token, delivery_id) != delivery_id:
+                yield Violation(where=delivery_id, what=f"its token is that of {owners[token]} too")
+            scheduled = await reading.run(
+                [("ZSCORE", reading.keys.lane(lane), delivery_id) for lane in Lane]
+                + [("HGET", k.CLAIMS, delivery_id)]
+            )
+            if scheduled == [None, None, value]:
+                yield Violation(
+                    where=delivery_id,
+                    what="is claimed and not scheduled: its claim would never expire",
+                    mend=Mend("claim dropped", (("HDEL", k.CLAIMS, delivery_id),)),
+                )
+    async for lost in reading.fields(k.CLAIM_LOSSES):
+        exist = await reading.exist([k.delivery(delivery_id) for delivery_id, _ in lost])
+        for (delivery_id, _), exists in zip(lost, exist, strict=True):
+            if not exists:
+                yield Violation(
+                    where=delivery_id,
+                    what="its losses are counted and it has no record",
+                    mend=Mend("taken out", (("HDEL", k.CLAIM_LOSSES, delivery_id),)),
+                )
+
+
+async def stream(reading: Reading) -> AsyncIterator[Violation]:
+    """The offset, the count and the stream tell one story."""
+    keys = reading.keys
+    lease = cast("bytes | None", await reading.one(("GET", k.INGRESS_LEASE)))
+    if lease is not None and LEASE.fullmatch(lease.decode(errors="backslashreplace")) is None:
+        yield Violation(where=k.INGRESS_LEASE, what="names no owner and no end")
+    state = await reading.one(Call(STREAM_STATE, (keys.command_stream, keys.offset, keys.consumed)))
+    if state is None:  # one of the three has a wrong type
+        return
+    offset, counted, *facts = cast("list[bytes]", state)
+    if not counted.isdigit():
+        yield Violation(where=keys.consumed, what=f"is no number but {counted!r}")
+    try:
+        reached = entry_number(offset.decode())
+    except ValueError:
+        yield Violation(where=keys.offset, what="is no stream entry id")
+        return
+    if not facts or not counted.isdigit():
+        return
+    consumed = int(counted)
+    length, added, last, first = cast("tuple[int, int, bytes, bytes]", tuple(facts))
+    if entry_number(last.decode()) < reached:
+        yield Violation(
+            where=keys.offset, what=f"is ahead of the stream, which ends with {last.decode()}: none is read"
+        )
+        return
+    # While an entry that was consumed is still there, none was trimmed unread.
+    gone = added - length if entry_number(first.decode()) > reached or not first else None
+    if gone is not None and gone != consumed:
+        what = (
+            f"{gone - consumed} entries went unread, and nobody counted them"
+            if gone > consumed
+            else f"{consumed} entries are counted as consumed, and {gone} can be"
+        )
+        call = Call(NOTE_LOST, (keys.consumed, k.META), (counted, gone - consumed, reading.now_ms))
+        yield Violation(where=keys.consumed, what=what, mend=Mend("counted", (call,)))
+    elif consumed > added:
+        yield Violation(
+            where=keys.consumed,
+            what=f"{consumed} entries are counted as consumed, and there were {added}",
+        )
+
+
+async def meta(reading: Reading) -> AsyncIterator[Violation]:
+    """A store that has something has an id, by which processes know it again."""
+    raw = cast("list[bytes]", await reading.one(("HGETALL", k.META)) or [])
+    about = dict(zip((name.decode() for name in raw[::2]), raw[1::2], strict=True))
+    if not about.get("id") and await reading.one(("EXISTS", k.IDX_CREATED_AT, reading.keys.offset)):
+        yield Violation(where=k.META, what="has no id, and there are deliveries or an offset")
+    for name in ("created_at_ms", "stream_lost", "stream_lost_at_ms"):
+        if not about.get(name, b"0").isdigit():
+            yield Violation(where=k.META, what=f"{name} is no number")
+
+
+async def suppressions(reading: Reading) -> AsyncIterator[Violation]:
+    """An entry that can't be read suppresses all the same, but is listed nowhere."""
+    async for entries in reading.fields(k.SUPPRESSIONS):
+        for address, data in entries:
+            entry = readable(data, Suppression)
+            if entry is None:
+                yield Violation(where=k.SUPPRESSIONS, what=f"the entry of {address} can't be read")
+            elif entry.address != address:
+                yield Violation(where=k.SUPPRESSIONS, what=f"the entry of {address} is of {entry.address}")
