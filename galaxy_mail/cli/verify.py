@@ -42,7 +42,12 @@ def verify_store(*, repair: bool, as_json: bool) -> None:
     violations = trio.run(_verify, config, repair)
     for violation in violations:
         if as_json:
-            line = {"where": violation.where, "what": violation.what, "mended": violation.mended}
+            line = {
+                "where": violation.where,
+                "what": violation.what,
+                "mended": violation.mended,
+                "did": violation.did,
+            }
             click.echo(msgspec.json.encode(line).decode())
         else:
             click.echo(str(violation))

@@ -78,10 +78,10 @@ async def test_verify_store_finds_what_is_broken_beside_a_live_service_and_mends
     broken = await bed.fleet.run("verify-store", "--json")
     assert broken.status == 1
     [found] = map(msgspec.json.decode, [msgspec.json.encode(line) for line in broken.lines])
-    assert found == {"where": "n1", "what": "is not in mail:idx:status:sent", "mended": False}
+    assert found == {"where": "n1", "what": "is not in mail:idx:status:sent", "mended": False, "did": None}
     mended = await bed.fleet.run("verify-store", "--repair")
     assert mended.status == 0
-    assert "n1: is not in mail:idx:status:sent (mended)" in mended.output
+    assert "n1: is not in mail:idx:status:sent (mended: put there)" in mended.output
 
     run_command(bed.valkey.socket, "DEL", k.attempt("n1", 1))
     lost = await bed.fleet.run("verify-store", "--repair")
