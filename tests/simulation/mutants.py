@@ -1,10 +1,12 @@
-"""Breaks one guarantee at a time in a copy of the checkout, and says what notices it. Never: touches the checkout itself.
+"""Breaks one guarantee at a time in a copy of the checkout, and says what notices it. Never: touches what it copies.
 
     python -m tests.simulation.mutants                 every mutant, a thousand seeds each at most, then the tests
     python -m tests.simulation.mutants release-unfenced --seeds 100
+    python -m tests.simulation.mutants --write         writes what it found into the page of the decision
     python -m tests.simulation.mutants --check         only whether every edit still finds its place
 
-A mutant that nothing notices is a hole in the proof, and the exit status 1.
+What noticed a mutant by the page is asked first. A mutant that nothing notices is a hole in the proof, and the exit
+status 1.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -24,18 +26,24 @@ from msgspec import Struct
 
 CHECKOUT: Final = Path(__file__).parents[2]
 MUTANTS: Final = Path(__file__).with_name("mutants.diff")
+PAGE: Final = CHECKOUT / "docs" / "decisions" / "0028-the-proof-can-fail.md"
+TABLE: Final = re.compile(r"(<!-- mutants -->\n\n)(.*?)(\n<!-- /mutants -->)", re.DOTALL)
+ROW: Final = re.compile(r"^\| `([a-z-]+)` \| (.*?) \| (.*?) \|$", re.MULTILINE)
+NOT_YET: Final = "-"
+NOTHING: Final = "NOTHING"
 COPIED: Final = ("galaxy_mail", "templates", "tests", "docs", "pyproject.toml")
+CELL_CHARS: Final = 140
 SIMULATION_WITHIN_S: Final = 1_200.0
 TESTS_WITHIN_S: Final = 900.0
 TESTS: Final = (
-    "tests/unit/domain",
-    "tests/unit/storage",
-    "tests/unit/actors",
     "tests/integration/storage",
     "tests/integration/actors",
     "tests/integration/review",
     "tests/integration/test_intake.py",
     "tests/integration/test_service.py",
+    "tests/unit/domain",
+    "tests/unit/actors",
+    "tests/unit/storage",
 )
 
 
@@ -99,28 +107,47 @@ def copy_checkout(to: Path) -> None:
             shutil.copy(source, to / name)
 
 
-def noticed_by_seed(root: Path, seeds: int) -> str | None:
+def noticed_by_seed(root: Path, seeds: int, *, first: int = 0) -> str | None:
     """The first seed that fails, and what was wrong with it. Raises Broken."""
-    arguments = ["-m", "tests.simulation", "--until-failure", "--seeds", str(seeds)]
+    arguments = ["-m", "tests.simulation", "--until-failure", "--first", str(first), "--seeds", str(seeds)]
     output = _run(root, arguments, SIMULATION_WITHIN_S)
     if output is None:
         return "the simulation does not end"
     found = re.search(r"^seed (\d+) FAILED:\n +(.*)$", output, re.MULTILINE)
     if found is not None:
-        return f"seed {found[1]}: {found[2][:200]}"
+        return f"seed {found[1]}: {_short(found[2])}"
     if re.search(r"^\d+ seeds, .* virtual hours in .* 0 failed$", output, re.MULTILINE) is None:
         raise Broken(output)
     return None
 
 
-def noticed_by_test(root: Path) -> str | None:
-    """The first test that fails."""
-    tests = [test for test in TESTS if (root / test).exists()]
-    output = _run(root, ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests], TESTS_WITHIN_S)
+def noticed_by_test(root: Path, tests: Sequence[str] = TESTS) -> str | None:
+    """The first test that fails, by its name without its parameters. Raises Broken."""
+    chosen = [test for test in tests if (root / test.partition("::")[0]).exists()]
+    if not chosen:
+        return None
+    output = _run(root, ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *chosen], TESTS_WITHIN_S)
     if output is None:
         return "the tests do not end"
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-    return None if found is None else found[1]
+    found = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+::[^\s\[]+)", output, re.MULTILINE)
+    if found is not None:
+        return found[1]
+    if re.search(r"^\d+ passed", output, re.MULTILINE) is None:
+        raise Broken(output)
+    return None
+
+
+def _noticed_again(root: Path, before: str) -> str | None:
+    """What the same seed or test has to say here. Raises Broken."""
+    if (seed := re.match(r"seed (\d+):", before)) is not None:
+        return noticed_by_seed(root, 1, first=int(seed[1]))
+    return noticed_by_test(root, [before]) if "::" in before else None
+
+
+def _short(text: str) -> str:
+    """For a cell of a table."""
+    text = text.replace("|", "/")
+    return text if len(text) <= CELL_CHARS else text[:CELL_CHARS].rpartition(" ")[0] + " ..."
 
 
 def _run(root: Path, arguments: Sequence[str], within_s: float) -> str | None:
@@ -144,6 +171,21 @@ def _run(root: Path, arguments: Sequence[str], within_s: float) -> str | None:
         process.wait()
 
 
+def read_page() -> dict[str, str]:
+    """By a mutant's name, what the page says that notices it."""
+    if not PAGE.exists():
+        return {}
+    return {name: noticed for name, _, noticed in ROW.findall(PAGE.read_text(encoding="utf-8"))}
+
+
+def write_page(noticed: Mapping[str, str]) -> None:
+    """One row for each mutant that there is."""
+    rows = [f"| `{m.name}` | {m.breaks} | {noticed.get(m.name, NOT_YET)} |" for m in read_mutants()]
+    table = "\n".join(["| mutant | breaks | noticed by |", "| --- | --- | --- |", *rows, ""])
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(TABLE.sub(lambda found: found[1] + table + found[3], text), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -151,35 +193,43 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1_000)
     parser.add_argument("--check", action="store_true", help="apply the edits, run nothing")
+    parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(CHECKOUT)}")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in read_mutants() if not arguments.names or mutant.name in arguments.names]
-    if not arguments.check and (wrong := _noticed(Mutant("nothing", "nothing", ()), 5)):
-        print(f"without any mutant, too: {wrong}")
-        return 1
     survived = 0
-    for mutant in chosen:
-        try:
-            if arguments.check:
-                edited(mutant, CHECKOUT)
+    with tempfile.TemporaryDirectory(prefix="unbroken-") as folder:
+        unbroken = Path(folder)
+        if not arguments.check:
+            copy_checkout(unbroken)
+        for mutant in chosen:
+            try:
+                if arguments.check:
+                    edited(mutant, CHECKOUT)
+                    continue
+                noticed = _noticed(mutant, arguments.seeds, unbroken)
+            except (Misplaced, Broken) as error:
+                print(f"{mutant.name} | {type(error).__name__}: {error}", flush=True)
+                survived += 1
                 continue
-            noticed = _noticed(mutant, arguments.seeds)
-        except (Misplaced, Broken) as error:
-            print(f"{mutant.name} | {type(error).__name__}: {error}", flush=True)
-            survived += 1
-            continue
-        survived += noticed is None
-        print(f"{mutant.name} | {mutant.breaks} | {noticed or 'NOTHING NOTICES IT'}", flush=True)
+            survived += noticed is None
+            print(f"{mutant.name} | {mutant.breaks} | {noticed or NOTHING}", flush=True)
+            if arguments.write:
+                write_page({**read_page(), mutant.name: noticed or NOTHING})
     return 1 if survived else 0
 
 
-def _noticed(mutant: Mutant, seeds: int) -> str | None:
-    """What notices this mutant. Raises Misplaced, Broken."""
+def _noticed(mutant: Mutant, seeds: int, unbroken: Path) -> str | None:
+    """What notices this mutant, and nothing where it is not broken. Raises Misplaced, Broken."""
+    before = read_page().get(mutant.name, NOT_YET)
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         root = Path(folder)
         copy_checkout(root)
         for path, text in edited(mutant, root).items():
             path.write_text(text, encoding="utf-8")
-        return noticed_by_seed(root, seeds) or noticed_by_test(root)
+        noticed = _noticed_again(root, before) or noticed_by_seed(root, seeds) or noticed_by_test(root)
+    if noticed is not None and _noticed_again(unbroken, noticed) is not None:
+        raise Broken(f"without it, too: {noticed}")
+    return noticed
 
 
 if __name__ == "__main__":
