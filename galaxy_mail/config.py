@@ -21,7 +21,7 @@ __all__ = ["ClientConfig", "Config", "ConfigError", "HostPort", "Problem", "Stor
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig(Settings):
-    """Where the store is, how its keys are named and how long they are kept: what `publish` and `verify-store` need."""
+    """What `publish` and `verify-store` need: where the store is, how its keys are named, what is kept, what is taken in."""
 
     accepts = "MAIL_"
 
@@ -69,6 +69,19 @@ class StoreConfig(Settings):
         kinds.duration_ms(at_least="1s", at_most="87600h"),
         "2160h",
         "how long attempts, dead letters and malformed commands are kept",
+    )
+
+    payload_max_bytes: int = setting(
+        "MAIL_PAYLOAD_MAX_BYTES",
+        kinds.size_bytes(at_least=1024, at_most=256 * 1024**2),
+        "10485760",
+        "the largest `payload_json` of a command",
+    )
+    recipients_max: int = setting(
+        "MAIL_RECIPIENTS_MAX",
+        kinds.whole_number(at_least=1, at_most=1000),
+        "50",
+        "how many recipients a delivery may have",
     )
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -173,18 +186,6 @@ class Config(StoreConfig):
         kinds.duration_ms(at_least="50ms", at_most="5m"),
         "5s",
         "an API request is answered within this, with 503 where Redis isn't",
-    )
-    payload_max_bytes: int = setting(
-        "MAIL_PAYLOAD_MAX_BYTES",
-        kinds.size_bytes(at_least=1024, at_most=256 * 1024**2),
-        "10485760",
-        "the largest `payload_json` of a command",
-    )
-    recipients_max: int = setting(
-        "MAIL_RECIPIENTS_MAX",
-        kinds.whole_number(at_least=1, at_most=1000),
-        "50",
-        "how many recipients a delivery may have",
     )
     recipient_allowlist: frozenset[str] = gate(
         "MAIL_RECIPIENT_ALLOWLIST",

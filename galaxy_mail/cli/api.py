@@ -296,7 +296,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
         text = "  ".join(
             cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
         )
-        click.echo(click.style(text.rstrip(), bold=number == 0))
+        click.echo(text.rstrip() if number else click.style(text.rstrip(), bold=True))
 
 
 def print_members(members: Mapping[str, object]) -> None:

@@ -13,6 +13,7 @@ import click
 from galaxy_mail.cli.api import (
     MOMENT,
     Api,
+    NotFound,
     Refused,
     as_json,
     caller,
@@ -28,7 +29,8 @@ from galaxy_mail.cli.api import (
     service,
 )
 from galaxy_mail.cli.deliveries import resend_one
-from galaxy_mail.domain.records import Source
+from galaxy_mail.cli.progress import progress
+from galaxy_mail.domain.records import DeliveryStatus, Source
 
 LOOK_EVERY_S: Final = 0.5
 
@@ -178,8 +180,9 @@ def _resend_named(
     refused = 0
     for delivery_id in delivery_ids:
         try:
+            _must_be_dead(api, delivery_id)
             one = resend_one(api, delivery_id, reason=reason, resent_by=resent_by, key=key)
-        except Refused as refusal:
+        except (Refused, NotFound) as refusal:  # the others are still to be sent
             refused += 1
             click.echo(f"{delivery_id}: {refusal}", err=True)
             continue
@@ -190,6 +193,13 @@ def _resend_named(
         print_json({"items": resent})
     if refused:
         sys.exit(1)
+
+
+def _must_be_dead(api: Api, delivery_id: str) -> None:
+    """Raises Refused for a delivery of another status: one that was sent would be mailed twice by a mistyped id."""
+    status = api.get(f"/deliveries/{segment(delivery_id)}")["status"]
+    if status != DeliveryStatus.DEAD_LETTER:
+        raise Refused(f"it is {status} and no dead letter; `deliveries resend` sends it again all the same")
 
 
 def _start(api: Api, asked: dict[str, Any], key: str) -> Job:
@@ -217,7 +227,7 @@ def _follow(api: Api, job: Job, expected: int | None) -> Job:
                 job = api.get(f"/resends/{segment(job['job_id'])}")
             return job
         click.echo(f"job {job['job_id']}", err=True)
-        with click.progressbar(length=expected, label="resending", file=sys.stderr) as bar:
+        with progress(expected, "resending") as bar:
             while job["status"] == "running":
                 time.sleep(LOOK_EVERY_S)
                 job = api.get(f"/resends/{segment(job['job_id'])}")

@@ -13,6 +13,7 @@ import click
 import trio
 from msgspec import Struct
 
+from galaxy_mail.cli.progress import progress
 from galaxy_mail.config import StoreConfig
 from galaxy_mail.domain.commands import CommandLimits, Malformed, decode_command
 from galaxy_mail.domain.errors import GalaxyMailError
@@ -62,14 +63,18 @@ def publish(file: Any, *, no_check: bool, as_json: bool) -> None:
     """Put commands from a file on the stream; `-` is standard input.
 
     The file holds JSON objects, one, or one a line, with the stream's fields as members. `payload`, an object, may stand
-    for `payload_json`. MAIL_REDIS_ADDR says where. Each command is printed with its entry's id. Publishing a file again
-    is safe: commands with the same idempotency key and content are taken once.
+    for `payload_json`. MAIL_REDIS_ADDR says where; MAIL_PAYLOAD_MAX_BYTES and MAIL_RECIPIENTS_MAX must be those of the
+    service. Each command is printed with its entry's id. Publishing a file again is safe: commands with the same
+    idempotency key and content are taken once.
     """
     config = StoreConfig.from_env(os.environ)
     click.get_current_context().call_on_close(logs.configure("error", "console", sys.stderr.buffer))
     commands = read(file.read())
     if not no_check:
-        check(commands)
+        limits = CommandLimits(
+            payload_max_bytes=config.payload_max_bytes, recipients_max=config.recipients_max
+        )
+        check(commands, limits)
     for command, entry_id in zip(commands, trio.run(_publish, config, commands), strict=True):
         if as_json:
             click.echo(json.dumps({"entry_id": entry_id, "delivery_id": command.delivery_id}))
@@ -100,11 +105,11 @@ def read(data: bytes) -> list[Read]:
     return commands
 
 
-def check(commands: list[Read]) -> None:
+def check(commands: list[Read], limits: CommandLimits) -> None:
     """Raises NotPublished for commands that the service would record as malformed."""
     problems: list[str] = []
     for command in commands:
-        judged = decode_command("0-1", command.fields, CommandLimits())
+        judged = decode_command("0-1", command.fields, limits)
         if isinstance(judged, Malformed):
             problems.append(f"line {command.line}: {judged.failure_code}: {judged.message}")
     if problems:
@@ -143,8 +148,10 @@ async def _publish(config: StoreConfig, commands: list[Read]) -> list[str]:
             raise Unreachable(f"Redis can't be reached: {gateway.statistics().last_error}")
         entry_ids: list[str] = []
         try:
-            for batch in _batches(commands):
-                entry_ids += await _add(gateway, config, batch)
+            with progress(len(commands), "publishing") as bar:
+                for batch in _batches(commands):
+                    entry_ids += await _add(gateway, config, batch)
+                    bar.update(len(batch))
         except RedisTrouble as trouble:
             some = "more may have been, too" if isinstance(trouble, OutcomeUnknown) else "no more"
             done = (

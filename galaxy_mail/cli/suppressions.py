@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from galaxy_mail.cli.api import (
+    Api,
     as_json,
     caller,
     everything,
@@ -21,6 +22,11 @@ from galaxy_mail.cli.api import (
     service,
     shortened,
 )
+from galaxy_mail.domain.errors import GalaxyMailError
+
+
+class NotWritten(GalaxyMailError):
+    """The file that was asked for can't be written."""
 
 
 @click.group()
@@ -118,15 +124,22 @@ def export(output: Path | None) -> None:
         if output is None:
             api.download("/suppressions/export", sys.stdout.buffer.write)
             return
-        # Whole or not at all: half a list must not be taken for one.
-        descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                api.download("/suppressions/export", file.write)
-            Path(name).replace(output)
-        except BaseException:
-            Path(name).unlink()
-            raise
+            _export_to(output, api)
+        except OSError as error:
+            raise NotWritten(f"{output} can't be written: {error.strerror or error}") from error
+
+
+def _export_to(output: Path, api: Api) -> None:
+    """Whole or not at all: half a list must not be taken for one."""
+    descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            api.download("/suppressions/export", file.write)
+        Path(name).replace(output)
+    except BaseException:
+        Path(name).unlink()
+        raise
 
 
 def _print_entry(entry: dict[str, Any], as_json: bool) -> None:

@@ -183,9 +183,16 @@ def tokens(value: str) -> tuple[str, ...]:
 
 
 def http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("is not an address such as http://127.0.0.1:8080")
+    wrong = "is not an address such as http://127.0.0.1:8080"
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:  # brackets that do not match, a port that is no number; its words repeat the text
+        raise ValueError(wrong) from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise ValueError(wrong)
+    if parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError(wrong)
     if "@" in parts.netloc:
         raise ValueError("may not hold credentials")
     return value.rstrip("/")

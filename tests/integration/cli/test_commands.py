@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -275,12 +276,18 @@ async def test_nothing_to_resend_is_no_failure(shell: Shell, monkeypatch: pytest
 
 
 async def test_dead_letters_that_are_named_are_resent_one_by_one(shell: Shell) -> None:
+    """What can't be sent again is told and holds up no other; mail that was sent is not sent twice by a mistyped id."""
     dead = [await shell.api.made(DELAYED) for _ in range(2)]
+    sent = await shell.api.made()
     waiting = await shell.api.accept()
-    result = await shell.run("dead-letters", "resend", dead[0], waiting, dead[1])
+    result = await shell.run("dead-letters", "resend", dead[0], waiting, "nope", sent, dead[1])
     assert result.exit_code == 1
     assert [line.split(" resent as ")[0] for line in result.stdout.splitlines()] == dead
-    assert f"{waiting}: Only a delivery in a terminal state" in result.stderr
+    assert f"{waiting}: it is queued and no dead letter" in result.stderr
+    assert "nope: There is no such delivery." in result.stderr
+    assert f"{sent}: it is sent and no dead letter; `deliveries resend` sends it again" in result.stderr
+    listed = json.loads(await shell.out("deliveries", "list", "--source", "operator_resend", "--json"))
+    assert sorted(item["parent_delivery_id"] for item in listed["items"]) == sorted(dead)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +365,13 @@ async def test_the_list_goes_out_as_csv_and_comes_in_again(shell: Shell, tmp_pat
 async def test_a_bad_line_is_told(shell: Shell) -> None:
     result = await shell.run("suppressions", "import", "-", stdin="address,reason\nnobody,x\n")
     assert (result.exit_code, result.stderr) == (2, "galaxy-mail: line 2: address: an address needs an @\n")
+
+
+async def test_an_export_to_where_nothing_can_be_written_is_told(shell: Shell, tmp_path: Path) -> None:
+    place = tmp_path / "no" / "list.csv"
+    result = await shell.run("suppressions", "export", "-o", str(place))
+    assert result.exit_code == 1
+    assert result.stderr == f"galaxy-mail: {place} can't be written: No such file or directory\n"
 
 
 async def test_an_export_that_fails_leaves_no_file(
@@ -494,6 +508,35 @@ async def test_a_bad_command_is_published_on_demand(shell: Shell, valkey: Valkey
     result = await publish(shell, valkey, json.dumps(command(1, source="me")), "--no-check")
     assert result.exit_code == 0
     assert run_command(valkey.socket, "XLEN", "mail:delivery_commands") == 1
+
+
+async def test_the_limits_are_those_that_the_service_has(shell: Shell, valkey: ValkeyServer) -> None:
+    many = {"to": [f"a{number}@example.org" for number in range(51)]}
+    text = json.dumps(command(1, payload={"envelope": many, "subject": "x", "text_body": "x" * 500}))
+    refused = await publish(shell, valkey, text)
+    assert (refused.exit_code, "more than 50 addresses" in refused.stderr) == (1, True)
+    shell.env["MAIL_RECIPIENTS_MAX"] = "51"
+    assert (await publish(shell, valkey, text)).exit_code == 0
+    shell.env["MAIL_PAYLOAD_MAX_BYTES"] = "1KiB"
+    assert "and 1024 are allowed" in (await publish(shell, valkey, text)).stderr
+
+
+async def test_whoever_watches_sees_how_far_it_is(
+    shell: Shell, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, str, int]] = []
+
+    @contextmanager
+    def progress(length: int, label: str) -> Iterator[Any]:
+        bar = SimpleNamespace(done=0)
+        bar.update = lambda steps: setattr(bar, "done", bar.done + steps)
+        yield bar
+        told.append((length, label, bar.done))
+
+    monkeypatch.setattr("galaxy_mail.cli.publish.progress", progress)
+    text = "\n".join(json.dumps(command(number)) for number in range(120))
+    assert (await publish(shell, valkey, text)).exit_code == 0
+    assert told == [(120, "publishing", 120)]
 
 
 async def test_publishing_without_a_redis_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

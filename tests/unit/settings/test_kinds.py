@@ -161,7 +161,13 @@ def test_a_key_name_is_printable_ascii_without_spaces(text: str) -> None:
         kinds.redis_name(text)
 
 
-@pytest.mark.parametrize("text", ["ftp://h", "127.0.0.1:8080", "http://", "http://u:p@h", "http://h/?q=1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ftp://h", "127.0.0.1:8080", "http://", "http://u:p@h", "http://h/?q=1"),
+        *("http://h:abc", "http://h:99999", "http://h:0", "http://[::1", "http://a b", "http://h/\x7f"),
+    ],
+)
 def test_an_api_address_is_a_plain_http_url(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not an address|credentials"):
         kinds.http_url(text)

@@ -1,0 +1,16 @@
+"""How far a command is, for somebody who watches. Never: in a file or a pipe."""
+
+import io
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar  # click gives the type no other name
+
+
+def progress(length: int, label: str) -> "ProgressBar[int]":
+    """A bar on standard error where that is a terminal; else nothing at all."""
+    where = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    return click.progressbar(length=length, label=label, file=where)
