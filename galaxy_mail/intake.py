@@ -1,6 +1,7 @@
 """Accepting mail from either intake: the domain decides, the store applies. Never: how a request was spelt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -29,7 +30,7 @@ from galaxy_mail.domain.records import Source
 from galaxy_mail.storage.command_stream import CommandStream, Known
 from galaxy_mail.storage.commands import Call, Entry, Reply
 from galaxy_mail.storage.epoch import entry_number
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused
+from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble
 from galaxy_mail.storage.store import (
     Accepted,
     DeliveryExists,
@@ -47,6 +48,7 @@ from galaxy_mail.telemetry.traces import Traces
 log = structlog.get_logger()
 
 DECODED_AT_A_TIME: Final = 16  # entries between two looks at what else is to be done
+APPLIED_AT_A_TIME: Final = 50  # entries in one pipeline: Redis works on them while the next ones are planned
 LARGE_ENTRY_BYTES: Final = 256 * 1024  # decoded in a thread: the loop must not stand still for one command
 
 
@@ -66,10 +68,10 @@ class Progress(Struct, frozen=True, kw_only=True):
     """How far a batch of stream entries has come."""
 
     offset: str  # the last entry that needs no more work
-    accepted: int
-    duplicates: int
-    malformed: int
-    refusal: RedisRefused | None  # why the batch stopped before its end
+    accepted: int = 0
+    duplicates: int = 0
+    malformed: int = 0
+    refusal: RedisRefused | None = None  # why the batch stopped before its end
 
 
 class Intake:
@@ -133,6 +135,11 @@ class Intake:
                 case DeliveryExists() | NotNext():
                     raise AssertionError(f"a new delivery id was answered {answer}")
 
+    @property
+    def durable(self) -> bool:
+        """Whether each pipeline that accepts waits for the disk or for a replica."""
+        return self._store.durable
+
     def now_ms(self) -> int:
         """Epoch milliseconds on Redis' clock."""
         return self._store.now_ms()
@@ -166,7 +173,11 @@ class Intake:
 
 
 class CommandIntake:
-    """Accepts stream entries in batches: one look-up, then one pipeline in which every entry moves the offset."""
+    """Accepts stream entries in batches: one look-up, then pipelines in which every entry moves the offset.
+
+    The pipelines of a batch are under way together. None waits for the one before it: an entry whose predecessor was
+    not made safe changes nothing, in whatever pipeline it is.
+    """
 
     def __init__(
         self,
@@ -188,16 +199,31 @@ class CommandIntake:
 
         After an exception the stored offset tells how far it came.
         """
-        entries, decoded = batch.entries, batch.decoded
-        requests = [request for request in decoded if isinstance(request, MailRequest)]
+        requests = [request for request in batch.decoded if isinstance(request, MailRequest)]
         known = await self._stream.look_up(
             list(dict.fromkeys((r.source, r.idempotency_key) for r in requests)),
             list(dict.fromkeys(r.delivery_id for r in requests)),
             list(dict.fromkeys(e for r in requests for e in suppression_entries(r.content.envelope))),
         )
-        steps = self._plan(entries, decoded, known, offset)
-        replies = await self._stream.apply([step.call for step in steps])
-        return self._progress(steps, replies, offset)
+        plan = self._plan(batch, known, offset)
+        # Where each pipeline waits for the disk, the others would wait behind it.
+        at_a_time = len(batch.entries) if self._intake.durable else APPLIED_AT_A_TIME
+        progress = Progress(offset=offset)
+        trouble: RedisTrouble | None = None
+        async with trio.open_nursery() as nursery:
+            under_way: list[_Pipeline] = []
+            while steps := list(islice(plan, at_a_time)):
+                under_way.append(_Pipeline(steps))
+                await nursery.start(under_way[-1].run, self._stream)
+            for pipeline in under_way:
+                await pipeline.ended.wait()
+                if isinstance(pipeline.outcome, RedisTrouble):
+                    trouble = trouble or pipeline.outcome  # out of the nursery by hand, so that it stays itself
+                else:
+                    progress = self._progress(pipeline.steps, pipeline.outcome, progress)
+        if trouble is not None:
+            raise trouble
+        return progress
 
     async def decode(self, entries: Sequence[Entry]) -> "Batch":
         """What each entry asks for, or why it asks for nothing; needs no Redis, so it may be done ahead."""
@@ -211,25 +237,22 @@ class CommandIntake:
             decoded.append(decode_command(entry_id, fields, self._limits))
         return Batch(entries, decoded)
 
-    def _plan(
-        self, entries: Sequence[Entry], decoded: Sequence[MailRequest | Malformed], known: Known, offset: str
-    ) -> list["Step"]:
+    def _plan(self, batch: "Batch", known: Known, offset: str) -> Iterator["Step"]:
         """What is to be done for each entry, told apart by what Redis knew and by the entries before it."""
         now_ms = self._intake.now_ms()
         fingerprints = {
             key: record.fingerprint for key, record in known.records.items() if record.expires_at_ms > now_ms
         }
         taken = set(known.deliveries)
-        steps: list[Step] = []
         predecessor = offset
-        for (entry_id, fields), request in zip(entries, decoded, strict=True):
+        for (entry_id, fields), request in zip(batch.entries, batch.decoded, strict=True):
             position = StreamPosition(entry_id, predecessor)
             predecessor = entry_id
             if isinstance(request, MailRequest):
                 key = (request.source, request.idempotency_key)
                 before = fingerprints.get(key)
                 if before == request.fingerprint:
-                    steps.append(Step(position, self._stream.skip_call(position), request))
+                    yield Step(position, self._stream.skip_call(position), request)
                     continue
                 if before is None and request.delivery_id not in taken:
                     fingerprints[key] = request.fingerprint
@@ -238,12 +261,11 @@ class CommandIntake:
                     call = self._intake.accept_call(
                         acceptance, position=position, replaced=known.raw_records.get(key, b"")
                     )
-                    steps.append(Step(position, call, acceptance))
+                    yield Step(position, call, acceptance)
                     continue
                 request = _conflict(entry_id, same_key=before is not None)
             record = malformed_record(entry_id, fields, request.failure_code, request.message, now_ms)
-            steps.append(Step(position, self._stream.malformed_call(record, position), request))
-        return steps
+            yield Step(position, self._stream.malformed_call(record, position), request)
 
     def _traced(self, request: MailRequest) -> MailRequest:
         if not self._traces.on:
@@ -251,15 +273,18 @@ class CommandIntake:
         with self._traces.accepting(request.source, request.traceparent) as span:
             return replace(request, traceparent=span.traceparent(request.traceparent))
 
-    def _progress(self, steps: "Sequence[Step]", replies: Sequence[Reply], offset: str) -> Progress:
-        accepted = duplicates = malformed = 0
-        refusal: RedisRefused | None = None
+    def _progress(self, steps: "Sequence[Step]", replies: Sequence[Reply], before: Progress) -> Progress:
+        """How far it has come with these steps."""
+        offset, refusal = before.offset, before.refusal
+        accepted, duplicates, malformed = before.accepted, before.duplicates, before.malformed
         for step, reply in zip(steps, replies, strict=True):
             if isinstance(reply, RedisRefused):
-                refusal = reply
-                break
+                refusal = refusal or reply
+                continue
             if not isinstance(accept_answer(reply), Accepted):
-                break  # another reader was here, or another release: the stored offset tells
+                # It was not next: an earlier one was refused. Or another reader was here; then, once that one has come
+                # so far, a later one may be next again.
+                continue
             offset = step.position.entry_id
             match step.made:
                 case Acceptance():
@@ -300,6 +325,25 @@ class Step(Struct, frozen=True):
     position: StreamPosition
     call: Call
     made: Acceptance | MailRequest | Malformed  # accepted | a duplicate | malformed
+
+
+class _Pipeline:
+    """Steps that Redis is to take in one go, and what came of it."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps = steps
+        self.ended = trio.Event()
+        self.outcome: Sequence[Reply] | RedisTrouble = ()
+
+    async def run(
+        self, stream: CommandStream, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        task_status.started()  # whoever started this goes on when the calls are in the queue, in their turn
+        try:
+            self.outcome = await stream.apply([step.call for step in self.steps])
+        except RedisTrouble as trouble:
+            self.outcome = trouble
+        self.ended.set()
 
 
 def _conflict(entry_id: str, *, same_key: bool) -> Malformed:

@@ -33,8 +33,12 @@ class BlockingLink:
     async def pipeline(
         self, commands: Sequence[Command | Call], *, timeout_s: float | None = None
     ) -> list[Reply]:
-        await trio.lowlevel.checkpoint()
-        return self.run(commands)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        replies = self.run(
+            commands
+        )  # before anything else runs: in the order of the calls, as on any connection
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return replies
 
     async def accept_pipeline(
         self, commands: Sequence[Command | Call], *, timeout_s: float | None = None

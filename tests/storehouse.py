@@ -67,7 +67,7 @@ class TroubledLink:
     async def pipeline(
         self, commands: Sequence[Command | Call], *, timeout_s: float | None = None
     ) -> list[Reply]:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         names = [name_of(command) for command in commands]
         self.asked += names
         self.calls |= {c.script.name: c for c in commands if isinstance(c, Call)}
@@ -76,7 +76,8 @@ class TroubledLink:
             raise RedisUnavailable("away, as the test has it")
         if fault == "lost_call":
             raise OutcomeUnknown("lost before it was run")
-        replies = self._link.run(commands)
+        replies = self._link.run(commands)  # in the order of the calls, as on any connection
+        await trio.lowlevel.cancel_shielded_checkpoint()
         if fault == "lost_reply":
             raise OutcomeUnknown("lost after it was run")
         for _ in range(self.steps):

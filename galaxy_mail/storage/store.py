@@ -186,7 +186,7 @@ class Store:
         self.retention = retention
         self.claim_ttl_ms = claim_ttl_ms
         self.epoch = epoch
-        self._touch = "1" if durable else ""
+        self.durable = durable
         self._script_now = script_now
 
     def now_ms(self) -> int:
@@ -251,7 +251,7 @@ class Store:
                 "" if forget_at_ms is None else forget_at_ms,
                 "" if forget_at_ms is None else forget_at_ms + BACKSTOP_MS,
                 replaced,
-                self._touch,
+                "1" if self.durable else "",
                 "" if position is None else position.entry_id,
                 "" if position is None else position.predecessor,
                 *unless_suppressed,

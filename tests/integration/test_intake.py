@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Final, cast
 
 import pytest
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, Source, decode
 from galaxy_mail.intake import (
+    APPLIED_AT_A_TIME,
     LARGE_ENTRY_BYTES,
     CommandIntake,
     IdempotencyConflict,
@@ -391,6 +393,98 @@ async def test_a_suppression_that_can_not_be_read_suppresses_and_holds_nobody_up
     await desk.take(entry("1-0", "n1"))
     assert house.delivery("n1").status is DeliveryStatus.SUPPRESSED
     assert (await desk.intake.accept(login_code_of())).outcome == "suppressed"
+
+
+MANY: Final = APPLIED_AT_A_TIME * 3 - 7  # three pipelines, the last one shorter
+
+
+def many() -> list[Entry]:
+    return [entry(f"{number}-0", f"n{number}") for number in range(1, MANY + 1)]
+
+
+async def test_a_batch_is_taken_in_several_pipelines(desk: Desk, house: Storehouse) -> None:
+    batch = [*many(), entry("1000-0", "n1"), entry("1001-0", "n2", subject="", payload_json="?")]
+    progress = await desk.take(*batch)
+    assert progress == Progress(offset="1001-0", accepted=MANY, duplicates=1, malformed=1)
+    assert house.link.asked.count("accept") == MANY
+    assert count(house) == desk.rung == MANY
+    assert house.run("GET", house.keys.consumed) == str(MANY + 2).encode()
+
+
+@pytest.mark.parametrize("fault", ["lost_call", "lost_reply"])
+@pytest.mark.parametrize("which", [0, 1, 2])
+async def test_a_pipeline_that_is_lost_stops_those_behind_it_and_no_other(
+    which: int, fault: Fault, desk: Desk, house: Storehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was accepted before is told; what comes behind found its predecessor missing, or is safe with it."""
+    real, calls = house.stream.apply, 0
+
+    async def apply(given: Sequence[Call]) -> list[Reply]:
+        nonlocal calls
+        if calls == which:
+            house.link.fail("accept", fault)
+        calls += 1
+        return await real(given)
+
+    monkeypatch.setattr(house.stream, "apply", apply)
+    batch = many()
+    with pytest.raises(OutcomeUnknown):
+        await desk.take(*batch)
+    stored = MANY if fault == "lost_reply" else which * APPLIED_AT_A_TIME
+    assert await house.stream.offset() == f"{stored}-0".removeprefix("0-0")
+    assert count(house) == stored
+    lost = min(APPLIED_AT_A_TIME, MANY - which * APPLIED_AT_A_TIME) if fault == "lost_reply" else 0
+    assert desk.rung == stored - lost
+    monkeypatch.undo()
+    rest = batch[stored:]
+    if rest:
+        assert await desk.take(*rest) == Progress(offset=f"{MANY}-0", accepted=len(rest))
+    assert count(house) == MANY
+
+
+async def test_where_each_pipeline_waits_for_the_disk_there_is_one(
+    house: Storehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.store.durable = True
+    desk = Desk(house)
+    sizes: list[int] = []
+    real = house.link.accept_pipeline
+
+    async def counted(calls: Sequence[Command | Call], *, timeout_s: float | None = None) -> list[Reply]:
+        sizes.append(len(calls))
+        return await real(calls, timeout_s=timeout_s)
+
+    monkeypatch.setattr(house.link, "accept_pipeline", counted)
+    assert (await desk.take(*many())).accepted == MANY
+    assert sizes == [MANY]
+
+
+async def test_who_comes_second_is_told_what_it_accepted_all_the_same(
+    desk: Desk, house: Storehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another reader takes the second pipeline's entries; then the third one's are next again."""
+    real, calls, taken = house.stream.apply, 0, trio.Event()
+    other = Desk(house)
+    batch = many()
+
+    async def apply(given: Sequence[Call]) -> list[Reply]:
+        nonlocal calls
+        calls += 1
+        match calls:
+            case 2:
+                await other.take(*batch[APPLIED_AT_A_TIME : 2 * APPLIED_AT_A_TIME])
+                taken.set()
+            case 3:
+                await taken.wait()
+        return await real(given)
+
+    monkeypatch.setattr(house.stream, "apply", apply)
+    monkeypatch.setattr(other.commands, "_stream", copy(house.stream))
+    vars(other.commands._stream).pop("apply")
+    progress = await desk.take(*batch)
+    assert (desk.rung, other.rung) == (MANY - APPLIED_AT_A_TIME, APPLIED_AT_A_TIME)
+    assert progress == Progress(offset=f"{MANY}-0", accepted=MANY - APPLIED_AT_A_TIME)
+    assert count(house) == MANY
 
 
 async def test_with_redis_full_a_batch_stops_and_nothing_is_lost(desk: Desk, house: Storehouse) -> None:
