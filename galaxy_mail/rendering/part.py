@@ -1,6 +1,6 @@
 """One part of one template in one locale, compiled: what it needs, what it gives. Never: another part, another locale."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -101,8 +101,10 @@ def compile_part(environment: MailEnvironment, source: Source) -> tuple[Part | N
         problems += [*_check_guards(file, tree, names), *_check_sets(file, tree, names)]
         if source.part == "html":
             problems += check_markup(file, tree)
-            if any(problem.severity is Severity.ERROR for problem in problems):
-                return None, problems
+        elif source.part == "subject":
+            problems += _check_one_line(file, tree)
+        if any(problem.severity is Severity.ERROR for problem in problems):
+            return None, problems
         Metering().visit(tree)
         tree.set_environment(environment)
         code = environment.compile(tree, file, file)
@@ -129,6 +131,22 @@ def _first_uses(tree: nodes.Template) -> dict[str, int]:
         if name.name in undeclared:
             lines[name.name] = min(name.lineno, lines.get(name.name, name.lineno))
     return {name: lines.get(name, 1) for name in sorted(undeclared)}
+
+
+def _check_one_line(file: str, tree: nodes.Template) -> Iterator[Problem]:
+    """A line break between two things that are printed whatever the variables are: no such subject could be sent."""
+    begun = broken = False  # something was printed; and then a line ended
+    for output in tree.body:
+        if not isinstance(output, nodes.Output):
+            continue  # what is in a block may be printed or not
+        for part in output.nodes:
+            lines = part.data.split("\n") if isinstance(part, nodes.TemplateData) else ["an expression"]
+            for number, line in enumerate(lines):
+                broken = broken or (begun and number > 0)
+                if line.strip() and broken:
+                    yield error(file, part.lineno + number, "a subject is one line")
+                    return
+                begun = begun or bool(line.strip())
 
 
 def _check_guards(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[Problem]:

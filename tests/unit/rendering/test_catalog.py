@@ -146,6 +146,37 @@ def test_a_subject_of_more_than_one_line_is_a_render_error(tmp_path: Path, value
     )
 
 
+@pytest.mark.parametrize(
+    ("subject", "line"),
+    [
+        ("Hi\nyou", 2),
+        ("\nHi {{ name }}\n\nand more", 4),
+        ("{{ name }}\n{{ name }}", 2),
+        ("{# why #}\nHi\n{% if name %}x{% endif %} you", 3),
+        ("{% set x = name %}{{ x }}\r\nyou", 2),
+    ],
+)
+def test_a_subject_that_can_only_be_of_more_lines_is_an_error_at_the_second(
+    tmp_path: Path, subject: str, line: int
+) -> None:
+    files = {"a/en/subject.tmpl": subject, "a/en/text.tmpl": "{{ name }}"}
+    assert errors_of(tmp_path, files) == [f"a/en/subject.tmpl:{line}: a subject is one line"]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "{# why #}\n\nHi {{ name }}\n\n{# so #}\n",
+        "{% if name %}\nHi\n{% else %}\nYou\n{% endif %}\n",
+        "Hi\n{% if not name %}you{% endif %}\n",
+    ],
+)
+def test_a_subject_that_may_well_be_of_one_line_is_none(tmp_path: Path, subject: str) -> None:
+    assert rendered(one(tmp_path, subject=subject).render("t", "en", {"name": "Ann"})).subject.startswith(
+        "Hi"
+    )
+
+
 def test_a_subject_loses_the_white_space_around_it(tmp_path: Path) -> None:
     assert (
         rendered(
