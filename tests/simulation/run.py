@@ -16,6 +16,7 @@ import trio._core._run as trio_run
 from trio.testing import MockClock
 
 import galaxy_mail.resending
+from galaxy_mail import intake
 from galaxy_mail.actors import resend_jobs
 from galaxy_mail.config import Config
 from galaxy_mail.domain.records import decode
@@ -82,6 +83,7 @@ def simulate(seed: int, link: BlockingLink, catalog: Catalog) -> Run:
     with (
         patch.object(galaxy_mail.resending, "secrets", Seeded(Random(seed))),
         patch.object(resend_jobs, "LOOK_EVERY_S", 1.0),  # mostly there is no job, and looking costs
+        patch.object(intake, "APPLIED_AT_A_TIME", 3),  # a batch here is small, and is to have several pipelines
     ):
         try:
             trio.run(simulation.run, clock=MockClock(autojump_threshold=0))
