@@ -5,13 +5,14 @@ What its store holds is read from Redis directly, so that no figure rests on wha
 
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.bench.http_load import Address, free_port, wait_status
+from tests.bench.http_load import Address, ask_once, free_port, pack_request, wait_status
 from tests.bench.process import SERVICE_CORE, PinnedProcess
 from tests.bench.relay import Relay
 from tests.bench.valkey import Valkey
@@ -101,6 +102,17 @@ class Service(PinnedProcess):
         self._wait(
             lambda: bool(connection.call("GET", OFFSET) == entry_id), "the offset at the end", within_s
         )
+
+    def wait_busy(self, slots: int, *, within_s: float = 60.0) -> None:
+        """Returns once so many of its slots have an attempt in hand. Raises TimeoutError."""
+        request = pack_request("GET", "/metrics", headers={"Connection": "close"})
+        busy = re.compile(rb"^galaxy_mail_busy_sender_slots ([0-9]+)", re.MULTILINE)
+
+        def are_busy() -> bool:
+            found = busy.search(ask_once(self.address, request).body)
+            return found is not None and int(found[1]) >= slots
+
+        self._wait(are_busy, f"{slots} busy slots", within_s)
 
     def _wait(self, condition: Callable[[], bool], what: str, within_s: float) -> None:
         give_up = time.monotonic() + within_s

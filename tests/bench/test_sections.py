@@ -32,7 +32,7 @@ TINY = Sizes(
     pages=2,
     due=1_500,
     lane_s=1,
-    scaling=24,
+    scaling=60,
 )
 
 

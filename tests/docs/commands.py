@@ -29,7 +29,7 @@ def problems(page: Page) -> Iterator[str]:
         for match in _OURS.finditer(text):
             yield from (f"{where}: {problem}" for problem in _command_problems(match[1]))
         for match in _MAKE.finditer(text):
-            for word in match[1].split():
+            for word in _split(match[1]):
                 if "=" not in word and word not in _targets():
                     yield f"{where}: make has no target {word}"
         for match in _MODULE.finditer(text):

@@ -105,7 +105,7 @@ def test_what_is_not_there_is_noticed(text: str, complaint: str) -> None:
         "`galaxy-mail deliveries list --status sent --limit 3`",
         "```console\n$ galaxy-mail publish commands.jsonl\n1795610571410-0  notify.4711\n```",
         "```\ngalaxy-mail is a name here\n```\n`galaxy-mail`",
-        "`make bench ARGS=--quick`",
+        '`make bench ARGS=--quick`, `make bench ARGS="--only scaling"`',
         "`MAIL_SMTP_*`, MAIL_SMTP_PASSWORD_FILE",
         '`galaxy_mail_claims`, `galaxy_mail_intake_seconds_bucket{le="1"}`',
         "`mail:idx:status:sent`, `mail:attempt_schedule:priority`",
