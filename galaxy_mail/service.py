@@ -390,3 +390,4 @@ class Service:
             lambda: self.gateway.statistics().queued + self.gateway.statistics().in_flight,
         )
         show(Gauge.ACTORS, actors)
+        show(Gauge.STUCK_ACTORS, lambda: len(self.supervisor.stuck()))

@@ -55,6 +55,7 @@ class Gauge(StrEnum):
     REDIS_CONNECTED = "redis_connected"
     REDIS_PENDING = "redis_pending_calls"
     ACTORS = "actors"
+    STUCK_ACTORS = "stuck_actors"
 
 
 _GAUGES: Final[Mapping[Gauge, tuple[str, tuple[str, ...]]]] = {
@@ -68,6 +69,7 @@ _GAUGES: Final[Mapping[Gauge, tuple[str, tuple[str, ...]]]] = {
     Gauge.REDIS_CONNECTED: ("1 while the link to Redis is up.", ("link",)),
     Gauge.REDIS_PENDING: ("Calls that wait for Redis or for their turn.", ()),
     Gauge.ACTORS: ("Actors of this process by what they do.", ("status",)),
+    Gauge.STUCK_ACTORS: ("Actors of this process whose loop has not turned when it should have.", ()),
 }
 
 

@@ -426,6 +426,16 @@ async def test_the_api_belongs_to_it(valkey: ValkeyServer, tmp_path: Path) -> No
     assert sum(instance.sent().values()) == 1
 
 
+async def test_metrics_count_the_actors_that_hang(
+    valkey: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Instance(valkey, tmp_path).running() as instance:
+        service = instance.service
+        assert "\ngalaxy_mail_stuck_actors 0.0\n" in service.metrics.exposition().decode()
+        monkeypatch.setattr(service.supervisor, "stuck", lambda: ("sender-1", "janitor"))
+        assert "\ngalaxy_mail_stuck_actors 2.0\n" in service.metrics.exposition().decode()
+
+
 def test_the_names_of_its_actors_are_known(tmp_path: Path) -> None:
     """What the tests above kill is all there is, but for the API and an embedded Redis."""
 
