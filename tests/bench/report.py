@@ -34,10 +34,11 @@ _HEAD: Final = """# Performance
 
 What the service costs and how fast it is, as `make bench` measured it. This file is its output: do not edit it.
 
-The service runs as `galaxy-mail serve` on one pinned core, with logs and metrics on; the SMTP sink, Redis
-(`appendfsync everysec`, a unix socket) and the load generator share another. The yardsticks run where the service runs,
-in the same minutes. Verdicts are ratios to a yardstick of the same run; milliseconds, megabytes and rates depend on the
-machine, and their limits are aims. Figures are medians; the runs' range stands beside them.
+The service runs as `galaxy-mail serve` on one pinned core, with logs and metrics on; the SMTP sink, Redis (`appendfsync
+everysec`, a unix socket) and the load generator share another. The yardsticks run where the service runs, in the same
+minutes. Only where several processes share the work, everything has all cores. Verdicts are ratios to a yardstick of
+the same run; milliseconds, megabytes and rates depend on the machine, and their limits are aims. Figures are medians;
+the runs' range stands beside them.
 
 * **Bare route**: quart-trio on hypercorn, the auth route's JSON in and out, nothing else.
 * **Celery**: a prefork worker on one core with its own Redis (tasks acknowledged late): Jinja2, `EmailMessage`, smtplib
