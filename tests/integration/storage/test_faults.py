@@ -3,27 +3,20 @@
 import asyncio
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from galaxy_mail.storage import control_link, data_link
 from galaxy_mail.storage.commands import Call, Pipeline
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
 from galaxy_mail.storage.gateway import Gateway
-from tests.integration.storage.gateways import COUNT, ECHO, LIMIT_S, running
+from tests.integration.storage.gateways import COUNT, ECHO, LIMIT_S, running, until, until_refused
 from tests.proxy import proxy_before
 from tests.servers import ValkeyServer, run_command, valkey_server
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for what another task of this process does next, without a sleep that hopes."""
-    with trio.fail_after(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
-            await trio.sleep(0.001)
 
 
 def is_unconnected(gateway: Gateway) -> bool:
@@ -90,21 +83,24 @@ async def test_a_crash_in_the_asyncio_loop_is_the_control_links_own_affair(
         asyncio.get_running_loop().call_soon(divmod, 1, 0)
         await asyncio.sleep(LIMIT_S)
 
-    async with running(valkey.url) as gateway:
-        await gateway.control_pipeline([("PING",)])
-        with monkeypatch.context() as patch:
-            patch.setattr(control_link, "_exchange", crash)
-            with trio.fail_after(LIMIT_S), pytest.raises(OutcomeUnknown):
-                await gateway.control_pipeline([("INCR", "counter")])
-        assert await gateway.control_pipeline([("INCR", "counter")]) == [1]
-        assert await gateway.pipeline([("GET", "counter")]) == [b"1"]
-        assert gateway.statistics().generation == 1
+    # Kept, and not shown: a traceback for a terminal takes seconds to be rendered.
+    with capture_logs() as lines:
+        async with running(valkey.url, timeout_s=LIMIT_S) as gateway:
+            await gateway.control_pipeline([("PING",)])
+            with monkeypatch.context() as patch:
+                patch.setattr(control_link, "_exchange", crash)
+                with trio.fail_after(LIMIT_S), pytest.raises(OutcomeUnknown):
+                    await gateway.control_pipeline([("INCR", "counter")])
+            assert await gateway.control_pipeline([("INCR", "counter")]) == [1]
+            assert await gateway.pipeline([("GET", "counter")]) == [b"1"]
+            assert gateway.statistics().generation == 1
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["redis_control_link_crashed"]
 
 
 async def test_after_a_kill_and_a_restart_nothing_acknowledged_is_lost_and_nothing_ran_twice() -> None:
     async with (
         valkey_server("--appendonly", "yes", "--appendfsync", "always") as valkey,
-        running(valkey.url) as gateway,
+        running(valkey.url, timeout_s=LIMIT_S) as gateway,
     ):
         acknowledged = unknown = 0
         stop = trio.Event()
@@ -142,9 +138,9 @@ async def test_after_a_kill_and_a_restart_nothing_acknowledged_is_lost_and_nothi
 async def test_a_server_that_stops_answering_costs_its_deadline_and_then_the_connection(
     valkey: ValkeyServer,
 ) -> None:
-    async with running(valkey.url, timeout_s=0.3) as gateway:
+    async with running(valkey.url, timeout_s=1.0) as gateway:
         valkey.pause()
-        with trio.fail_after(LIMIT_S), pytest.raises(OutcomeUnknown, match=r"0\.3 s"):
+        with trio.fail_after(LIMIT_S), pytest.raises(OutcomeUnknown, match="1 s"):
             await gateway.pipeline([("INCR", "counter")])
         await until(lambda: is_unconnected(gateway))
         with trio.fail_after(LIMIT_S), pytest.raises(RedisUnavailable):
@@ -152,11 +148,12 @@ async def test_a_server_that_stops_answering_costs_its_deadline_and_then_the_con
         valkey.resume()
         with trio.fail_after(LIMIT_S):
             await gateway.wait_connected()
-        assert await gateway.pipeline([("GET", "counter"), ("GET", "never")]) == [b"1", None]
+        replies = await gateway.pipeline([("GET", "counter"), ("GET", "never")], timeout_s=LIMIT_S)
+        assert replies == [b"1", None]
 
 
 async def test_a_shorter_deadline_is_its_callers_own_and_spares_the_connection(valkey: ValkeyServer) -> None:
-    async with running(valkey.url, timeout_s=20) as gateway:
+    async with running(valkey.url, timeout_s=LIMIT_S) as gateway:
         valkey.pause()
         async with trio.open_nursery() as nursery:
             replies: list[object] = []
@@ -166,7 +163,7 @@ async def test_a_shorter_deadline_is_its_callers_own_and_spares_the_connection(v
 
             nursery.start_soon(patient)
             with pytest.raises(OutcomeUnknown):
-                await gateway.pipeline([("INCR", "counter")], timeout_s=0.05)
+                await gateway.pipeline([("INCR", "counter")], timeout_s=0.5)
             valkey.resume()
         assert replies == [b"patient"]
         assert await gateway.pipeline([("GET", "counter")]) == [b"1"]
@@ -176,8 +173,8 @@ async def test_a_shorter_deadline_is_its_callers_own_and_spares_the_connection(v
 async def test_a_control_command_without_an_answer_is_unknown_and_the_next_has_a_new_connection(
     valkey: ValkeyServer,
 ) -> None:
-    async with running(valkey.url, timeout_s=0.3) as gateway:
-        await gateway.control_pipeline([("PING",)])
+    async with running(valkey.url, timeout_s=1.0) as gateway:
+        await gateway.control_pipeline([("PING",)], timeout_s=LIMIT_S)  # has to import and to connect
         valkey.pause()
         with trio.fail_after(LIMIT_S), pytest.raises(OutcomeUnknown):
             await gateway.control_pipeline([("INCR", "counter")])
@@ -185,13 +182,13 @@ async def test_a_control_command_without_an_answer_is_unknown_and_the_next_has_a
             await gateway.control_pipeline([("INCR", "counter")])
         valkey.resume()
         run_command(valkey.socket, "SET", "counter", 7)
-        assert await gateway.control_pipeline([("GET", "counter")]) == [b"7"]
+        assert await gateway.control_pipeline([("GET", "counter")], timeout_s=LIMIT_S) == [b"7"]
 
 
 async def test_a_dead_peer_is_found_without_anybody_calling(valkey: ValkeyServer) -> None:
     async with (
         proxy_before(valkey.socket) as proxy,
-        running(proxy.url, timeout_s=0.2, heartbeat_s=0.05) as gateway,
+        running(proxy.url, timeout_s=0.5, heartbeat_s=0.05) as gateway,
     ):
         proxy.hold_replies = True
         await until(lambda: is_unconnected(gateway))
@@ -203,22 +200,20 @@ async def test_a_dead_peer_is_found_without_anybody_calling(valkey: ValkeyServer
 
 async def test_without_a_server_callers_wait_a_moment_and_then_fail_at_once(tmp_path: Path) -> None:
     async with running(f"unix://{tmp_path}/nothing.sock", connected=False) as gateway:
-        with trio.fail_after(LIMIT_S), pytest.raises(RedisUnavailable):
-            await gateway.pipeline([("PING",)])
+        await until_refused(gateway.pipeline, "No such file")
         trouble = gateway.statistics().last_error
         assert trouble is not None
         assert "No such file" in trouble
-        began_at = trio.current_time()
-        for _ in range(100):
-            with pytest.raises(RedisUnavailable, match="No such file"):
-                await gateway.pipeline([("PING",)])
-        assert trio.current_time() - began_at < 5  # a hundred deadlines would be 500
+        with trio.fail_after(LIMIT_S):  # a hundred deadlines would be 500 s
+            for _ in range(100):
+                with pytest.raises(RedisUnavailable, match="No such file"):
+                    await gateway.pipeline([("PING",)])
         with pytest.raises(RedisUnavailable):
             await gateway.control_pipeline([("PING",)])
 
 
 async def test_callers_who_try_again_go_through_once_redis_is_back(valkey: ValkeyServer) -> None:
-    async with running(valkey.url) as gateway:
+    async with running(valkey.url, timeout_s=LIMIT_S) as gateway:
         valkey.kill()
         await until(lambda: is_unconnected(gateway))
         async with trio.open_nursery() as nursery:
@@ -245,10 +240,17 @@ async def test_a_server_that_loads_its_data_is_waited_for() -> None:
         run_command(valkey.socket, "BGREWRITEAOF")
         await until(lambda: b"aof_rewrite_in_progress:0" in _info(valkey, "persistence"))
         valkey.kill()
-        valkey.options += ("--key-load-delay", "300")  # microseconds
+        valkey.options += (
+            "--key-load-delay",
+            "5000",
+        )  # microseconds: ten seconds, unless it is told otherwise
         await valkey.start()
         assert b"loading:1" in _info(valkey, "persistence"), "the server was too quick for this test"
-        async with running(valkey.url) as gateway:
+        async with running(valkey.url, connected=False) as gateway:
+            await until_refused(gateway.pipeline, "LOADING")
+            run_command(valkey.socket, "CONFIG", "SET", "key-load-delay", 0)
+            with trio.fail_after(LIMIT_S):
+                await gateway.wait_connected()
             assert b"loading:0" in _info(valkey, "persistence")
             assert await gateway.pipeline([("DBSIZE",)]) == [2000]
 
@@ -294,7 +296,7 @@ async def test_a_stopped_gateway_runs_again(valkey: ValkeyServer) -> None:
 async def test_a_caller_may_leave_after_any_number_of_steps_and_the_connection_never_notices(
     link: str, answers: bool, valkey: ValkeyServer
 ) -> None:
-    async with running(valkey.url, load=(COUNT, ECHO)) as gateway:
+    async with running(valkey.url, load=(COUNT, ECHO), timeout_s=LIMIT_S) as gateway:
         pipeline = gateway.pipeline if link == "data" else gateway.control_pipeline
         await pipeline([("PING",)])
         clients = await _clients(gateway)
@@ -323,7 +325,7 @@ async def test_a_caller_may_leave_after_any_number_of_steps_and_the_connection_n
 async def test_a_storm_of_cancellations_mixes_no_replies_and_costs_no_connection(
     valkey: ValkeyServer,
 ) -> None:
-    async with running(valkey.url, load=(ECHO,)) as gateway:
+    async with running(valkey.url, load=(ECHO,), timeout_s=LIMIT_S) as gateway:
         chance = random.Random(20240229)
         answered = left = 0
 
@@ -387,17 +389,19 @@ async def test_only_so_many_batches_are_in_flight_and_the_rest_follows(valkey: V
 
 async def test_a_full_queue_holds_callers_until_their_deadline(valkey: ValkeyServer) -> None:
     outcomes: list[type[RedisTrouble]] = []
-    async with running(valkey.url, timeout_s=20) as gateway:
+    async with running(valkey.url, timeout_s=LIMIT_S) as gateway:
         valkey.pause()
 
         async def caller() -> None:
             try:
-                await gateway.pipeline([("SET", "key", bytes(2**20))], timeout_s=0.5)
+                await gateway.pipeline([("SET", "key", bytes(2**20))], timeout_s=1.0)
             except RedisTrouble as error:
                 outcomes.append(type(error))
 
         async with trio.open_nursery() as nursery:
-            for _ in range(30):  # a socket's buffer and the batches in flight take some of them
+            nursery.start_soon(caller)
+            await until(lambda: gateway.statistics().in_flight == 1)
+            for _ in range(29):  # the server's socket takes no more
                 nursery.start_soon(caller)
         assert len(outcomes) == 30
         assert set(outcomes) == {OutcomeUnknown, RedisUnavailable}
@@ -418,8 +422,7 @@ async def test_a_server_that_speaks_another_language_is_given_up(tmp_path: Path)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listening)])
             async with running(f"unix://{tmp_path}/http.sock", connected=False) as gateway:
-                with trio.fail_after(LIMIT_S), pytest.raises(RedisUnavailable, match="Protocol error"):
-                    await gateway.pipeline([("PING",)])
+                await until_refused(gateway.pipeline, "Protocol error")
             nursery.cancel_scope.cancel()
 
 

@@ -1,12 +1,14 @@
 """The blocking read of a stream: what it returns, whom it holds up, what it survives."""
 
+from functools import partial
+
 import pytest
 import trio
 
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
 from galaxy_mail.storage.gateway import Gateway
 from tests.blocking_link import BlockingLink
-from tests.integration.storage.gateways import LIMIT_S, running
+from tests.integration.storage.gateways import LIMIT_S, running, until
 from tests.servers import ValkeyServer, run_command
 
 
@@ -48,8 +50,10 @@ async def test_a_read_wakes_with_the_entry_that_it_waits_for_and_holds_up_nobody
 async def test_a_reader_who_leaves_costs_the_next_one_no_entry_and_no_connection(gateway: Gateway) -> None:
     await gateway.read_stream("commands", "0-0", count=10, block_ms=1)
     before = await _reader_ids(gateway)
-    with trio.move_on_after(0.02):
-        await gateway.read_stream("commands", "0-0", count=10, block_ms=300)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(gateway.read_stream, "commands", "0-0", count=10, block_ms=60_000))
+        await _wait_blocked(gateway)
+        nursery.cancel_scope.cancel()
     await gateway.pipeline([("XADD", "commands", "7-0", "a", "1")])
     with trio.fail_after(LIMIT_S):
         assert await gateway.read_stream("commands", "0-0", count=10, block_ms=1) == [("7-0", [(b"a", b"1")])]
@@ -79,17 +83,29 @@ async def test_a_read_survives_its_server(valkey: ValkeyServer) -> None:
         with pytest.raises(RedisUnavailable):
             await gateway.read_stream("commands", "0-0", count=10, block_ms=1)
         await valkey.start()
+        await until(lambda: run_command(valkey.socket, "PING") == b"PONG")  # it has read its data
         assert await gateway.read_stream("commands", "0-0", count=10, block_ms=1) == [("7-0", [(b"a", b"1")])]
 
 
 async def test_a_server_that_stops_answering_ends_a_read_soon_after_its_block(valkey: ValkeyServer) -> None:
-    async with running(valkey.url, timeout_s=0.2) as gateway:
-        await gateway.read_stream("commands", "0-0", count=10, block_ms=1)
+    async with running(valkey.url, timeout_s=0.5) as gateway:
+        await _read_nothing(gateway)
         valkey.pause()
         with trio.fail_after(LIMIT_S), pytest.raises(RedisTrouble):
             await gateway.read_stream("commands", "0-0", count=10, block_ms=100)
         valkey.resume()
-        assert await gateway.read_stream("commands", "0-0", count=10, block_ms=1) == []
+        await _read_nothing(gateway)
+
+
+async def _read_nothing(gateway: Gateway) -> None:
+    """An answer within so short a time that a busy machine may need several tries."""
+    with trio.fail_after(LIMIT_S):
+        while True:
+            try:
+                assert await gateway.read_stream("commands", "0-0", count=10, block_ms=1) == []
+            except RedisTrouble:
+                continue
+            return
 
 
 async def _reader_ids(gateway: Gateway) -> list[bytes]:

@@ -10,8 +10,8 @@ import trio
 import trustme
 
 from galaxy_mail.storage.commands import Call, Reply
-from galaxy_mail.storage.errors import RedisTrouble, RedisUnavailable
-from tests.integration.storage.gateways import COUNT, LIMIT_S, running
+from galaxy_mail.storage.errors import RedisTrouble
+from tests.integration.storage.gateways import COUNT, LIMIT_S, running, until, until_refused
 from tests.proxy import tls_before
 from tests.servers import ValkeyServer, free_port, run_command, valkey_server
 
@@ -43,10 +43,8 @@ async def test_host_and_port_reach_both_links() -> None:
 
 async def test_the_reason_for_an_unreachable_host_is_told() -> None:
     async with running(f"127.0.0.1:{free_port()}", connected=False) as gateway:
-        with trio.fail_after(LIMIT_S), pytest.raises(RedisUnavailable, match="refused"):
-            await gateway.pipeline([("PING",)])
-        with trio.fail_after(LIMIT_S), pytest.raises(RedisUnavailable, match=r"111|refused"):
-            await gateway.control_pipeline([("PING",)])
+        await until_refused(gateway.pipeline, "refused")
+        await until_refused(gateway.control_pipeline, "111|refused")
 
 
 async def test_tls_is_verified_against_the_given_authority_on_both_links(
@@ -73,13 +71,8 @@ async def test_a_certificate_that_does_not_verify_ends_both_links_before_the_pas
     async with tls_before(valkey.socket, server_context(authority, certificate_for)) as port:
         address = f"rediss://:secret@127.0.0.1:{port}" + (f"?ssl_ca_certs={ca_file}" if trusted else "")
         async with running(address, connected=False) as gateway:
-            with (
-                trio.fail_after(LIMIT_S),
-                pytest.raises(RedisUnavailable, match="certificate does not verify"),
-            ):
-                await gateway.pipeline([("PING",)])
-            with trio.fail_after(LIMIT_S), pytest.raises(RedisUnavailable, match=r"(?i)certificate"):
-                await gateway.control_pipeline([("PING",)])
+            await until_refused(gateway.pipeline, "certificate does not verify")
+            await until_refused(gateway.control_pipeline, "(?i)certificate")
     stats = run_command(valkey.socket, "INFO", "commandstats")
     assert isinstance(stats, bytes)
     assert b"cmdstat_auth" not in stats
@@ -107,13 +100,15 @@ async def test_a_client_certificate_is_presented_where_one_is_given(
 
 async def test_a_ca_file_that_is_missing_is_named() -> None:
     async with running("rediss://127.0.0.1:1?ssl_ca_certs=/no/such.pem", connected=False) as gateway:
-        with trio.fail_after(LIMIT_S), pytest.raises(RedisUnavailable, match=r"/no/such\.pem"):
-            await gateway.pipeline([("PING",)])
+        await until_refused(gateway.pipeline, r"/no/such\.pem")
 
 
 @asynccontextmanager
 async def replicated() -> AsyncIterator[tuple[ValkeyServer, ValkeyServer, ValkeyServer]]:
-    """A primary, its replica, and a sentinel that watches them."""
+    """A primary, its replica, and a sentinel that watches them.
+
+    It takes none of them for down by itself: on a busy machine it would do so with one that is only slow.
+    """
     primary_port, replica_port, sentinel_port = free_port(), free_port(), free_port()
     async with AsyncExitStack() as stack:
         quick = ("--repl-diskless-sync-delay", "0")
@@ -121,14 +116,12 @@ async def replicated() -> AsyncIterator[tuple[ValkeyServer, ValkeyServer, Valkey
         replica = await stack.enter_async_context(
             valkey_server("--replicaof", f"127.0.0.1 {primary_port}", port=replica_port)
         )
-        with trio.fail_after(LIMIT_S):
-            while b"state=online" not in _info(primary, "replication"):  # noqa: ASYNC110  # another process decides
-                await trio.sleep(0.01)
+        await until(lambda: b"state=online" in _info(primary, "replication"))
         config = primary.folder / "sentinel.conf"
         config.write_text(
             f"sentinel monitor mail 127.0.0.1 {primary_port} 1\n"
-            "sentinel down-after-milliseconds mail 300\n"
-            "sentinel failover-timeout mail 3000\n"
+            "sentinel down-after-milliseconds mail 600000\n"
+            "sentinel failover-timeout mail 60000\n"
         )
         sentinel = ValkeyServer(primary.folder / "sentinel", port=sentinel_port, sentinel_config=config)
         sentinel.folder.mkdir()
@@ -144,16 +137,16 @@ async def test_sentinel_names_the_primary_and_its_successor() -> None:
             f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{sentinel.port}/mail/1"
         ) as gateway:
             written = await gateway.pipeline(
-                [("SET", "key", "before"), ("WAIT", 1, 20_000)], timeout_s=LIMIT_S
+                [("SET", "key", "before"), ("WAIT", 1, round(LIMIT_S * 800))], timeout_s=LIMIT_S
             )
             assert written == [b"OK", 1]
             assert await gateway.control_pipeline([("GET", "key")]) == [b"before"]
-            with trio.fail_after(LIMIT_S):
-                while b"slaves=1" not in _info(sentinel, "sentinel"):  # noqa: ASYNC110  # what only another process knows
-                    await trio.sleep(0.02)
+            await until(lambda: b"slaves=1" in _info(sentinel, "sentinel"))
             primary.kill()
+            # It refuses as long as it has not heard enough of the replica.
+            await until(lambda: run_command(sentinel.socket, "SENTINEL", "FAILOVER", "mail") == b"OK")
+            answers: list[Reply] = []
             with trio.fail_after(LIMIT_S):
-                answers: list[Reply] = []
                 while not answers:
                     try:
                         answers = await gateway.pipeline([("GET", "key"), ("SET", "key", "after")])
@@ -170,8 +163,7 @@ async def test_a_service_that_no_sentinel_knows_is_told() -> None:
         replicated() as (_, _, sentinel),
         running(f"redis+sentinel://127.0.0.1:{sentinel.port}/other", connected=False) as gateway,
     ):
-        with trio.fail_after(LIMIT_S), pytest.raises(RedisUnavailable, match="other"):
-            await gateway.pipeline([("PING",)])
+        await until_refused(gateway.pipeline, "other")
 
 
 async def test_a_sentinel_in_the_place_of_a_server_is_told() -> None:
@@ -179,8 +171,7 @@ async def test_a_sentinel_in_the_place_of_a_server_is_told() -> None:
         replicated() as (_, _, sentinel),
         running(f"127.0.0.1:{sentinel.port}", connected=False) as gateway,
     ):
-        with trio.fail_after(LIMIT_S), pytest.raises(RedisUnavailable, match="sentinel"):
-            await gateway.pipeline([("PING",)])
+        await until_refused(gateway.pipeline, "sentinel")
 
 
 def _info(server: ValkeyServer, section: str) -> bytes:
