@@ -41,6 +41,7 @@ class Scheduler:
         self._may_wait_s = store.claim_ttl_ms / 2000  # a claim, for a slot
         self._look_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
         self._stopping = False
+        self._trouble: str | None = None  # what keeps it from claiming
 
     async def run(self) -> None:
         # What Redis has claimed while nobody listened would be lost until it expires: a turn goes on to its end.
@@ -61,8 +62,11 @@ class Scheduler:
                     self.heartbeat.beat()
                     try:
                         wait_s = await self.turn()
+                        self._trouble = None
                     except RedisTrouble as trouble:
-                        log.warning("claiming_failed", error=str(trouble))
+                        if self._trouble != str(trouble):  # once for each reason, not for each try
+                            self._trouble = str(trouble)
+                            log.warning("claiming_failed", error=self._trouble)
                         wait_s = PAUSE_AFTER_TROUBLE_S
                     if not self._stopping:
                         await self.lanes.wait_rung(min(wait_s, self._until_withdrawal_s()))

@@ -289,12 +289,15 @@ class Sender:
 
     async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeats a call until Redis has answered it: all of them may be run twice. Redis being away is no crash."""
+        told: str | None = None
         for pause_s in chain(PAUSES_S, repeat(PAUSES_S[-1])):
             self.heartbeat.beat()
             try:
                 return await call()
             except RedisTrouble as trouble:
-                log.warning("redis_trouble", error=str(trouble))
+                if told != str(trouble):  # once for each reason, not for each try
+                    told = str(trouble)
+                    log.warning("redis_trouble", error=told)
             await trio.sleep(pause_s)
         raise AssertionError("an endless loop ended")
 

@@ -6,6 +6,7 @@ from typing import Final, NoReturn
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.actors.lanes import Lanes
@@ -17,7 +18,7 @@ from galaxy_mail.storage.errors import RedisUnavailable
 from galaxy_mail.storage.store import LOST_PLACES
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.deliveries import login_code_of, request_of
-from tests.storehouse import POLICY, START_MS, TTL_MS, Storehouse
+from tests.storehouse import POLICY, START_MS, TTL_MS, Fault, Storehouse
 
 SLOTS: Final = 4
 BACKLOG: Final = 60
@@ -196,3 +197,18 @@ async def test_what_a_claim_brings_after_a_stop_is_begun_by_nobody(at: int, hous
     assert "claim" in house.link.asked
     assert taken == []
     assert house.run("HLEN", k.CLAIMS) == 0
+
+
+async def test_what_keeps_it_from_claiming_is_told_once_for_each_reason(
+    house: Storehouse, autojump_clock: MockClock
+) -> None:
+    """Redis may be away for hours, and it asks four times a second."""
+    scheduler = scheduler_of(house)
+    with capture_logs() as lines:
+        async with running(scheduler.run):
+            faults: tuple[Fault, ...] = ("refused", "lost_call", "refused")
+            for fault in faults:
+                house.link.fail("claim", *[fault] * 20)
+                await trio.sleep(10)
+    told = [line["error"] for line in lines if line["event"] == "claiming_failed"]
+    assert told == ["away, as the test has it", "lost before it was run", "away, as the test has it"]
