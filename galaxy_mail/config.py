@@ -177,7 +177,7 @@ class Config(StoreConfig):
     )
     tls_client_ca_file: Path | None = setting(
         "MAIL_TLS_CLIENT_CA_FILE",
-        kinds.optional(kinds.existing_file),
+        kinds.optional(kinds.certificates),
         "",
         "CA that callers' certificates must come from, PEM",
     )
@@ -243,7 +243,7 @@ class Config(StoreConfig):
     )
     smtp_ca_file: Path | None = setting(
         "MAIL_SMTP_CA_FILE",
-        kinds.optional(kinds.existing_file),
+        kinds.optional(kinds.certificates),
         "",
         "CA that the relay's certificate must come from, PEM; else the system's",
     )
@@ -335,10 +335,7 @@ class Config(StoreConfig):
                 "may not be none with credentials for a relay beyond loopback: they would travel in the clear",
             )
         cert, key, ca = "MAIL_TLS_CERT_FILE", "MAIL_TLS_KEY_FILE", "MAIL_TLS_CLIENT_CA_FILE"
-        if self.tls_cert_file is None and self.tls_key_file is not None:
-            yield (cert, key), f"is needed too when {key} is set"
-        if self.tls_key_file is None and self.tls_cert_file is not None:
-            yield (key, cert), f"is needed too when {cert} is set"
+        yield from _no_pair((cert, self.tls_cert_file), (key, self.tls_key_file))
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             yield (ca, cert), f"has no effect without {cert} and {key}"
         if self.attempt_ttl_ms < self.delivery_ttl_ms:
@@ -367,7 +364,7 @@ class ClientConfig(Settings):
     )
     api_ca_file: Path | None = setting(
         "MAIL_API_CA_FILE",
-        kinds.optional(kinds.existing_file),
+        kinds.optional(kinds.certificates),
         "",
         "CA that the service's certificate must come from, PEM; else the system's",
     )
@@ -383,6 +380,18 @@ class ClientConfig(Settings):
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         cert, key = "MAIL_API_CERT_FILE", "MAIL_API_KEY_FILE"
-        if (self.api_cert_file is None) != (self.api_key_file is None):
-            here, there = (cert, key) if self.api_cert_file is None else (key, cert)
-            yield (here, there), f"is needed too when {there} is set"
+        yield from _no_pair((cert, self.api_cert_file), (key, self.api_key_file))
+
+
+def _no_pair(
+    cert: tuple[str, Path | None], key: tuple[str, Path | None]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What prevents a certificate and a private key, each with its variable, from being used together."""
+    names = (cert[0], key[0])
+    if cert[1] is not None and key[1] is not None:
+        if problem := kinds.pair_problem(cert[1], key[1]):
+            yield names, f"is no certificate (PEM) with {key[0]} as its key: {problem}"
+    elif cert[1] is not None:
+        yield names[::-1], f"is needed too when {cert[0]} is set"
+    elif key[1] is not None:
+        yield names, f"is needed too when {key[0]} is set"

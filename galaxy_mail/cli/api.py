@@ -64,15 +64,12 @@ class Unreachable(ApiError):
 
 
 def _tls(config: ClientConfig) -> ssl.SSLContext | bool:
-    """Whom to believe and who to be. Raises Unreachable for files that hold no certificate."""
+    """Whom to believe and who to be."""
     if config.api_ca_file is None and config.api_cert_file is None:
         return True
-    try:
-        context = ssl.create_default_context(cafile=config.api_ca_file)
-        if config.api_cert_file is not None:
-            context.load_cert_chain(config.api_cert_file, config.api_key_file)
-    except (ssl.SSLError, OSError) as error:
-        raise Unreachable(f"MAIL_API_*_FILE: {error.strerror or error}") from error
+    context = ssl.create_default_context(cafile=config.api_ca_file)
+    if config.api_cert_file is not None:
+        context.load_cert_chain(config.api_cert_file, config.api_key_file)
     return context
 
 

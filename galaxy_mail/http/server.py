@@ -89,7 +89,7 @@ class Tls(Struct, frozen=True):
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["h2", "http/1.1"])
         try:
-            context.load_cert_chain(cert, key)
+            context.load_cert_chain(cert, key, password=lambda: b"")  # never asks at the terminal
         except (ssl.SSLError, OSError) as error:
             raise BadTlsFile(f"{cert} and {key} are no certificate with its key: {_reason(error)}") from error
         if client_ca is not None:

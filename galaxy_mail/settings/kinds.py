@@ -6,6 +6,7 @@ unless that is a secret, its text. No message repeats the text.
 
 import os
 import re
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -207,6 +208,26 @@ def existing_file(value: str) -> Path:
     return path
 
 
+def certificates(value: str) -> Path:
+    """A file of authorities' certificates, PEM."""
+    path = existing_file(value)
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError:  # SSLError is one, and its words tell nobody anything
+        raise ValueError("holds no certificates (PEM)") from None
+    return path
+
+
+def pair_problem(cert: Path, key: Path) -> str | None:
+    """What is wrong with a certificate chain and its private key, None where they are a pair."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key, password=lambda: b"")  # never asks at the terminal
+    except (OSError, ValueError) as error:
+        return getattr(error, "reason", None) or str(error)
+    return None
+
+
 def existing_folder(value: str) -> Path:
     path = Path(value)
     if not path.is_dir():
@@ -230,9 +251,15 @@ def redis_name(value: str) -> str:
 
 def redis_address(value: str) -> RedisAddress:
     try:
-        return parse_redis_address(value.strip())
+        address = parse_redis_address(value.strip())
     except InvalidRedisAddress as invalid:
         raise ValueError(str(invalid)) from None
+    if address.tls:
+        try:
+            address.tls_context()
+        except OSError as error:
+            raise ValueError(f"names a file: {error}") from None
+    return address
 
 
 def hidden(value: str) -> str:

@@ -73,7 +73,7 @@ class RedisAddress(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
             raise OSError(f"{self.ca_file} can't be used: {error}") from None
         if self.cert_file is not None:
             try:
-                context.load_cert_chain(self.cert_file, self.key_file)
+                context.load_cert_chain(self.cert_file, self.key_file, password=lambda: b"")
             except OSError as error:
                 raise OSError(
                     f"{self.cert_file}, {self.key_file or 'no key file'} can't be used: {error}"

@@ -2,8 +2,16 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from galaxy_mail.config import ClientConfig, Config, ConfigError, HostPort, StoreConfig, markdown_table
 from galaxy_mail.settings import Settings
@@ -316,15 +324,84 @@ def test_what_is_shown_has_no_secret() -> None:
         ({"MAIL_INTERNAL_HTTP_ADDR": "0.0.0.0:8080"}, True),
         ({"MAIL_INTAKE_TOKENS": "t"}, False),
         ({"MAIL_OPERATOR_TOKENS": "t"}, False),
-        (dict.fromkeys(["MAIL_TLS_CERT_FILE", "MAIL_TLS_KEY_FILE"], __file__), True),
-        (
-            dict.fromkeys(["MAIL_TLS_CERT_FILE", "MAIL_TLS_KEY_FILE", "MAIL_TLS_CLIENT_CA_FILE"], __file__),
-            False,
-        ),
     ],
 )
 def test_an_api_that_lets_everybody_in_is_warned_of(given: dict[str, str], warned: bool) -> None:
     assert bool(Config.from_env(LEAST | given).warnings()) is warned
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files: an authority's certificate, a certificate with its key, another key, the key with a passphrase, none."""
+    folder = tmp_path_factory.mktemp("pems")
+    authority = trustme.CA()
+    issued, other = authority.issue_cert("mail.test"), authority.issue_cert("other.test")
+    key: Any = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    locked = key.private_bytes(
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, BestAvailableEncryption(b"a passphrase")
+    )
+    contents = {
+        "ca": authority.cert_pem.bytes(),
+        "cert": issued.cert_chain_pems[0].bytes(),
+        "key": issued.private_key_pem.bytes(),
+        "other": other.private_key_pem.bytes(),
+        "locked": locked,
+        "junk": b"junk\n",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return {name: str(folder / name) for name in contents}
+
+
+def test_tls_alone_keeps_nobody_out_and_clients_certificates_do(pems: dict[str, str]) -> None:
+    tls = LEAST | {"MAIL_TLS_CERT_FILE": pems["cert"], "MAIL_TLS_KEY_FILE": pems["key"]}
+    assert Config.from_env(tls).warnings()
+    assert not Config.from_env(tls | {"MAIL_TLS_CLIENT_CA_FILE": pems["ca"]}).warnings()
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [(Config, "MAIL_TLS"), (ClientConfig, "MAIL_API")], ids=["service", "client"]
+)
+@pytest.mark.parametrize(
+    ("cert", "key"), [("cert", "other"), ("cert", "locked"), ("cert", "junk"), ("junk", "key"), ("ca", "key")]
+)
+def test_a_certificate_without_its_key_is_told_before_anything_starts(
+    pems: dict[str, str], kind: type[Settings], prefix: str, cert: str, key: str
+) -> None:
+    """Nor is anybody asked for a passphrase, at a terminal where nobody sits."""
+    env = LEAST | {f"{prefix}_CERT_FILE": pems[cert], f"{prefix}_KEY_FILE": pems[key]}
+    [(variable, message)] = problems(env, kind).items()
+    assert variable == f"{prefix}_CERT_FILE"
+    assert message.startswith(f"is no certificate (PEM) with {prefix}_KEY_FILE as its key: ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "kind"),
+    [("MAIL_SMTP_CA_FILE", Config), ("MAIL_TLS_CLIENT_CA_FILE", Config), ("MAIL_API_CA_FILE", ClientConfig)],
+)
+def test_a_file_of_authorities_without_a_certificate_is_told(
+    pems: dict[str, str], variable: str, kind: type[Settings]
+) -> None:
+    assert problems(LEAST | {variable: pems["junk"]}, kind)[variable].endswith("holds no certificates (PEM)")
+    good = LEAST | {variable: pems["ca"]}
+    if variable == "MAIL_TLS_CLIENT_CA_FILE":  # which has no effect alone
+        good |= {"MAIL_TLS_CERT_FILE": pems["cert"], "MAIL_TLS_KEY_FILE": pems["key"]}
+    kind.from_env(good)
+
+
+def test_a_file_that_the_address_of_redis_names_is_looked_at(pems: dict[str, str], tmp_path: Path) -> None:
+    secret = f"rediss://u:{SECRET}@redis.example"
+    for names, wrong in (
+        (f"ssl_ca_certs={tmp_path}/none", f"{tmp_path}/none"),
+        (f"ssl_ca_certs={pems['junk']}", pems["junk"]),
+        (f"ssl_certfile={pems['cert']}&ssl_keyfile={pems['other']}", pems["cert"]),
+        (f"ssl_certfile={pems['cert']}&ssl_keyfile={pems['locked']}", pems["cert"]),
+    ):
+        message = problems({"MAIL_REDIS_ADDR": f"{secret}?{names}"})["MAIL_REDIS_ADDR"]
+        assert message.startswith(f"names a file: {wrong}")
+        assert SECRET not in message
+    whole = f"ssl_ca_certs={pems['ca']}&ssl_certfile={pems['cert']}&ssl_keyfile={pems['key']}"
+    assert Config.from_env({"MAIL_REDIS_ADDR": f"{secret}?{whole}"}).redis_addr.tls
 
 
 def test_the_store_needs_nothing_of_the_service() -> None:
