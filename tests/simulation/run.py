@@ -83,7 +83,8 @@ def simulate(seed: int, link: BlockingLink, catalog: Catalog) -> Run:
     with (
         patch.object(galaxy_mail.resending, "secrets", Seeded(Random(seed))),
         patch.object(resend_jobs, "LOOK_EVERY_S", 1.0),  # mostly there is no job, and looking costs
-        patch.object(intake, "APPLIED_AT_A_TIME", 3),  # a batch here is small, and is to have several pipelines
+        # A batch here is small, and is to have several pipelines.
+        patch.object(intake, "APPLIED_AT_A_TIME", 3),
     ):
         try:
             trio.run(simulation.run, clock=MockClock(autojump_threshold=0))
