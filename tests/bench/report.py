@@ -40,6 +40,8 @@ minutes. Only where several processes share the work, everything has all cores. 
 the same run; milliseconds, megabytes and rates depend on the machine, and their limits are aims. Figures are medians;
 the runs' range stands beside them.
 
+What they mean for a deployment is in [scaling](scaling.md).
+
 * **Bare route**: quart-trio on hypercorn, the auth route's JSON in and out, nothing else.
 * **Celery**: a prefork worker on one core with its own Redis (tasks acknowledged late): Jinja2, `EmailMessage`, smtplib
   with a kept connection. The same mail, the same sink.

@@ -70,6 +70,19 @@ def problems(documents: Sequence[Page]) -> list[str]:
     return found
 
 
+def orphans(documents: Sequence[Page]) -> Iterator[str]:
+    """Pages that no other page leads to: nobody would find them. The README is where readers begin."""
+    led_to = {
+        (page.path.parent / unquote(link.target).partition("#")[0]).resolve()
+        for page in documents
+        for link in page.links
+        if not link.target.startswith("#")
+    }
+    for page in documents:
+        if page.path.resolve() not in led_to and page.name != "README.md":
+            yield f"{page.name}: no page leads here"
+
+
 def _links(page: Page, known: dict[Path, Page]) -> Iterator[str]:
     for link in page.links:
         where = f"{page.name}:{link.line}"
@@ -206,7 +219,7 @@ def main() -> int:
     if sys.argv[1:] == ["--write"]:
         write()
     documents = pages()
-    found = [*problems(documents), *runbook_references()]
+    found = [*problems(documents), *orphans(documents), *runbook_references()]
     for problem in found:
         print(problem, file=sys.stderr)
     print(f"docs: {len(found)} problems" if found else f"docs: {len(documents)} pages say what is there")

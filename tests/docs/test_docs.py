@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import from_code
-from tests.docs.check import ACCEPTANCE, CHECKLIST, problems, runbook_references
+from tests.docs.check import ACCEPTANCE, CHECKLIST, orphans, problems, runbook_references
 from tests.docs.pages import REPOSITORY, Page, pages
 
 DOCS = REPOSITORY / "docs"
@@ -16,6 +16,7 @@ DOCS = REPOSITORY / "docs"
 
 def test_the_documentation_says_what_is_there() -> None:
     assert problems(pages()) == []
+    assert list(orphans(pages())) == []
     assert list(runbook_references()) == []
 
 
@@ -133,6 +134,12 @@ def test_a_page_may_not_lose_what_is_generated_in_it(page: str, name: str) -> No
 def test_a_page_may_not_lose_a_table_that_must_be_complete() -> None:
     text = _without_marker("keys")((DOCS / "redis.md").read_text())
     assert "docs/redis.md: the table keys is missing" in problems([Page(DOCS / "redis.md", text)])
+
+
+def test_a_page_that_no_page_leads_to_is_noticed() -> None:
+    found = Page(DOCS / "found.md", "[itself](#found)\n")
+    lost = Page(DOCS / "lost.md", "[found](found.md)\n")
+    assert list(orphans([found, lost])) == ["docs/lost.md: no page leads here"]
 
 
 def test_every_requirement_has_a_test_and_none_is_left_out() -> None:
