@@ -13,7 +13,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, Final
@@ -31,6 +31,7 @@ TIMEOUT_S: Final = (
     30.0  # above MAIL_OPERATOR_REQUEST_TIMEOUT: the service says by itself that it took too long
 )
 PAGE_MAX: Final = 200
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 LOCAL: Final = ("127.0.0.1", "localhost", "[::1]")  # never by a proxy
 
 Json = Any
@@ -259,7 +260,14 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it 
             )
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return int(moment.timestamp() * 1000)
+        return (moment - EPOCH) // timedelta(milliseconds=1)
+
+    @staticmethod
+    def spelt(at_ms: int) -> str:
+        """As it may be typed to mean the same at any later time."""
+        return (
+            (EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        )
 
 
 MOMENT: Final = Moment()

@@ -124,7 +124,7 @@ def resend(
             raise click.UsageError("--reason is needed: it goes into the audit log")
         if key is None:
             key = new_key()
-            click.echo(f"idempotency key: {key}", err=True)
+            click.echo(f"idempotency key: {key}{_as_meant(which)}", err=True)
         which = {"status": "dead_letter", **which}
         asked: dict[str, Any] = {"filter": which, "reason": reason, "per_second": per_second}
         if created_by is not None:
@@ -193,6 +193,13 @@ def _resend_named(
         print_json({"items": resent})
     if refused:
         sys.exit(1)
+
+
+def _as_meant(which: dict[str, Any]) -> str:
+    """What else a repeat with the same key has to say: `2h` means another time by then."""
+    options = (("--since", "created_from_ms"), ("--until", "created_to_ms"))
+    times = [f"{option} {MOMENT.spelt(which[name])}" for option, name in options if name in which]
+    return f" (with {' '.join(times)})" if times else ""
 
 
 def _must_be_dead(api: Api, delivery_id: str) -> None:

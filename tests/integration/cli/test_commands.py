@@ -258,6 +258,23 @@ async def test_the_same_key_resends_nothing_twice(shell: Shell, monkeypatch: pyt
     assert first["resent"] == 1
 
 
+async def test_a_repeat_with_what_was_printed_resends_nothing_twice(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`1h` ago is another time at each try."""
+    await shell.api.made(DELAYED)
+    command = ["dead-letters", "resend", "--reason", "x", "--yes", "--json"]
+    async with working(shell, monkeypatch):
+        first = await shell.run(*command, "--since", "1h", "--until", "1ms")
+        [(key, since, until)] = re.findall(
+            r"^idempotency key: (\S+) \(with --since (\S+) --until (\S+)\)$", first.stderr, re.MULTILINE
+        )
+        again = ["--idempotency-key", key, "--since", since, "--until", until]
+        second = await shell.run(*command, *again)
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
+    assert json.loads(first.stdout) == json.loads(second.stdout)
+
+
 async def test_what_is_skipped_shows_in_the_exit_status(
     shell: Shell, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
