@@ -95,6 +95,7 @@ class Connection(TrioASGIHTTPConnection):
     app: "App"
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        self.scope["path"] = self.scope["path"] or "/"  # RFC 9112 §3.2.1; quart looks at its first character
         request: Any = self._create_request_from_scope(send)
         request.receive = receive
         with suppress(ClientLeft):

@@ -190,7 +190,8 @@ class _Connection(TCPServer):
         """Ends without an exception, also where a client sends what hypercorn is not prepared for.
 
         HTTP/2 carries bytes where HTTP/1.1 would refuse them, in a path or a method, and hypercorn decodes them as if
-        they were ASCII. That closed every connection of the server, and a few of them would have ended the process.
+        they were ASCII; and it takes any text for the settings of an upgrade. That closed every connection of the
+        server, and a few of them would have ended the process.
         """
         try:
             await super().run()

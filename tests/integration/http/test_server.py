@@ -439,8 +439,9 @@ async def test_http2_on_a_plain_connection(routes: Routes) -> None:
             ("GET", "/parts", b""),
             ("POST", "/nowhere", b"abc"),
             ("GET", b"/hello?\xff", b""),
+            ("GET", "?x=1", b""),
         )
-    assert [status for status, _ in answers] == ["200", "200", "413", "200", "404", "400"]
+    assert [status for status, _ in answers] == ["200", "200", "413", "200", "404", "400", "404"]
     assert [answers[0][1], answers[3][1]] == [GREETING, b"0\n1\n2\n"]
     assert routes.read == [b"abc"]
 
@@ -454,31 +455,39 @@ async def test_http2_where_tls_negotiates_it(routes: Routes, authority: trustme.
     assert answers == [("200", b'{"name":"ann"}')] * 2
 
 
-NOT_FOR_HYPERCORN: Final = {  # heads that it does not get through
-    "a path that is not ASCII": [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/\xff")],
-    "a method that is not ASCII": [(b":method", b"G\xff"), (b":scheme", b"http"), (b":path", b"/hello")],
-    "a tunnel, which has no path": [(b":method", b"CONNECT")],
-}
-
-
-@pytest.mark.parametrize("head", NOT_FOR_HYPERCORN.values(), ids=NOT_FOR_HYPERCORN)
-async def test_a_connection_that_breaks_takes_no_other_with_it(
-    routes: Routes, head: list[tuple[bytes, bytes]]
-) -> None:
-    """Nor the server, which would be a restart of an actor for each such request, and the process' end after ten."""
+def _head(*head: tuple[bytes, bytes]) -> bytes:
+    """A request by HTTP/2, whatever its head."""
     asked = h2.connection.H2Connection(
         h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
     )
     asked.initiate_connection()
     secret = (b"authorization", b"Bearer S3cretMark")
     asked.send_headers(1, [*head, (b":authority", b"mail.test"), secret], end_stream=True)
+    return asked.data_to_send()
+
+
+HTTP: Final = (b":scheme", b"http")
+NOT_FOR_HYPERCORN: Final = {  # what it does not get through
+    "a path that is not ASCII": _head((b":method", b"GET"), HTTP, (b":path", b"/\xff")),
+    "a method that is not ASCII": _head((b":method", b"G\xff"), HTTP, (b":path", b"/hello")),
+    "a tunnel, which has no path": _head((b":method", b"CONNECT")),
+    "an upgrade to HTTP/2 with settings that are none": (
+        b"GET /hello HTTP/1.1\r\nHost: mail.test\r\nAuthorization: Bearer S3cretMark\r\n"
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("asked", NOT_FOR_HYPERCORN.values(), ids=NOT_FOR_HYPERCORN)
+async def test_a_connection_that_breaks_takes_no_other_with_it(routes: Routes, asked: bytes) -> None:
+    """Nor the server, which would be a restart of an actor for each such request, and the process' end after ten."""
     with capture_logs() as lines:
         async with served(routes.app()) as running:
             busy = await running.connect()
             await busy.ask("GET", "/waits")
             await routes.called.wait()
             broken = await running.connect()
-            await broken.send(asked.data_to_send())
+            await broken.send(asked)
             await broken.closed()
             routes.go_on.set()
             assert (await busy.answer())[2] == GREETING
