@@ -1,11 +1,12 @@
 """A Valkey, service processes on it, and the books of what they promise: what end-to-end and chaos tests stand on."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import httpx
+import pytest
 import trio
 
 from tests.ledger import Arrival, Findings, Ledger, arrival, outbox_arrivals
@@ -14,6 +15,14 @@ from tests.servers import ValkeyServer, valkey_server
 from tests.service_process import Fleet, ServiceProcess, fleet_of
 
 FROM: Final = "mail@galaxy.test"
+LIMIT_S: Final = 300  # of one test; most take a few seconds
+
+
+def give_time(items: Iterable[pytest.Item], folder: Path) -> None:
+    """Tests in this folder start processes, so that on a busy machine they take longer than others may."""
+    for item in items:
+        if item.path.is_relative_to(folder) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
 
 
 class Bed:

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.testbed import Bed, bed_in
+from tests.testbed import Bed, bed_in, give_time
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    give_time(items, Path(__file__).parent)
 
 
 @pytest.fixture

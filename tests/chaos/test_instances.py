@@ -5,7 +5,6 @@ from itertools import count
 from time import time
 from typing import Any, Final, cast
 
-import pytest
 import trio
 
 from tests.chaos.relays import HoldsAll
@@ -20,7 +19,6 @@ TAKEN_OVER_WITHIN_MS: Final = 2_000 + 1_500  # of the claim's expiry; the rest i
 READ_WITHIN_S: Final = 5.0 + 2.0
 
 
-@pytest.mark.timeout(180)
 async def test_three_instances_share_the_work_and_none_is_done_twice(bed: Bed) -> None:
     """All have their hands full when one is killed and one is stopped; a fourth comes. Only the killed one's are copied.
 
