@@ -8,7 +8,18 @@ import pytest
 
 from galaxy_mail.storage import command_stream, store
 from galaxy_mail.storage.script import Script
-from tests.simulation.mutants import CHECKOUT, Misplaced, Mutant, edited, read_mutants
+from tests.simulation.mutants import (
+    CHECKOUT,
+    NOT_YET,
+    NOTHING,
+    PAGE,
+    ROW,
+    Misplaced,
+    Mutant,
+    edited,
+    read_mutants,
+    read_page,
+)
 from tests.simulation.pool import run_seeds
 
 ALL = read_mutants()
@@ -25,6 +36,27 @@ def test_a_mutant_still_finds_its_place(mutant: Mutant) -> None:
 def test_mutants_have_names_of_their_own_and_say_what_they_break() -> None:
     assert len({mutant.name for mutant in ALL}) == len(ALL)
     assert all(mutant.breaks for mutant in ALL)
+
+
+def test_the_page_says_of_each_mutant_what_noticed_it() -> None:
+    """`python -m tests.simulation.mutants --write` makes it so."""
+    rows = ROW.findall(PAGE.read_text(encoding="utf-8"))
+    assert [(name, breaks) for name, breaks, _ in rows] == [(mutant.name, mutant.breaks) for mutant in ALL]
+    assert [name for name, _, noticed in rows if noticed in {NOT_YET, NOTHING}] == []
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        (noticed.partition("::")[0], noticed.rpartition("::")[2])
+        for noticed in read_page().values()
+        if "::" in noticed
+    ],
+    ids=lambda test: test[1],
+)
+def test_a_test_that_noticed_one_is_still_there(test: tuple[str, str]) -> None:
+    file, name = test
+    assert f"def {name}(" in (CHECKOUT / file).read_text(encoding="utf-8")
 
 
 def test_a_mutant_whose_place_is_gone_is_told() -> None:
