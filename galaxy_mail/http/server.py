@@ -23,7 +23,9 @@ import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from hypercorn.logging import Logger
+from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, ResponseSummary, WWWScope
@@ -186,6 +188,8 @@ class HttpServer:
 class _Connection(TCPServer):
     """One connection of hypercorn's; it is awaited for all that happens on it."""
 
+    _left = False  # the client has closed its end
+
     async def run(self) -> None:
         """Ends without an exception, also where a client sends what hypercorn is not prepared for.
 
@@ -198,6 +202,25 @@ class _Connection(TCPServer):
         except* Exception as group:  # noqa: BLE001  # whatever it is, it is this connection's alone
             # What was sent is in the exceptions' words, secrets included: only what they are is told, and where.
             log.warning("connection_failed", errors=sorted({_origin(error) for error in _leaves(group)}))
+
+    async def _read_data(self) -> None:
+        """Until the client is gone. Then nothing keeps the connection open but requests that have not ended yet.
+
+        The timer of idle connections did, for the whole IDLE_WITHIN_S, without a request or by HTTP/2: a balancer that
+        does no more than connect would have used up the files that a process may open. And an answer by HTTP/2 waited
+        for ever to be sent by a task that had ended.
+        """
+        await super()._read_data()
+        self._left = True
+        await self.idle_task.stop()
+        protocol = self.protocol.protocol
+        if isinstance(protocol, H2Protocol):
+            for buffer in list(protocol.stream_buffers.values()):
+                await buffer.close()
+
+    async def protocol_send(self, event: Event) -> None:
+        if not (self._left and isinstance(event, Updated)):  # which would start that timer again
+            await super().protocol_send(event)
 
 
 def _origin(error: BaseException) -> str:

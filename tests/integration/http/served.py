@@ -47,6 +47,11 @@ class Client:
             body = await self._exactly(int(headers.get("content-length", "0")))
         return int(status_line.split(" ")[1]), headers, body
 
+    async def leave(self) -> None:
+        """Closes this end; what the server still sends can be read."""
+        assert isinstance(self.stream, trio.SocketStream)
+        await self.stream.send_eof()
+
     async def closed(self) -> bytes:
         """What still comes until the server closes the connection."""
         rest, self._buffer = self._buffer, b""

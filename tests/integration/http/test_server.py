@@ -500,6 +500,38 @@ async def test_a_connection_that_breaks_takes_no_other_with_it(routes: Routes, a
     assert not routes.cut
 
 
+WAITING: Final = {  # a request that is answered after its client has left
+    "HTTP/1.1": b"GET /waits HTTP/1.1\r\nHost: mail.test\r\n\r\n",
+    "HTTP/2": _head((b":method", b"GET"), HTTP, (b":path", b"/waits")),
+}
+
+
+@pytest.mark.parametrize("asked", WAITING.values(), ids=WAITING)
+async def test_a_connection_ends_with_its_last_request_once_the_client_has_left(
+    routes: Routes, asked: bytes
+) -> None:
+    """It kept its place among the open files for another 75 s, or, by HTTP/2, for ever."""
+    async with served(routes.app()) as running:
+        client = await running.connect()
+        await client.send(asked)
+        await routes.called.wait()
+        await client.leave()
+        routes.go_on.set()
+        await client.closed()
+        assert not routes.cut
+
+
+async def test_a_connection_ends_when_its_client_leaves_between_requests(routes: Routes) -> None:
+    async with served(routes.app()) as running:
+        silent, http1, http2 = [await running.connect() for _ in range(3)]
+        await http1.ask("GET", "/hello")
+        await http1.answer()
+        await over_http2(http2, ("GET", "/hello", b""))
+        for client in (silent, http1, http2):
+            await client.leave()
+            await client.closed()
+
+
 # TLS
 
 

@@ -1,0 +1,116 @@
+"""Bytes that are nearly requests: whatever comes on a connection, the server and its other connections go on."""
+
+from random import Random
+from typing import Final
+
+import h2.config
+import h2.connection
+import h2.exceptions
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from galaxy_mail.http.answers import Answer, json_answer
+from galaxy_mail.http.app import App
+from galaxy_mail.http.connection import Request
+from galaxy_mail.http.routes import Route
+from galaxy_mail.http.tokens import Role, Tokens
+from galaxy_mail.telemetry.metrics import Metrics
+from tests.integration.http.served import LIMIT_S, Served, served
+
+REQUESTS: Final = (
+    b"GET /hello HTTP/1.1\r\nHost: mail.test\r\n\r\n",
+    b"POST /reads?x=%ff HTTP/1.1\r\nHost: mail.test\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    b'POST /reads HTTP/1.1\r\nHost: mail.test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{"a"\r\n2\r\n:1\r\n0\r\n\r\n',
+    (
+        b"GET /hello HTTP/1.1\r\nHost: mail.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+    ),
+    (
+        b"GET /hello HTTP/1.1\r\nHost: mail.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    ),
+)
+METHODS: Final = (b"GET", b"POST", b"CONNECT", b"OPTIONS", b"G\xff", b"")
+PATHS: Final = (b"/hello", b"/reads", b"", b"?", b"*", b"/\xff", b"/hello?\xff")
+FIELDS: Final = (b"content-length", b"content-type", b"host", b"expect", b"transfer-encoding", b"x")
+
+
+def over_http2(random: Random) -> bytes:
+    """A request whose head may be missing something, or hold any bytes."""
+    connection = h2.connection.H2Connection(
+        h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
+    )
+    connection.initiate_connection()
+    head = [
+        (b":method", random.choice(METHODS)),
+        (b":scheme", b"http"),
+        (b":authority", b"mail.test"),
+        (b":path", random.choice(PATHS)),
+    ]
+    if random.random() < 0.2:
+        del head[random.randrange(len(head))]
+    if random.random() < 0.5:
+        head.append((random.choice(FIELDS), random.randbytes(random.randrange(9))))
+    try:
+        connection.send_headers(1, head)
+        connection.send_data(1, b"{}", end_stream=True)
+        if random.random() < 0.2:
+            connection.reset_stream(1)
+    except h2.exceptions.ProtocolError:
+        pass  # what was made until then is sent
+    return connection.data_to_send()
+
+
+def nearly_a_request(random: Random) -> bytes:
+    data = bytearray(over_http2(random) if random.random() < 0.5 else random.choice(REQUESTS))
+    for _ in range(random.choice((0, 1, 2, 5))):
+        at = random.randrange(len(data))
+        match random.randrange(4):
+            case 0 | 1:
+                data[at] = random.randrange(256)
+            case 2:
+                del data[at : at + random.randrange(1, 20)]
+            case _:
+                data[at:at] = random.randbytes(random.randrange(1, 8))
+    return bytes(data)
+
+
+def app() -> App:
+    async def hello(_request: Request) -> Answer:
+        return json_answer({"hello": "you"})
+
+    async def reads(request: Request) -> Answer:
+        await request.read_body(1000)
+        return json_answer({})
+
+    routes = (Route("GET", "/hello", Role.OPEN, hello), Route("POST", "/reads", Role.OPEN, reads))
+    return App(routes, tokens=Tokens(), metrics=Metrics(), timeout_s=LIMIT_S)
+
+
+async def said(running: Served, data: bytes) -> None:
+    """Sends all of it, says that no more will come, and waits until the server is done with the connection."""
+    client = await running.connect()
+    try:
+        await client.send(data)
+        await client.leave()
+        await client.closed()
+    except trio.BrokenResourceError:
+        pass  # the server closed it before it had read everything
+    finally:
+        await client.stream.aclose()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_comes_the_server_goes_on(seed: int) -> None:
+    random = Random(seed)  # the same bytes at each run
+    with capture_logs() as lines:
+        async with served(app()) as running:
+            other = await running.connect()
+            for _ in range(100):
+                await said(running, nearly_a_request(random))
+                await other.ask("GET", "/hello")
+                assert (await other.answer())[2] == b'{"hello":"you"}'
+    worse = [line for line in lines if line["log_level"] in ("error", "critical")]
+    assert worse == []
+    assert {line["event"] for line in lines if line["log_level"] == "warning"} <= {"connection_failed"}
