@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 FROZEN := $(shell find galaxy_mail templates packaging -type f -not -name '*.pyc')
 
 .PHONY: run test check format binary tools lock bench simulate clean
@@ -11,7 +12,7 @@ run: $(READY)
 	$(BIN)/galaxy-mail dev $(ARGS)
 
 test: $(READY) binary tools
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
