@@ -1,10 +1,11 @@
 """The scheduler: claims what is due and hands it to the sender slots. Never: sends, or decides what an outcome means."""
 
-from contextlib import suppress
+from collections import deque
 from typing import Final
 
 import structlog
 import trio
+from msgspec import Struct
 
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Heartbeat
@@ -21,6 +22,14 @@ LOOK_EVERY_S: Final = 1.0  # for what other processes scheduled, and for what lo
 STOP_WITHIN_S: Final = 1.0
 MOMENT_S: Final = 0.001  # shorter waits are none: a difference of two floats can be too small to pass
 PAUSE_AFTER_TROUBLE_S: Final = 0.25
+
+
+class Lost(Struct, frozen=True):
+    """An attempt that its owner lost, and how it ends, which is not recorded yet."""
+
+    claim: Claim
+    conclusion: Conclusion
+    ours_until_s: float  # trio.current_time() at which our own claim on it expires
 
 
 class Scheduler:
@@ -40,6 +49,7 @@ class Scheduler:
         self.heartbeat = heartbeat
         self._may_wait_s = store.claim_ttl_ms / 2000  # a claim, for a slot
         self._look_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
+        self._lost: deque[Lost] = deque()
         self._stopping = False
         self._trouble: str | None = None  # what keeps it from claiming
 
@@ -91,21 +101,18 @@ class Scheduler:
             self._look_again_s = now_s + LOOK_EVERY_S
         for delivery_id in claimed.parked:
             log.error("delivery_unreadable", delivery_id=delivery_id)
-        lost: list[tuple[Claim, Conclusion]] = []
         too_late: list[Claim] = []
         for claim in claimed.claims:
             conclusion = self._conclusion(claim)
             if conclusion is not None:
-                lost.append((claim, conclusion))
+                self._lost.append(Lost(claim, conclusion, now_s + self.store.claim_ttl_ms / 1000))
             elif self._stopping:  # it was asked for before, and no slot may begin it any more
                 too_late.append(claim)
             else:
                 self.lanes.put(claim, since_s=now_s)
         self.lanes.hungry = claimed.more
         await self._release(too_late)
-        for claim, conclusion in lost:  # last: when Redis is away meanwhile, the others are in their lanes
-            self.heartbeat.beat()
-            await self._conclude(claim, conclusion)
+        await self._conclude_lost()  # last: when Redis is away meanwhile, the others are in their lanes
         if self.lanes.has_places_for_more():
             return 0
         wait_s = self._until_next_look_s()
@@ -140,11 +147,24 @@ class Scheduler:
         )
         return conclusion
 
-    async def _conclude(self, claim: Claim, conclusion: Conclusion) -> None:
-        """Raises RedisTrouble; then the claim expires, and is found once more."""
-        with suppress(StaleClaim):
-            await self.store.finish(claim, conclusion)
-            self.metrics.concluded(conclusion)
+    async def _conclude_lost(self) -> None:
+        """Raises RedisTrouble; what is left then comes again with the next turn.
+
+        To let its claim expire would count as another loss, and a delivery has few of them.
+        """
+        while self._lost:
+            self.heartbeat.beat()
+            lost = self._lost.popleft()
+            if trio.current_time() >= lost.ours_until_s:
+                continue  # it is found once more
+            try:
+                await self.store.finish(lost.claim, lost.conclusion)
+            except StaleClaim:
+                continue
+            except RedisTrouble:
+                self._lost.append(lost)
+                raise
+            self.metrics.concluded(lost.conclusion)
             self.lanes.ring()  # the next attempt is due at once
 
     async def _release(self, claims: list[Claim]) -> None:

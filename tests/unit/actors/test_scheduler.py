@@ -222,6 +222,36 @@ async def test_what_another_process_concluded_is_left_to_it(desk: Desk, autojump
     assert desk.store.concluded == []
 
 
+async def test_what_redis_did_not_record_is_recorded_once_it_answers(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    """And not when our claim has expired, too: that would be another loss."""
+    for name in ("a", "b", "c"):
+        desk.store.due.append(begun(claim_of(name), losses=1))
+    desk.store.fail("finish", OutcomeUnknown("lost"), RedisUnavailable("away"))
+    async with desk.running():
+        await trio.sleep(3)
+        ended = [conclusion.attempt.delivery_id for conclusion in desk.store.concluded]
+    assert sorted(ended) == ["a", "b", "c"]
+    assert desk.metrics.lost_claims_total.value() == 3
+
+
+async def test_what_redis_never_records_is_let_go_with_our_claim_and_holds_up_nothing(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    desk.store.due.append(begun(claim_of("bad"), losses=1))
+    desk.store.fail("finish", *[RedisUnavailable("no") for _ in range(1_000)])
+    async with desk.running():
+        await wait_all_tasks_blocked()
+        desk.due("good")
+        desk.lanes.ring()
+        assert await desk.take() == "good"
+        await trio.sleep(desk.store.claim_ttl_ms / 1000)
+        tries = desk.store.names().count("finish")
+        await trio.sleep(desk.store.claim_ttl_ms / 1000)
+        assert desk.store.names().count("finish") == tries > 1
+
+
 async def test_while_redis_hesitates_with_what_was_lost_the_rest_is_sent(
     desk: Desk, autojump_clock: MockClock
 ) -> None:
