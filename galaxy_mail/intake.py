@@ -218,7 +218,9 @@ class CommandIntake:
             for pipeline in under_way:
                 await pipeline.ended.wait()
                 if isinstance(pipeline.outcome, RedisTrouble):
-                    trouble = trouble or pipeline.outcome  # out of the nursery by hand, so that it stays itself
+                    trouble = (
+                        trouble or pipeline.outcome
+                    )  # out of the nursery by hand, so that it stays itself
                 else:
                     progress = self._progress(pipeline.steps, pipeline.outcome, progress)
         if trouble is not None:
