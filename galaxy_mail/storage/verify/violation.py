@@ -7,7 +7,7 @@ from galaxy_mail.storage.upkeep import MEND
 
 
 class Mend(Struct, frozen=True):
-    """What would mend a violation, safe whatever happened since the look."""
+    """What would mend a violation. Where a live service could be in between, a script compares with what was looked at."""
 
     does: str  # "put there"
     calls: tuple[Call | Command, ...]
