@@ -209,6 +209,9 @@ class CommandIntake:
         # Where each pipeline waits for the disk, the others would wait behind it.
         at_a_time = len(batch.entries) if self._intake.durable else APPLIED_AT_A_TIME
         progress = Progress(offset=offset)
+        if len(batch.entries) <= at_a_time:
+            steps = list(plan)
+            return self._progress(steps, await self._stream.apply([step.call for step in steps]), progress)
         trouble: RedisTrouble | None = None
         async with trio.open_nursery() as nursery:
             under_way: list[_Pipeline] = []

@@ -6,7 +6,6 @@ much at ten events a delivery. Its registry and its exposition are used as they 
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from time import perf_counter
 from typing import Final
@@ -88,14 +87,9 @@ class Histogram:
         counts[bisect_left(self._bounds, seconds)] += 1
         self._sums[label] += seconds
 
-    @contextmanager
-    def time(self, label: str = "") -> Iterator[None]:
+    def time(self, label: str = "") -> "_Timed":
         """Observes how long the block took, also when it raises."""
-        started = perf_counter()
-        try:
-            yield
-        finally:
-            self.observe(perf_counter() - started, label)
+        return _Timed(self, label)
 
     def count(self, label: str = "") -> int:
         return sum(self._counts.get(label, ()))
@@ -117,3 +111,19 @@ class Histogram:
             self._counts[label] = [0] * (len(self._bounds) + 1)
             self._sums[label] = 0.0
         return label
+
+
+class _Timed:
+    """A class, because a generator as a context manager costs four times as much."""
+
+    __slots__ = ("_histogram", "_label", "_started_s")
+
+    def __init__(self, histogram: Histogram, label: str) -> None:
+        self._histogram = histogram
+        self._label = label
+
+    def __enter__(self) -> None:
+        self._started_s = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._histogram.observe(perf_counter() - self._started_s, self._label)

@@ -17,8 +17,8 @@ import os
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Self
 
 import trio
@@ -105,9 +105,11 @@ class Session:
         """Connected, introduced, under TLS and authenticated as configured. Raises ExchangeEnded."""
         session = cls(settings)
         try:
-            with session._within(settings.timeout_s):
+            with trio.move_on_after(settings.timeout_s) as scope:
                 await session._connect(connect)
                 await session._introduce(tls)
+            if scope.cancelled_caught:
+                raise session._no_answer()
         except BaseException:
             await session.drop()
             raise
@@ -255,7 +257,8 @@ class Session:
         # if no recipient was accepted. With several recipients that is known before DATA or not at all.
         if smtp.pipelining and len(mail.recipients) == 1:
             commands.append(("DATA", b"", ""))
-        with self._within(self._settings.timeout_s):
+        refusal: Ended | None = None
+        with trio.move_on_after(self._settings.timeout_s) as scope:
             if smtp.pipelining:
                 await self._converse_at_once(commands, answers)
             else:
@@ -266,6 +269,8 @@ class Session:
                 refusal = envelope_verdict(answers)
             if refusal is not None and smtp.state is State.GO_AHEAD:
                 await self._take_back(answers)
+        if scope.cancelled_caught:
+            raise self._no_answer()
         return refusal
 
     async def _converse_at_once(
@@ -326,14 +331,16 @@ class Session:
     async def _push(self, data: bytes | memoryview) -> None:
         """Writes a part of the message. Raises ExchangeEnded where it could not be written whole."""
         assert self._stream is not None
-        ending, detail = Ending.TIMED_OUT, f"no progress within {self._settings.timeout_s:g} s"
-        with trio.move_on_after(self._settings.timeout_s):
+        timeout_s = self._settings.timeout_s
+        with trio.move_on_after(timeout_s) as scope:
             try:
                 await self._stream.send_all(data)
                 return
             except trio.BrokenResourceError:
-                ending, detail = Ending.HUNG_UP, ""
-        await self._hear_out(ending, detail)
+                pass
+        if scope.cancelled_caught:
+            await self._hear_out(Ending.TIMED_OUT, f"no progress within {timeout_s:g} s")
+        await self._hear_out(Ending.HUNG_UP)
 
     async def _hear_out(self, otherwise: Ending | None, detail: str = "") -> None:
         """Ends the attempt by what the relay says in the middle of the message; if it says nothing, by `otherwise`."""
@@ -360,7 +367,7 @@ class Session:
         """The answer to the final dot. A cancelled wait goes on, shielded, for as long as a stop allows."""
         settings = self._settings
         give_up_s = trio.current_time() + settings.final_timeout_s
-        ending, detail = Ending.TIMED_OUT, f"no answer within {settings.final_timeout_s:g} s"
+        ending = Ending.TIMED_OUT
         try:
             with trio.CancelScope(deadline=give_up_s):
                 return await self._reply()
@@ -368,10 +375,11 @@ class Session:
             # Swallowed: the outcome has to be recorded. The next checkpoint raises it again.
             stop_s = trio.current_time() + settings.stop_grace_s
             if stop_s < give_up_s:
-                give_up_s, ending, detail = stop_s, Ending.CUT_OFF, ""
+                give_up_s, ending = stop_s, Ending.CUT_OFF
             with trio.CancelScope(deadline=give_up_s, shield=True):
                 return await self._reply()
-        raise self._ended(ending, detail=detail)
+        late = f"no answer within {settings.final_timeout_s:g} s"
+        raise self._ended(ending, detail=late if ending is Ending.TIMED_OUT else "")
 
     # Leaving
 
@@ -424,12 +432,8 @@ class Session:
             raise self._ended(Ending.HUNG_UP) from broken
         return reply
 
-    @contextmanager
-    def _within(self, seconds: float) -> Iterator[None]:
-        with trio.move_on_after(seconds) as scope:
-            yield
-        if scope.cancelled_caught:
-            raise self._ended(Ending.TIMED_OUT, detail=f"no answer within {seconds:g} s")
+    def _no_answer(self) -> ExchangeEnded:
+        return self._ended(Ending.TIMED_OUT, detail=f"no answer within {self._settings.timeout_s:g} s")
 
     def _ended(self, ending: Ending, *, reply: Reply | None = None, detail: str = "") -> ExchangeEnded:
         exchange = self._below_smtp or self._smtp.exchange
