@@ -29,7 +29,6 @@ class Lost(Struct, frozen=True):
 
     claim: Claim
     conclusion: Conclusion
-    ours_until_s: float  # trio.current_time() at which our own claim on it expires
 
 
 class Scheduler:
@@ -87,6 +86,7 @@ class Scheduler:
     async def turn(self) -> float:
         """One look at the schedule; how many seconds to wait for the next. Raises RedisTrouble."""
         now_s = trio.current_time()
+        await self._conclude_lost()  # before a claim can find them expired
         await self._release(self.lanes.withdraw(before_s=now_s - self._may_wait_s))
         places = self.lanes.places()
         look_for_lost = now_s >= self._look_again_s
@@ -105,7 +105,7 @@ class Scheduler:
         for claim in claimed.claims:
             conclusion = self._conclusion(claim)
             if conclusion is not None:
-                self._lost.append(Lost(claim, conclusion, now_s + self.store.claim_ttl_ms / 1000))
+                self._lost.append(Lost(claim, conclusion))
             elif self._stopping:  # it was asked for before, and no slot may begin it any more
                 too_late.append(claim)
             else:
@@ -155,11 +155,9 @@ class Scheduler:
         while self._lost:
             self.heartbeat.beat()
             lost = self._lost.popleft()
-            if trio.current_time() >= lost.ours_until_s:
-                continue  # it is found once more
             try:
                 await self.store.finish(lost.claim, lost.conclusion)
-            except StaleClaim:
+            except StaleClaim:  # it expired meanwhile, and somebody found it once more
                 continue
             except RedisTrouble:
                 self._lost.append(lost)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
 import trio
@@ -15,7 +15,7 @@ from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, Failure, Lane
 from galaxy_mail.storage import keys as k
 from galaxy_mail.storage.errors import RedisUnavailable
-from galaxy_mail.storage.store import LOST_PLACES
+from galaxy_mail.storage.store import LOST_PLACES, Claimed
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.deliveries import login_code_of, request_of
 from tests.storehouse import POLICY, START_MS, TTL_MS, Fault, Storehouse
@@ -212,3 +212,41 @@ async def test_what_keeps_it_from_claiming_is_told_once_for_each_reason(
                 await trio.sleep(10)
     told = [line["error"] for line in lines if line["event"] == "claiming_failed"]
     assert told == ["away, as the test has it", "lost before it was run", "away, as the test has it"]
+
+
+async def test_a_claim_that_took_long_to_ask_for_is_concluded_all_the_same(
+    house: Storehouse, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process stood still between the turn's begin and the claim: seed 321 had it count another loss."""
+    house.follow_trio()
+    await house.begun(request_of())
+    await trio.sleep(TTL_MS / 1000)
+    scheduler = scheduler_of(house)
+    real = house.store.claim
+
+    async def late(**asked: Any) -> Claimed:
+        await trio.sleep(2 * TTL_MS / 1000)
+        return await real(**asked)
+
+    monkeypatch.setattr(house.store, "claim", late)
+    await scheduler.turn()
+    assert house.attempt("d1", 1).status is AttemptStatus.TIMED_OUT
+    assert house.delivery("d1").begun_losses == 1
+
+
+async def test_what_could_not_be_concluded_comes_before_the_next_claim(
+    house: Storehouse, autojump_clock: MockClock
+) -> None:
+    """Redis was away for longer than the claim lives: it has expired, nobody took it, and it is not lost once more."""
+    house.follow_trio()
+    await house.begun(request_of())
+    await trio.sleep(TTL_MS / 1000)
+    scheduler = scheduler_of(house)
+    house.link.fail("finish", "refused")
+    with pytest.raises(RedisUnavailable):
+        await scheduler.turn()
+    await trio.sleep(2 * TTL_MS / 1000)
+    await scheduler.turn()
+    assert house.attempt("d1", 1).status is AttemptStatus.TIMED_OUT
+    assert house.delivery("d1").begun_losses == 1
+    await scheduler._release(scheduler.lanes.drain())
