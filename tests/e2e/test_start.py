@@ -7,7 +7,7 @@ import pytest
 
 from tests.ledger import command
 from tests.servers import run_command
-from tests.service_process import API, eventually
+from tests.service_process import API
 from tests.testbed import Bed
 
 
@@ -140,12 +140,11 @@ async def test_redis_that_hangs_is_no_hang_of_ours(bed: Bed) -> None:
         assert (refused.status_code, refused.json()["code"]) == (503, "service_unavailable")
         assert refused.elapsed.total_seconds() < 2 + 5  # a busy machine needs its own time, too
     bed.valkey.resume()
-    # It had reached the server, and was run when that woke.
-    await eventually(lambda: len(bed.ledger.deliveries()) == 1, "it is accepted")
     await service.wait_ready()
+    # It may have reached the server, to be run when that woke: asked again it is one mail all the same.
     while (again := await bed.login_code(service, "hanging")) is None or again.status_code != 200:
         pass
-    assert again.headers["Idempotency-Replayed"] == "true"
+    assert len(bed.ledger.deliveries()) == 1
     await service.wait_status(bed.ledger.keys["hanging"], "sent")
 
 
