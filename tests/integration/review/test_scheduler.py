@@ -231,7 +231,7 @@ async def test_a_claim_that_took_long_to_ask_for_is_concluded_all_the_same(
     monkeypatch.setattr(house.store, "claim", late)
     await scheduler.turn()
     assert house.attempt("d1", 1).status is AttemptStatus.TIMED_OUT
-    assert house.delivery("d1").begun_losses == 1
+    assert house.run("HGET", k.CLAIM_LOSSES, "d1") == b"1"
 
 
 async def test_what_could_not_be_concluded_comes_before_the_next_claim(
@@ -248,5 +248,5 @@ async def test_what_could_not_be_concluded_comes_before_the_next_claim(
     await trio.sleep(2 * TTL_MS / 1000)
     await scheduler.turn()
     assert house.attempt("d1", 1).status is AttemptStatus.TIMED_OUT
-    assert house.delivery("d1").begun_losses == 1
+    assert house.run("HGET", k.CLAIM_LOSSES, "d1") == b"1"
     await scheduler._release(scheduler.lanes.drain())
