@@ -260,11 +260,13 @@ class Simulation:
         return False
 
     def _is_quiet(self) -> bool:
-        books, future = self.world.witness.books, self.special == "future"
-        scheduled, priority = self.world.run(
-            ("ZCARD", "mail:attempt_schedule"), ("ZCARD", "mail:attempt_schedule:priority")
+        books = self.world.witness.books
+        scheduled, priority, future = self.world.run(
+            ("ZCARD", "mail:attempt_schedule"),
+            ("ZCARD", "mail:attempt_schedule:priority"),
+            ("ZSCORE", "mail:attempt_schedule", FUTURE_ID),  # not there after a wipe
         )
-        left = cast("int", scheduled) + cast("int", priority) - future
+        left = cast("int", scheduled) + cast("int", priority) - (future is not None)
         return (
             left <= 0
             and books.consumed == len(books.stream)

@@ -8,14 +8,16 @@ import pytest
 from tests.simulation.pool import run_seeds
 from tests.simulation.run import Run
 
-SEEDS = 1_000
+# Those beyond the first thousand failed once: a wiped store that held a newer release's record, a job whose parent was
+# forgotten before its clone was counted. (Seeds 321, 341, 371 and 801: a claim's life reckoned from too early on.)
+SEEDS = [*range(1_000), 1_729, 2_447, 3_556]
 CHUNK = 25
 
 
 @pytest.fixture(scope="module")
 def runs() -> list[Run]:
     """Every seed's run, two at a time: what they share is the machine."""
-    chunks = [range(start, min(start + CHUNK, SEEDS)) for start in range(0, SEEDS, CHUNK)]
+    chunks = [SEEDS[start : start + CHUNK] for start in range(0, len(SEEDS), CHUNK)]
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         return [run for chunk in pool.map(run_seeds, chunks) for run in chunk]
 
