@@ -131,6 +131,8 @@ class Oracle:
         parents = [clone.parent_delivery_id for clone in clones]
         if len(set(parents)) != len(parents):
             yield f"the job {job_id} resent some more than once: {parents}"
+        if job.status is JobStatus.FAILED and self.world.counts["crash_at_point"]:
+            return  # an error that nobody foresaw, in the middle of its work, ends a job and says so
         if job.status is not JobStatus.DONE:
             yield f"the job {job_id} is {job.status}"
         elif job.resent < len(clones) and self._forgets:
