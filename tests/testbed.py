@@ -87,7 +87,9 @@ class Bed:
 async def bed_in(folder: Path, *valkey_options: str, **settings: str) -> AsyncIterator[Bed]:
     """A testbed whose services have these settings: variables less MAIL_, in lower case."""
     env = {f"MAIL_{name.upper()}": value for name, value in settings.items()}
-    async with valkey_server("--appendonly", "yes", *valkey_options) as valkey:
+    # Every second, a sync that takes long puts off the writing too, and a kill then costs what was acknowledged.
+    kept = ("--appendonly", "yes", "--appendfsync", "always")
+    async with valkey_server(*kept, *valkey_options) as valkey:
         base = {"MAIL_REDIS_ADDR": valkey.url, "MAIL_STUB_OUTBOX": str(folder / "outbox")}
         async with fleet_of({**base, **env}) as fleet:
             bed = Bed(valkey, fleet, folder)

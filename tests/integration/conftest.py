@@ -12,7 +12,8 @@ from tests.servers import ValkeyServer, valkey_server
 @pytest.fixture
 async def valkey() -> AsyncIterator[ValkeyServer]:
     """An empty Valkey on a unix socket, with an append-only file as in production."""
-    async with valkey_server("--appendonly", "yes") as server:
+    # Every second, a sync that takes long puts off the writing too, and a kill then costs what was acknowledged.
+    async with valkey_server("--appendonly", "yes", "--appendfsync", "always") as server:
         yield server
 
 
