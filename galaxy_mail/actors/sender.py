@@ -24,6 +24,7 @@ from galaxy_mail.domain.conclusion import (
     give_back,
     suppress_late,
 )
+from galaxy_mail.domain.errors import leaves
 from galaxy_mail.domain.records import Content, Delivery, Failure, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message, Provider
 from galaxy_mail.rendering.catalog import Catalog
@@ -312,9 +313,7 @@ class Work(Struct):
 
 def _is_cancellation(ended: BaseException) -> bool:
     """Whether a cancellation is all that it says: nurseries, such as the one in which trio connects, put it into a group."""
-    if isinstance(ended, BaseExceptionGroup):
-        return all(map(_is_cancellation, ended.exceptions))
-    return isinstance(ended, trio.Cancelled)
+    return all(isinstance(one, trio.Cancelled) for one in leaves(ended))
 
 
 def _content(claim: Claim) -> Content:

@@ -4,7 +4,7 @@ The order of starting and stopping is not decided here but by the nurseries in w
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from math import inf
 from random import Random
@@ -14,7 +14,7 @@ import structlog
 import trio
 from msgspec import Struct
 
-from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.errors import GalaxyMailError, leaves
 
 log = structlog.get_logger()
 
@@ -226,7 +226,7 @@ class _Ward:
             return
         if trio.current_time() - started_s >= STEADY_AFTER_S:
             self.crashes_in_a_row = 0
-        self.last_error = ", ".join(dict.fromkeys(_names(crash)))
+        self.last_error = ", ".join(dict.fromkeys(type(one).__name__ for one in leaves(crash)))
         if isinstance(crash, Killed):  # which says nothing of how well it can run
             log.warning("actor_killed", actor=self.child.name, restarts=self.restarts)
         else:
@@ -253,11 +253,3 @@ class _Ward:
             last_error=self.last_error,
             turned_s=self.heartbeat.turned_s if self.scope is not None else None,
         )
-
-
-def _names(error: BaseException) -> Iterator[str]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _names(inner)
-    else:
-        yield type(error).__name__

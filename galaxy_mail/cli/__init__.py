@@ -7,14 +7,14 @@ alone. What the product raises on purpose becomes its message and an exit status
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
 import click
 
-from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.errors import GalaxyMailError, leaves
 
 
 class Lazy(NamedTuple):
@@ -76,20 +76,12 @@ class LazyGroup(click.Group):
         try:
             result = super().invoke(ctx)
         except* GalaxyMailError as group:
-            problems = list(_leaves(group))
+            problems = list(leaves(group))
         for problem in problems:
             click.echo(f"galaxy-mail: {problem}", err=True)
         if problems:
             ctx.exit(max(getattr(problem, "exit_status", 1) for problem in problems))
         return result
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

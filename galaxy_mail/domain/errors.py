@@ -1,5 +1,7 @@
 """The root of this package's exceptions, and those that the domain raises. Never: text with secrets."""
 
+from collections.abc import Iterator
+
 
 class GalaxyMailError(Exception):
     """Everything that Galaxy Mail raises on purpose."""
@@ -15,3 +17,12 @@ class FieldError(GalaxyMailError):
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
         self.message = message
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """What an exception consists of: itself, or what is in the group, however deep."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error

@@ -4,7 +4,7 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from socket import (
@@ -32,7 +32,7 @@ from hypercorn.typing import ConnectionState, ResponseSummary, WWWScope
 from msgspec import Struct
 from quart_trio import QuartTrio
 
-from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.errors import GalaxyMailError, leaves
 from galaxy_mail.http.tokens import certificate_name
 
 log = structlog.get_logger()
@@ -201,7 +201,7 @@ class _Connection(TCPServer):
             await super().run()
         except* Exception as group:  # noqa: BLE001  # whatever it is, it is this connection's alone
             # What was sent is in the exceptions' words, secrets included: only what they are is told, and where.
-            log.warning("connection_failed", errors=sorted({_origin(error) for error in _leaves(group)}))
+            log.warning("connection_failed", errors=sorted({_origin(error) for error in leaves(group)}))
 
     async def _read_data(self) -> None:
         """Until the client is gone. Then nothing keeps the connection open but requests that have not ended yet.
@@ -227,14 +227,6 @@ def _origin(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}"
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def _hypercorn() -> Config:
