@@ -13,7 +13,7 @@ import trustme
 from tests.ledger import Arrival, arrival
 from tests.relays.aiosmtpd_relay import aiosmtpd_running
 from tests.relays.postfix import Postfix
-from tests.relays.real import Certificates, Relay, Unavailable, running
+from tests.relays.real import Certificates, Relay, Unavailable, running, skip_without
 from tests.relays.sink import Sink, sink_running
 from tests.service_process import API
 from tests.testbed import FROM, Bed, smtp_settings
@@ -47,7 +47,7 @@ def relay(
             else:
                 relay = stack.enter_context(running(Postfix(), certificates, sink.port))
         except Unavailable as why:
-            pytest.skip(f"{request.param}: {why}")
+            skip_without(request.param, why)
         yield relay, sink, str(folder / "ca.pem")
 
 
