@@ -5,6 +5,7 @@ Never: a change of what the service does; only what surrounds it is made up.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from random import Random
 from typing import Any, Final, Literal, cast
 
@@ -104,6 +105,8 @@ class Process:
 
     @property
     def troubled_s(self) -> float:
+        if self.service.epoch.strange:
+            return inf  # with every connection it drops what it held: nobody knows what that is worth
         return max(self.trouble_s, self.paused_until_s)
 
     def crashed(self) -> None:
