@@ -36,7 +36,7 @@ class MailRequest(Struct, frozen=True, kw_only=True):
     lane: Lane
     payload_mode: PayloadMode
     idempotency_key: str
-    fingerprint: str  # SHA-256 in hex over the canonical request without its tracing fields
+    fingerprint: str  # of the request without its tracing fields
     content: Content
     rendered: RenderedContent | None = None  # a resend sends what its parent sent
     parent_delivery_id: str | None = None

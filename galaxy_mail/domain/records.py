@@ -217,7 +217,7 @@ class DeadLetter(Record, frozen=True, kw_only=True):
 class IdempotencyRecord(Record, frozen=True, kw_only=True, array_like=True):
     """What (source, idempotency key) stands for. Stored as an array: there is one for each delivery, and only we read it."""
 
-    fingerprint: str  # SHA-256, base64url
+    fingerprint: str  # of the request (`fingerprint.fingerprint`)
     delivery_id: str
     outcome: str  # "sent" | "suppressed": what the first request was answered
     expires_at_ms: int  # from then on it counts as absent, whether or not its key is gone

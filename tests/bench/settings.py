@@ -23,6 +23,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     celery: int  # tasks in Celery's backlog: its rate is steady, so fewer say the same
     plain: int  # messages of the plain sender
     ingest: int  # commands in the stream's backlog
+    kept: int  # finished deliveries from which Redis' memory is asked, to twice as many
     small_store: int  # deliveries that pages are cut from
     large_store: int
     pages: int  # requests for each kind of page
@@ -39,6 +40,7 @@ FULL: Final = Sizes(
     celery=1_500,
     plain=20_000,
     ingest=20_000,
+    kept=5_000,
     small_store=1_000,
     large_store=200_000,
     pages=200,
@@ -54,6 +56,7 @@ QUICK: Final = Sizes(
     celery=300,
     plain=5_000,
     ingest=4_000,
+    kept=1_000,
     small_store=1_000,
     large_store=10_000,
     pages=50,

@@ -1,13 +1,12 @@
 """The auth route: at full speed while sending is held back, its backlog's drain, and at 50 a second with mail flowing.
 
-The drain is the priority lane's: every slot takes part. What a finished delivery costs in Redis is read behind it.
+The drain is the priority lane's: every slot takes part.
 """
 
 from tests.bench.backlog import drain
 from tests.bench.figures import MS_PER_S, Figure, latencies
 from tests.bench.http_load import at_full_speed, at_rate, require_status
 from tests.bench.login_codes import login_code_requests
-from tests.bench.memory import content_bytes
 from tests.bench.relay import Relay
 from tests.bench.service import Service
 from tests.bench.settings import ASKED_PER_S, CONNECTIONS, Settings
@@ -23,7 +22,6 @@ def measure(settings: Settings) -> list[Figure]:
         Service(settings.workdir, valkey, relay) as service,
     ):
         relay.hold()
-        memory_before = valkey.used_memory_bytes()
         warm_up, _ = at_full_speed(
             service.address, requests, connections=CONNECTIONS, number=sizes.intake_warm_up
         )
@@ -35,9 +33,6 @@ def measure(settings: Settings) -> list[Figure]:
         require_status([*warm_up, *answers], 200)
 
         drained = drain(valkey, relay, service, sizes.intake_warm_up + sizes.intake)
-        memory = valkey.used_memory_bytes() - memory_before
-        ids = [answer.header("Delivery-Id") or "" for answer in [*warm_up, *answers]]
-        stored = content_bytes(valkey, ids)
 
         steady = at_rate(service.address, requests, number=ASKED_PER_S * sizes.rate_s, per_s=ASKED_PER_S)
         require_status(steady, 200)
@@ -49,6 +44,4 @@ def measure(settings: Settings) -> list[Figure]:
         *latencies("auth.latency_at_50", [answer.latency_ms for answer in steady]),
         Figure(key="auth.drain_rate", value=drained.per_s),
         Figure(key="auth.drain_cpu_ms", value=drained.cpu_ms),
-        Figure(key="memory.login_code", value=memory / len(ids) - stored),
-        Figure(key="memory.login_code_content", value=stored),
     ]

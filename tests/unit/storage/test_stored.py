@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from galaxy_mail.domain.ids import DELIVERY_ID
-from galaxy_mail.domain.records import Attempt, AttemptStatus, Delivery, Envelope, Failure
+from galaxy_mail.domain.records import (
+    Attempt,
+    AttemptStatus,
+    Delivery,
+    Envelope,
+    Failure,
+    Lane,
+    PayloadMode,
+    Result,
+    Source,
+)
 from galaxy_mail.storage.stored import (
     read_attempt,
     read_delivery,
@@ -32,9 +42,13 @@ TEXTS = st.one_of(
             ',"updated_at_ms":1',
             "\\",
             '"finished_at_ms":7,',
+            '"locale":"en",',
+            '"status":"provider_accepted"',
         ]
     ),
 )
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 IDS = st.from_regex(DELIVERY_ID, fullmatch=True)
 TIMES = st.integers(0, 2**53)
 
@@ -43,12 +57,22 @@ TIMES = st.integers(0, 2**53)
 def deliveries(draw: Any) -> Delivery:
     delivery_id = draw(IDS)
     updated_at_ms = draw(TIMES)
+    locale_used = draw(st.none() | st.just("en") | TEXTS)
+    traceparent = draw(st.none() | st.just(TRACEPARENT) | TEXTS)
     return replace(
         delivery_of(),
         delivery_id=delivery_id,
         idempotency_key=draw(st.one_of(st.just(delivery_id), TEXTS)),
         subject=draw(st.none() | TEXTS),
-        locale=draw(st.none() | TEXTS),
+        source=draw(st.sampled_from(Source)),
+        lane=draw(st.sampled_from(Lane)),
+        payload_mode=draw(st.sampled_from(PayloadMode)),
+        template_id=draw(st.sampled_from([None, "auth.login_code", "orders.shipped"])),
+        locale=draw(st.just(locale_used) | st.none() | TEXTS),
+        locale_used=locale_used,
+        locale_fallback_used=draw(st.sampled_from([None, False, True])),
+        trace_id=draw(st.none() | st.just(TRACE_ID) | TEXTS),
+        traceparent=traceparent,
         resent_by=draw(st.none() | TEXTS),
         failure=draw(st.none() | st.builds(Failure, code=TEXTS, summary=TEXTS)),
         envelope=Envelope(to=(draw(TEXTS),)),
@@ -71,7 +95,9 @@ def test_a_delivery_comes_back_as_it_was(delivery: Delivery) -> None:
         attempt_no=st.integers(1, 10**6),
         status=st.sampled_from(AttemptStatus),
         scheduled_for_ms=TIMES,
-        provider=st.none() | TEXTS,
+        finished_at_ms=st.none() | TIMES,
+        result=st.none() | st.sampled_from(Result),
+        provider=st.none() | st.just("smtp") | TEXTS,
         provider_code=st.none() | TEXTS,
         failure=st.none() | st.builds(Failure, code=TEXTS, summary=TEXTS),
     )
@@ -85,10 +111,20 @@ def test_nothing_is_said_twice() -> None:
     delivery = replace(
         delivery_of(),
         delivery_id="some-id",
+        source=Source.AUTHSESSION,
+        lane=Lane.PRIORITY,
+        payload_mode=PayloadMode.TEMPLATE,
+        template_id="auth.login_code",
+        locale="pt-BR",
+        locale_used="pt-BR",
+        locale_fallback_used=False,
         idempotency_key="key",
         message_id="some-id@mail.example",
         envelope=Envelope(to=("a@example.org",)),
         subject=None,
+        attempt_count=1,
+        trace_id=TRACE_ID,
+        traceparent=TRACEPARENT,
         updated_at_ms=NOW_MS + 5,
         finished_at_ms=NOW_MS + 5,
     )
@@ -96,9 +132,38 @@ def test_nothing_is_said_twice() -> None:
     members = msgspec.json.decode(data)
     assert list(members) == sorted(members)
     assert members["message_id"] == "@mail.example"
-    assert not {"delivery_id", "updated_at_ms"} & members.keys()
+    unsaid = {"attempt_count", "delivery_id", "lane", "locale", "locale_fallback_used", "payload_mode"}
+    unsaid |= {"template_id", "trace_id", "updated_at_ms"}
+    assert not unsaid & members.keys()
+    for once in ("pt-BR", TRACE_ID, str(NOW_MS + 5)):
+        assert data.count(once.encode()) == 1
     assert b"some-id" not in data
-    assert data.count(str(NOW_MS + 5).encode()) == 1
+
+
+def test_a_locale_that_was_not_asked_for_is_said() -> None:
+    delivery = replace(delivery_of(), locale="pt-BR", locale_used="en", locale_fallback_used=True)
+    members = msgspec.json.decode(spell_delivery(delivery))
+    assert (members["locale"], members["locale_used"], members["locale_fallback_used"]) == (
+        "pt-BR",
+        "en",
+        True,
+    )
+
+
+def test_a_mail_that_was_taken_says_so_once() -> None:
+    attempt = Attempt(
+        delivery_id="d",
+        attempt_no=1,
+        status=AttemptStatus.PROVIDER_ACCEPTED,
+        result=Result.ACCEPTED,
+        provider="smtp",
+        scheduled_for_ms=1,
+        started_at_ms=2,
+        finished_at_ms=3,
+    )
+    assert spell_attempt(attempt) == (
+        b'{"finished_at_ms":3,"scheduled_for_ms":1,"started_at_ms":2,"status":"provider_accepted"}'
+    )
 
 
 def test_an_attempt_is_an_object_without_its_delivery_and_number() -> None:
