@@ -31,7 +31,7 @@ from galaxy_mail.storage.stored import readable, readable_attempt, readable_deli
 
 PAGE: Final = script("page")
 
-SCAN: Final = 1_000  # candidates that one page looks at: a millisecond or two of Redis' time
+SCAN: Final = 500  # candidates that one page looks at: half a millisecond of Redis' time
 PAGE_MAX_BYTES: Final = (
     256 * 1024
 )  # of records; an answer that a client is slow to read stays in the sockets' buffers
