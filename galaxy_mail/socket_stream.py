@@ -45,6 +45,16 @@ class ConversationStream(Stream):
             rest = rest[sent:]
             await trio.lowlevel.wait_writable(self._socket)
 
+    async def send_at_once(self, data: bytes | bytearray | memoryview) -> int:
+        """How many bytes the system takes without waiting, perhaps none. Raises as `send_all`, with nothing taken."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._broken() from error
+
     async def wait_send_all_might_not_block(self) -> None:
         if self._socket.fileno() < 0:
             raise trio.ClosedResourceError("this stream was closed")

@@ -33,9 +33,6 @@ class Places(Struct, frozen=True):
     def __bool__(self) -> bool:
         return self.priority > 0 or self.normal > 0
 
-    def of(self, lane: Lane) -> int:
-        return self.priority if lane is Lane.PRIORITY else self.normal
-
 
 class Waiting(Struct, frozen=True):
     claim: Claim
@@ -69,23 +66,18 @@ class Lanes:
 
         A lane is refilled once half of its prefetch is gone: claiming in batches costs less per delivery.
         """
-        free_priority = len(self._takers)
-        free_normal = sum(1 for priority_only in self._takers.values() if not priority_only)
-        room = {
-            Lane.PRIORITY: free_priority + self._prefetch - len(self._queues[Lane.PRIORITY]),
-            Lane.NORMAL: free_normal + self._prefetch - len(self._queues[Lane.NORMAL]),
-        }
-        enough = self._prefetch // 2
-        return Places(
-            *(count if count >= enough else 0 for count in (room[Lane.PRIORITY], room[Lane.NORMAL]))
-        )
+        return Places(self._places_in(Lane.PRIORITY), self._places_in(Lane.NORMAL))
 
     def has_places_for_more(self) -> bool:
         """Whether a lane in which more is due than was claimed can take some of it now."""
-        if not self.hungry:
-            return False
-        places = self.places()
-        return any(places.of(lane) > 0 for lane in self.hungry)
+        return any(map(self._places_in, self.hungry))
+
+    def _places_in(self, lane: Lane) -> int:
+        free = len(self._takers)
+        if free and lane is Lane.NORMAL:
+            free -= sum(self._takers.values())
+        count = free + self._prefetch - len(self._queues[lane])
+        return count if count >= self._prefetch // 2 else 0
 
     def put(self, claim: Claim, *, since_s: float) -> None:
         """Hands a claim over. Never blocks: the scheduler claims no more than there are places."""

@@ -313,7 +313,7 @@ def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _Part:
     head = b'Content-Type: text/%b; charset="utf-8"\r\nContent-Transfer-Encoding: %%b\r\n\r\n' % subtype
     if (
         (ascii_only or eight_bit)
-        and max(map(len, data.split(b"\n"))) <= LINE_MAX
+        and not _has_long_line(data)
         and len(data.translate(None, _UNPRINTABLE)) == len(data)
     ):
         body = data.replace(b"\n", CRLF)
@@ -324,6 +324,17 @@ def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _Part:
         return _Part((head % b"quoted-printable", encoded.replace(b"\n", CRLF)))
     in_base64 = b2a_base64(data.replace(b"\n", CRLF), newline=False)
     return _Part((head % b"base64", _base64_lines(in_base64)))
+
+
+def _has_long_line(data: bytes) -> bool:
+    """Whether a line, its LF not counted, has more than LINE_MAX bytes. Goes by as many lines at once as fit into that."""
+    at = 0
+    while len(data) - at > LINE_MAX:
+        end = data.rfind(b"\n", at, at + LINE_MAX + 1)
+        if end < 0:
+            return True
+        at = end + 1
+    return False
 
 
 def _attachment(where: str, attachment: Attachment) -> _Part:

@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
+from enum import Enum, StrEnum
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, BinaryIO, Final, Literal
@@ -46,7 +46,7 @@ def delivery_fields(delivery: Delivery, attempt_no: int | None = None) -> dict[s
         trace_id = delivery.traceparent[3:35]  # W3C Trace Context §3.2.2: version, trace id, parent id, flags
     return {
         "delivery_id": delivery.delivery_id,
-        "source": delivery.source.value,
+        "source": delivery.source,
         "template_id": delivery.template_id,
         "attempt_no": attempt_no,
         "request_id": delivery.request_id,
@@ -145,6 +145,8 @@ def _line(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
             line[name] = MASK if value else value
         elif type(value) in _PLAIN:
             line[name] = value if type(value) is not str or len(value) <= TEXT_MAX else _cut(value, TEXT_MAX)
+        elif isinstance(value, StrEnum):
+            line[name] = value  # a word of ours, and as good as a string
         else:
             line[name] = _plain(value)
     return _OUT.render(line, _traceback(crash) if crash else None)

@@ -11,6 +11,7 @@ front of the next MAIL, in the same write.
 Who has the message is exact. The final dot goes out with the last bytes of the body, and trio's streams return from
 `send_all` only when the kernel has taken every byte: a `send_all` that was cancelled, timed out or failed left the
 final line without its end, and the relay has to discard the message. Only once it has returned is the outcome open.
+`send_at_once`, by which most messages go, is cancelled before it has sent anything or not at all.
 """
 
 import os
@@ -19,6 +20,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Final, Self
 
 import trio
@@ -236,7 +238,13 @@ class Session:
         kept = True
         self.is_broken = True  # until it is known to be whole
         try:
-            ended = await self._envelope(mail, answers) or await self._content(mail.wire, may_finish)
+            # One scope for both waits of a message, as a scope costs about as much as a wait.
+            with trio.move_on_after(self._settings.timeout_s) as patience:
+                ended = await self._envelope(mail, answers) or await self._content(
+                    mail.wire, may_finish, patience
+                )
+            if patience.cancelled_caught:
+                raise self._no_answer()
         except ExchangeEnded as raised:
             ended = raised.ended
             if refusal := envelope_verdict(answers):
@@ -257,20 +265,16 @@ class Session:
         # if no recipient was accepted. With several recipients that is known before DATA or not at all.
         if smtp.pipelining and len(mail.recipients) == 1:
             commands.append(("DATA", b"", ""))
-        refusal: Ended | None = None
-        with trio.move_on_after(self._settings.timeout_s) as scope:
-            if smtp.pipelining:
-                await self._converse_at_once(commands, answers)
-            else:
-                await self._converse(commands, answers)
+        if smtp.pipelining:
+            await self._converse_at_once(commands, answers)
+        else:
+            await self._converse(commands, answers)
+        refusal = envelope_verdict(answers)
+        if refusal is None and smtp.state is State.ENVELOPE:
+            await self._converse([("DATA", b"", "")], answers)
             refusal = envelope_verdict(answers)
-            if refusal is None and smtp.state is State.ENVELOPE:
-                await self._converse([("DATA", b"", "")], answers)
-                refusal = envelope_verdict(answers)
-            if refusal is not None and smtp.state is State.GO_AHEAD:
-                await self._take_back(answers)
-        if scope.cancelled_caught:
-            raise self._no_answer()
+        if refusal is not None and smtp.state is State.GO_AHEAD:
+            await self._take_back(answers)
         return refusal
 
     async def _converse_at_once(
@@ -315,31 +319,38 @@ class Session:
         if read(Exchange.FINAL, reply) not in (Ending.PERMANENT, Ending.TRANSIENT):
             raise self._ended(Ending.BAD_REPLY, reply=reply)
 
-    async def _content(self, wire: bytes, may_finish: SendDeadline) -> Ended:
+    async def _content(self, wire: bytes, may_finish: SendDeadline, patience: trio.CancelScope) -> Ended:
         view, at = memoryview(wire), 0
         while len(wire) - at > _CHUNK_BYTES:
-            await self._push(view[at : at + _CHUNK_BYTES])
+            await self._push(view[at : at + _CHUNK_BYTES], patience)
             at += _CHUNK_BYTES
             if self._has_something_to_read():
                 await self._hear_out(None)
         if not may_finish():
             raise ExchangeEnded(Ended(exchange=Exchange.BODY, ending=Ending.CLAIM_SHORT))
-        await self._push(self._say("DOT", wire[at:] if at else wire))
-        exchange, reply = Exchange.FINAL, await self._final_reply()
+        await self._push(self._say("DOT", wire[at:] if at else wire), patience)
+        exchange, reply = Exchange.FINAL, await self._final_reply(patience)
         return Ended(exchange=exchange, ending=read(exchange, reply), reply=reply)
 
-    async def _push(self, data: bytes | memoryview) -> None:
+    async def _push(self, data: bytes | memoryview, patience: trio.CancelScope) -> None:
         """Writes a part of the message. Raises ExchangeEnded where it could not be written whole."""
-        assert self._stream is not None
-        timeout_s = self._settings.timeout_s
-        with trio.move_on_after(timeout_s) as scope:
-            try:
-                await self._stream.send_all(data)
+        stream = self._stream
+        assert stream is not None
+        timed_out = False
+        try:
+            if isinstance(stream, ConversationStream):
+                data = data[await stream.send_at_once(data) :]
+                if not data:
+                    return
+            patience.deadline = inf  # every part has a deadline of its own
+            with trio.move_on_after(self._settings.timeout_s) as scope:
+                await stream.send_all(data)
                 return
-            except trio.BrokenResourceError:
-                pass
-        if scope.cancelled_caught:
-            await self._hear_out(Ending.TIMED_OUT, f"no progress within {timeout_s:g} s")
+            timed_out = scope.cancelled_caught
+        except trio.BrokenResourceError:
+            pass
+        if timed_out:
+            await self._hear_out(Ending.TIMED_OUT, f"no progress within {self._settings.timeout_s:g} s")
         await self._hear_out(Ending.HUNG_UP)
 
     async def _hear_out(self, otherwise: Ending | None, detail: str = "") -> None:
@@ -363,23 +374,22 @@ class Session:
         if otherwise is not None:
             raise ExchangeEnded(Ended(exchange=Exchange.BODY, ending=otherwise, detail=detail))
 
-    async def _final_reply(self) -> Reply:
+    async def _final_reply(self, patience: trio.CancelScope) -> Reply:
         """The answer to the final dot. A cancelled wait goes on, shielded, for as long as a stop allows."""
         settings = self._settings
-        give_up_s = trio.current_time() + settings.final_timeout_s
-        ending = Ending.TIMED_OUT
+        patience.deadline = give_up_s = trio.current_time() + settings.final_timeout_s
         try:
-            with trio.CancelScope(deadline=give_up_s):
-                return await self._reply()
+            return await self._reply()
         except trio.Cancelled:
             # Swallowed: the outcome has to be recorded. The next checkpoint raises it again.
-            stop_s = trio.current_time() + settings.stop_grace_s
-            if stop_s < give_up_s:
-                give_up_s, ending = stop_s, Ending.CUT_OFF
-            with trio.CancelScope(deadline=give_up_s, shield=True):
-                return await self._reply()
-        late = f"no answer within {settings.final_timeout_s:g} s"
-        raise self._ended(ending, detail=late if ending is Ending.TIMED_OUT else "")
+            if patience.cancel_called:
+                raise self._no_answer(settings.final_timeout_s) from None
+        stop_s = trio.current_time() + settings.stop_grace_s
+        with trio.CancelScope(deadline=min(stop_s, give_up_s), shield=True):
+            return await self._reply()
+        if stop_s < give_up_s:
+            raise self._ended(Ending.CUT_OFF)
+        raise self._no_answer(settings.final_timeout_s)
 
     # Leaving
 
@@ -432,8 +442,9 @@ class Session:
             raise self._ended(Ending.HUNG_UP) from broken
         return reply
 
-    def _no_answer(self) -> ExchangeEnded:
-        return self._ended(Ending.TIMED_OUT, detail=f"no answer within {self._settings.timeout_s:g} s")
+    def _no_answer(self, within_s: float | None = None) -> ExchangeEnded:
+        within_s = self._settings.timeout_s if within_s is None else within_s
+        return self._ended(Ending.TIMED_OUT, detail=f"no answer within {within_s:g} s")
 
     def _ended(self, ending: Ending, *, reply: Reply | None = None, detail: str = "") -> ExchangeEnded:
         exchange = self._below_smtp or self._smtp.exchange

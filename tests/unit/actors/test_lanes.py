@@ -271,7 +271,6 @@ def test_no_places_are_false() -> None:
     assert not Places(0, 0)
     assert Places(1, 0)
     assert Places(0, 1)
-    assert (Places(1, 2).of(P), Places(1, 2).of(N)) == (1, 2)
 
 
 # The bell

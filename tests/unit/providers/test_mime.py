@@ -426,6 +426,21 @@ def test_any_text_comes_back(text: str, html: str | None, eight_bit: bool) -> No
         ]
 
 
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 400, 499, 500, 997, 998]), max_size=8),
+    st.integers(0, 8),
+    st.booleans(),
+)
+def test_a_line_that_is_too_long_is_found_wherever_it_stands(
+    lengths: list[int], at: int, is_long: bool
+) -> None:
+    lines = ["x" * length for length in lengths]
+    if is_long:
+        lines.insert(at, "x" * 999)
+    mail = build(message(text="\n".join(lines), html=None), sender=SENDER, eight_bit=False, smtputf8=False)
+    assert (b"Content-Transfer-Encoding: 7bit\r\n" in mail) is not is_long
+
+
 @pytest.mark.parametrize(
     ("text", "eight_bit", "encoding"),
     [
