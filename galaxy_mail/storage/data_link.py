@@ -105,21 +105,27 @@ class DataLink:
 
     async def run(self) -> None:
         self.queue.take_again()
-        pause_s, longest_s = PAUSE_S
-        down_since = trio.current_time()
         try:
-            while True:
-                connected_at = await self._connect_and_serve()
-                if connected_at is not None:
-                    down_since = trio.current_time()
-                    if down_since - connected_at > longest_s:
-                        pause_s = PAUSE_S[0]
-                if trio.current_time() - down_since >= self._patience_s:
-                    self.queue.refuse(f"Redis is away: {self.last_error}")
-                await trio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
-                pause_s = min(pause_s * 2, longest_s)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.queue.keep_deadlines)
+                await self._serve_for_ever()
         finally:
             self.queue.refuse("the gateway to Redis has stopped")
+
+    async def _serve_for_ever(self) -> None:
+        """One connection after the other."""
+        pause_s, longest_s = PAUSE_S
+        down_since = trio.current_time()
+        while True:
+            connected_at = await self._connect_and_serve()
+            if connected_at is not None:
+                down_since = trio.current_time()
+                if down_since - connected_at > longest_s:
+                    pause_s = PAUSE_S[0]
+            if trio.current_time() - down_since >= self._patience_s:
+                self.queue.refuse(f"Redis is away: {self.last_error}")
+            await trio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
+            pause_s = min(pause_s * 2, longest_s)
 
     async def _connect_and_serve(self) -> float | None:
         """One connection from its first byte to its last. Returns since when it served, None if it never did."""

@@ -5,6 +5,7 @@ Both links serve such queues. What a caller sees of deadlines, cancellation and 
 
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 import hiredis
@@ -30,6 +31,7 @@ class Request:
         "abandoned",
         "barred",
         "count",
+        "deadline",
         "error",
         "payload",
         "refused",
@@ -39,10 +41,11 @@ class Request:
         "written",
     )
 
-    def __init__(self, commands: Sequence[Command | Call], timeout_s: float) -> None:
+    def __init__(self, commands: Sequence[Command | Call], timeout_s: float, deadline: float = inf) -> None:
         self.payload = b"".join([pack(command) for command in commands])
         self.count = len(commands)
         self.timeout_s = timeout_s
+        self.deadline = deadline  # trio's clock
         self.replies: list[Reply] = []
         self.refused = False  # an error reply is among them
         self.error: RedisTrouble | None = None
@@ -62,7 +65,15 @@ class Request:
             trio.lowlevel.reschedule(self._task)
             self._task = None
 
+    def expire(self) -> None:
+        """Nobody waits for it any longer: its time is over."""
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+            self._task = None
+            self.abandoned = True
+
     async def wait_settled(self) -> None:
+        """Returns once it is settled, or has expired."""
         if not self.settled:
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abandon)
@@ -89,6 +100,7 @@ class RequestQueue:
         self._timeout_s = timeout_s
         self._inlet, self.outlet = trio.open_memory_channel[Request](size)
         self._refusal: str | None = None
+        self._waiting: set[Request] | None = None  # whose deadlines are kept for them; None: for nobody
 
     def __len__(self) -> int:
         return self.outlet.statistics().current_buffer_used
@@ -107,6 +119,27 @@ class RequestQueue:
         if request.refused:
             await self._repeat_unknown(commands, request.replies, timeout_s, deadline)
         return request.replies
+
+    async def keep_deadlines(self) -> None:
+        """Lets requests expire, for as long as it runs: a cancel scope for each would cost as much as all else of it.
+
+        Whoever cancels it refuses, or settles, what waits then.
+        """
+        waiting: set[Request] = set()
+        self._waiting = waiting
+        try:
+            while True:
+                now = trio.current_time()
+                # Whoever comes meanwhile has as long at least.
+                next_s = now + self._timeout_s
+                for request in waiting:
+                    if request.deadline <= now:
+                        request.expire()
+                    else:
+                        next_s = min(next_s, request.deadline)
+                await trio.sleep_until(next_s)
+        finally:
+            self._waiting = None
 
     def refuse(self, reason: str) -> None:
         """From now on nothing is taken, and what waits is given back: RedisUnavailable."""
@@ -130,13 +163,24 @@ class RequestQueue:
         if self._refusal is not None:
             await trio.lowlevel.checkpoint()
             raise RedisUnavailable(self._refusal)
-        request = Request(commands, timeout_s)
-        with trio.move_on_at(deadline):
-            try:
-                self._inlet.send_nowait(request)
-            except trio.WouldBlock:
+        request = Request(commands, timeout_s, deadline)
+        waiting = self._waiting if timeout_s >= self._timeout_s else None
+        try:
+            self._inlet.send_nowait(request)
+        except trio.WouldBlock:
+            with trio.move_on_at(deadline):
                 await self._inlet.send(request)
-            await request.wait_settled()
+                await request.wait_settled()
+        else:
+            if waiting is None:
+                with trio.move_on_at(deadline):
+                    await request.wait_settled()
+            else:
+                waiting.add(request)
+                try:
+                    await request.wait_settled()
+                finally:
+                    waiting.remove(request)
         if request.settled:
             if request.error is not None:
                 raise request.error

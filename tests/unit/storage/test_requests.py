@@ -17,9 +17,13 @@ PONG: list[Reply] = [b"PONG"]
 NOSCRIPT = "NOSCRIPT No matching script."
 
 
-@pytest.fixture
-async def queue() -> AsyncIterator[RequestQueue]:
+@pytest.fixture(params=["on its own", "deadlines kept"])
+async def queue(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[RequestQueue]:
+    """Callers see no difference between a queue whose deadlines are kept for all and one that leaves it to them."""
     queue = RequestQueue(timeout_s=5, size=2)
+    if request.param == "deadlines kept":
+        nursery.start_soon(queue.keep_deadlines)
+        await trio.testing.wait_all_tasks_blocked()
     yield queue
     queue.close()
     queue.outlet.close()
@@ -66,6 +70,59 @@ async def test_a_request_that_was_written_is_unknown_at_its_deadline(
         with pytest.raises(OutcomeUnknown, match=r"within 0\.5 s"):
             await queue.pipeline([("PING",)], timeout_s=0.5)
     assert trio.current_time() == 0.5
+
+
+@pytest.mark.parametrize("timeout_s", [0.5, 5, 7.25])
+async def test_every_request_has_its_own_deadline(
+    queue: RequestQueue, autojump_clock: trio.testing.MockClock, timeout_s: float
+) -> None:
+    ended: dict[float, float] = {}
+
+    async def caller(starts_at: float) -> None:
+        await trio.sleep_until(starts_at)
+        with pytest.raises(RedisUnavailable):
+            await queue.pipeline([("PING",)], timeout_s=timeout_s)
+        ended[starts_at] = trio.current_time()
+
+    async with trio.open_nursery() as nursery:
+        for starts_at in (0.0, 0.25, 3.0, 6.5, 40.0):
+            nursery.start_soon(caller, starts_at)
+    assert ended == {starts_at: starts_at + timeout_s for starts_at in ended}
+    assert len(ended) == 5
+
+
+async def test_an_answer_that_comes_before_its_late_caller_runs_counts() -> None:
+    request = Request([("PING",)], 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(request.wait_settled)
+        await trio.testing.wait_all_tasks_blocked()
+        request.expire()
+        request.settle()
+    assert request.settled
+    assert request.error is None
+
+
+async def test_who_waits_while_the_keeping_ends_is_answered_or_refused(queue: RequestQueue) -> None:
+    outcomes: list[str] = []
+
+    async def caller() -> None:
+        try:
+            await queue.pipeline([("PING",)])
+            outcomes.append("answered")
+        except RedisUnavailable as unavailable:
+            outcomes.append(str(unavailable))
+
+    async with trio.open_nursery() as callers:
+        async with trio.open_nursery() as link:
+            link.start_soon(queue.keep_deadlines)
+            await trio.testing.wait_all_tasks_blocked()
+            callers.start_soon(caller)
+            callers.start_soon(caller)
+            await trio.testing.wait_all_tasks_blocked()
+            link.cancel_scope.cancel()
+        await answer(queue, PONG)
+        queue.refuse("stopped")
+    assert sorted(outcomes) == ["answered", "stopped"]
 
 
 async def test_a_full_queue_keeps_callers_outside_within_their_deadline(
