@@ -27,20 +27,19 @@ from galaxy_mail.domain.commands import (
 )
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.records import Source
-from galaxy_mail.storage.command_stream import CommandStream, Known
-from galaxy_mail.storage.commands import Call, Entry, Reply
-from galaxy_mail.storage.epoch import entry_number
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble
-from galaxy_mail.storage.store import (
+from galaxy_mail.storage.answers import (
     Accepted,
     DeliveryExists,
     NewlySuppressed,
     NotNext,
     Replay,
-    Store,
-    StreamPosition,
     accept_answer,
 )
+from galaxy_mail.storage.command_stream import CommandStream, Known
+from galaxy_mail.storage.commands import Call, Entry, Reply
+from galaxy_mail.storage.epoch import entry_number
+from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble
+from galaxy_mail.storage.store import Store, StreamPosition
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces

@@ -15,12 +15,14 @@ from galaxy_mail.domain.acceptance import MailRequest, suppression_entries
 from galaxy_mail.domain.conclusion import Begun, Conclusion, RetryPolicy, begin, conclude, give_back
 from galaxy_mail.domain.records import Attempt, Delivery, RenderedContent, SendResult, Suppression
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import AcceptAnswer
+from galaxy_mail.storage.claims import Claim, Claimed
 from galaxy_mail.storage.command_stream import CommandStream
 from galaxy_mail.storage.commands import Call, Command, Entry, Reply
 from galaxy_mail.storage.epoch import Epoch, Verdict
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
 from galaxy_mail.storage.keys import Keys
-from galaxy_mail.storage.store import AcceptAnswer, Claim, Claimed, Retention, Store
+from galaxy_mail.storage.store import Retention, Store
 from galaxy_mail.storage.stored import read_attempt, read_delivery
 from galaxy_mail.storage.suppression_list import SuppressionList
 from galaxy_mail.storage.upkeep import Upkeep

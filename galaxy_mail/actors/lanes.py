@@ -14,7 +14,7 @@ import trio
 from msgspec import Struct
 
 from galaxy_mail.domain.records import Lane
-from galaxy_mail.storage.store import Claim
+from galaxy_mail.storage.claims import Claim
 
 PREFETCH_MIN: Final = 8
 FAIR_SHARE: Final = 10

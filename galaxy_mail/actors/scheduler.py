@@ -11,8 +11,9 @@ from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import Conclusion, RetryPolicy, conclude_lost_owner, give_back
 from galaxy_mail.domain.records import AttemptStatus, Lane
+from galaxy_mail.storage.claims import Claim, StaleClaim
 from galaxy_mail.storage.errors import RedisTrouble
-from galaxy_mail.storage.store import LOST_PLACES, Claim, StaleClaim, Store
+from galaxy_mail.storage.store import LOST_PLACES, Store
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
 

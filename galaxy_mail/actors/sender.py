@@ -28,8 +28,10 @@ from galaxy_mail.domain.errors import leaves
 from galaxy_mail.domain.records import Content, Delivery, Failure, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message, Provider
 from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.storage.answers import NewlySuppressed
+from galaxy_mail.storage.claims import Claim, Parked, StaleClaim
 from galaxy_mail.storage.errors import RedisTrouble
-from galaxy_mail.storage.store import Claim, NewlySuppressed, Parked, StaleClaim, Store
+from galaxy_mail.storage.store import Store
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces

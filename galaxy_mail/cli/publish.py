@@ -19,11 +19,11 @@ from galaxy_mail.domain.commands import CommandLimits, Malformed, decode_command
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.strict_json import StrictJsonError, loads
+from galaxy_mail.storage.answers import answered
 from galaxy_mail.storage.commands import Command
 from galaxy_mail.storage.embedded import EmbeddedValkey
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisTrouble
 from galaxy_mail.storage.gateway import Gateway
-from galaxy_mail.storage.store import answered
 from galaxy_mail.telemetry import logs
 
 CONNECT_WITHIN_S: Final = 10.0

@@ -18,11 +18,12 @@ from galaxy_mail.domain.records import (
     encode,
 )
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import answered, suppression_reason
 from galaxy_mail.storage.commands import Call, Command, Entry, RedisLink, Reply
 from galaxy_mail.storage.epoch import Epoch, entry_number
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.script import script
-from galaxy_mail.storage.store import BACKSTOP_MS, SKIP, StreamPosition, answered, suppression_reason
+from galaxy_mail.storage.store import BACKSTOP_MS, SKIP, StreamPosition
 
 READ_COMMANDS: Final = script("read_commands")
 RECORD_MALFORMED: Final = script("record_malformed")

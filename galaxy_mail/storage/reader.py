@@ -24,9 +24,10 @@ from galaxy_mail.domain.records import (
 )
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import answered
 from galaxy_mail.storage.commands import Call, Reply
 from galaxy_mail.storage.script import script
-from galaxy_mail.storage.store import Store, answered
+from galaxy_mail.storage.store import Store
 from galaxy_mail.storage.stored import readable, readable_attempt, readable_delivery
 
 PAGE: Final = script("page")

@@ -7,9 +7,10 @@ from msgspec import DecodeError, Struct
 from galaxy_mail.domain.records import decode, encode
 from galaxy_mail.domain.resend_job import ResendJob
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import Answer, answered
 from galaxy_mail.storage.commands import Call
 from galaxy_mail.storage.script import script
-from galaxy_mail.storage.store import Answer, Store, answered
+from galaxy_mail.storage.store import Store
 
 SAVE_JOB: Final = script("save_job")
 

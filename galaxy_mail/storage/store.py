@@ -13,7 +13,6 @@ Claims, in one picture (the schedule's scores are times from which a delivery ma
 """
 
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from typing import Final, cast
 
 import msgspec
@@ -21,31 +20,34 @@ from msgspec import Struct
 
 from galaxy_mail.domain.acceptance import Acceptance
 from galaxy_mail.domain.conclusion import Begun, Conclusion, Returned
-from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.records import (
     Attempt,
     AttemptStatus,
     Content,
     Delivery,
     DeliveryStatus,
-    IdempotencyRecord,
     Lane,
     RenderedContent,
-    Suppression,
-    decode,
     encode,
 )
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import (
+    AcceptAnswer,
+    Answer,
+    NewlySuppressed,
+    accept_answer,
+    answered,
+    reasons,
+)
+from galaxy_mail.storage.claims import Claim, Claimed, Found, Parked, StaleClaim, Ticket, claim_of
 from galaxy_mail.storage.commands import Call, RedisLink, Reply
 from galaxy_mail.storage.epoch import Epoch
-from galaxy_mail.storage.errors import RedisRefused
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.script import script
 from galaxy_mail.storage.stored import (
     readable,
     readable_attempt,
-    readable_delivery,
     spell_attempt,
     spell_delivery,
 )
@@ -56,7 +58,6 @@ CONTENT_WITH_CLAIM_BYTES: Final = (
     64 * 1024
 )  # larger content is read by the slot that sends it, not with a batch
 CONTENT_MAX_BYTES: Final = 2**29  # what one value in Redis may have: content of any size
-UNREADABLE: Final = "the suppression list's entry can't be read"
 LOST_PLACES: Final = 50  # lost owners' work taken over in one claim at most
 
 ACCEPT: Final = script("accept")
@@ -70,18 +71,6 @@ PARK: Final = script("park")
 READ_CLAIMED: Final = script("read_claimed")
 
 
-class Answer(IntEnum):
-    """The first element of what a script returns; the same number means the same in all of them."""
-
-    STALE = 0
-    DONE = 1
-    REPLAY = 2
-    DELIVERY_EXISTS = 3
-    SUPPRESSED = 4
-    NOT_NEXT = 5
-    EXPIRED = 6
-
-
 class Retention(Struct, frozen=True, kw_only=True):
     """How long records are kept, in ms; all but idempotency from the terminal state on."""
 
@@ -90,81 +79,11 @@ class Retention(Struct, frozen=True, kw_only=True):
     attempt_ms: int = 90 * DAY_MS  # dead letters, what died with them, and malformed commands too
 
 
-class StaleClaim(GalaxyMailError):
-    """Another owner has the delivery; nothing was changed. Not raised for a claim that expired untaken, but by begin."""
-
-    def __init__(self, delivery_id: str) -> None:
-        super().__init__(f"the claim of {delivery_id} is gone")
-        self.delivery_id = delivery_id
-
-
-class Parked(GalaxyMailError):
-    """The records of a claim can't be read: it is kept out of the way, for operators and for a release that can read it."""
-
-    def __init__(self, delivery_id: str) -> None:
-        super().__init__(f"the records of {delivery_id} can't be read")
-        self.delivery_id = delivery_id
-
-
-class Accepted(Struct, frozen=True):
-    """It is durable now."""
-
-
-class Replay(Struct, frozen=True):
-    """The same (source, idempotency key) was accepted before: what its record says."""
-
-    record: IdempotencyRecord
-    raw: bytes  # as stored, to be replaced once it is past its time
-
-
-class DeliveryExists(Struct, frozen=True):
-    """Another delivery has this id. Nothing was written."""
-
-
-class NewlySuppressed(Struct, frozen=True):
-    """Recipients are on the suppression list: entry -> reason. Nothing was written."""
-
-    entries: dict[str, str]
-
-
-class NotNext(Struct, frozen=True):
-    """The stream's offset is elsewhere: an earlier entry was refused, or another reader was here. Nothing was written."""
-
-    offset: str
-
-
-AcceptAnswer = Accepted | Replay | DeliveryExists | NewlySuppressed | NotNext
-
-
 class StreamPosition(Struct, frozen=True):
     """Where an entry stands: accepted only when the stored offset is its predecessor."""
 
     entry_id: str
     predecessor: str  # "" for the first entry ever
-
-
-class Claim(Struct, frozen=True, kw_only=True):
-    """An attempt that this process owns until its time runs out, with the records as they are now."""
-
-    delivery_id: str
-    token: str
-    lane: Lane
-    losses: int  # 0, or how many owners it lost, the latest just now
-    epoch: int  # of the store when it was claimed
-    delivery: Delivery
-    attempt: Attempt
-    content: Content | None  # None: large, to be read by `load`
-    rendered: RenderedContent | None
-
-
-class Claimed(Struct, frozen=True, kw_only=True):
-    """What one claim gave."""
-
-    claims: list[Claim]
-    now_ms: int
-    next_due_ms: int | None  # when the next one becomes due; None: nothing is scheduled
-    more: frozenset[Lane]  # those in which more was due than there were places
-    parked: list[str]  # ids whose records can't be read: out of the way, for operators
 
 
 class Store:
@@ -290,7 +209,7 @@ class Store:
         epoch = self.epoch.number
         now, next_due, priority_left, normal_left, *taken = cast("list[bytes]", answered(reply))
         tickets = [
-            _Ticket(
+            Ticket(
                 delivery_id=delivery_id.decode(),
                 token=token.decode(),
                 lane=Lane.PRIORITY if lane == b"p" else Lane.NORMAL,
@@ -311,15 +230,15 @@ class Store:
             parked=parked,
         )
 
-    async def _read_claims(self, tickets: "list[_Ticket]", epoch: int) -> tuple[list[Claim], list[str]]:
+    async def _read_claims(self, tickets: list[Ticket], epoch: int) -> tuple[list[Claim], list[str]]:
         """The claims with their records, and the ids whose records can't be read: those are parked."""
         deliveries = [k.delivery(ticket.delivery_id) for ticket in tickets]
         payloads = [k.payload(ticket.delivery_id) for ticket in tickets]
         [reply] = await self.link.pipeline(
             [Call(READ_CLAIMED, (*deliveries, *payloads), (CONTENT_WITH_CLAIM_BYTES,))]
         )
-        found = cast("list[_Found]", answered(reply))
-        read = [_claim(ticket, one, epoch) for ticket, one in zip(tickets, found, strict=True)]
+        found = cast("list[Found]", answered(reply))
+        read = [claim_of(ticket, one, epoch) for ticket, one in zip(tickets, found, strict=True)]
         claims = await self._with_attempts([claim for claim in read if claim is not None])
         readable = {claim.token for claim in claims}
         parked = [ticket for ticket in tickets if ticket.token not in readable]
@@ -327,7 +246,7 @@ class Store:
             await self.link.pipeline([self._park_call(ticket) for ticket in parked])
         return claims, [ticket.delivery_id for ticket in parked]
 
-    def _park_call(self, of: "_Ticket | Claim") -> Call:
+    def _park_call(self, of: Ticket | Claim) -> Call:
         return Call(PARK, (k.CLAIMS, self.keys.lane(of.lane)), (of.delivery_id, of.token))
 
     async def _with_attempts(self, claims: list[Claim]) -> list[Claim]:
@@ -370,9 +289,9 @@ class Store:
         """Whether this release can read all that a claim of it needs, and would not park it. Raises RedisTrouble."""
         call = Call(READ_CLAIMED, (k.delivery(delivery_id), k.payload(delivery_id)), (CONTENT_MAX_BYTES,))
         [reply] = await self.link.pipeline([call])
-        [found] = cast("list[_Found]", answered(reply))
-        ticket = _Ticket(delivery_id=delivery_id, token="", lane=Lane.NORMAL, losses=0)
-        claim = _claim(ticket, found, self.epoch.number)
+        [found] = cast("list[Found]", answered(reply))
+        ticket = Ticket(delivery_id=delivery_id, token="", lane=Lane.NORMAL, losses=0)
+        claim = claim_of(ticket, found, self.epoch.number)
         return claim is not None and bool(await self._with_attempts([claim]))
 
     async def begin(
@@ -421,7 +340,7 @@ class Store:
         if answer == Answer.DONE:
             return None
         if answer == Answer.SUPPRESSED:
-            return NewlySuppressed(_reasons(unless_suppressed, cast("list[bytes | None]", rest)))
+            return NewlySuppressed(reasons(unless_suppressed, cast("list[bytes | None]", rest)))
         raise StaleClaim(claim.delivery_id)
 
     async def finish(self, claim: Claim, conclusion: Conclusion) -> None:
@@ -536,87 +455,3 @@ class Store:
         [answer] = cast("list[int]", answered(reply))
         if answer != Answer.DONE:
             raise StaleClaim(claim.delivery_id)
-
-
-class _Ticket(Struct, frozen=True, kw_only=True):
-    """A claim before its records are read."""
-
-    delivery_id: str
-    token: str
-    lane: Lane
-    losses: int
-
-
-_Found = tuple[bytes, int, bytes, bytes]  # what `read_claimed` gives of one delivery
-
-
-def _claim(ticket: _Ticket, found: _Found, epoch: int) -> Claim | None:
-    """The claim with its records; None where they make none."""
-    record, content_bytes, raw_content, raw_rendered = found
-    delivery = readable_delivery(record, ticket.delivery_id)
-    if delivery is None or delivery.status in TERMINAL or content_bytes == 0:
-        return None
-    content = readable(raw_content, Content) if raw_content else None
-    rendered = readable(raw_rendered, RenderedContent) if raw_rendered else None
-    if (raw_content and content is None) or (raw_rendered and rendered is None):
-        return None
-    return Claim(
-        delivery_id=ticket.delivery_id,
-        token=ticket.token,
-        lane=ticket.lane,
-        losses=ticket.losses,
-        epoch=epoch,
-        delivery=delivery,
-        attempt=scheduled_attempt(delivery),
-        content=content,
-        rendered=rendered,
-    )
-
-
-def answered(reply: Reply) -> Reply:
-    """The reply, unless it is Redis' refusal: then that is raised."""
-    if isinstance(reply, RedisRefused):
-        raise reply
-    return reply
-
-
-def accept_answer(reply: Reply, asked: Sequence[str] = ()) -> AcceptAnswer:
-    """What the accept script said. Raises RedisRefused."""
-    answer, *rest = cast("list[int | bytes]", answered(reply))
-    match answer:
-        case Answer.DONE:
-            return Accepted()
-        case Answer.REPLAY:
-            raw = cast("bytes", rest[0])
-            return Replay(decode(raw, IdempotencyRecord), raw)
-        case Answer.DELIVERY_EXISTS:
-            return DeliveryExists()
-        case Answer.SUPPRESSED:
-            return NewlySuppressed(_reasons(asked, cast("list[bytes | None]", rest)))
-        case Answer.NOT_NEXT:
-            return NotNext(cast("bytes", rest[0]).decode())
-        case _:
-            raise AssertionError(f"accept answered {answer!r}")
-
-
-def scheduled_attempt(delivery: Delivery) -> Attempt:
-    """The attempt that a delivery which waits for it has, from the delivery's own record."""
-    return Attempt(
-        delivery_id=delivery.delivery_id,
-        attempt_no=delivery.attempt_count,
-        status=AttemptStatus.SCHEDULED,
-        scheduled_for_ms=delivery.next_attempt_at_ms or delivery.created_at_ms,
-    )
-
-
-def _reasons(asked: Sequence[str], found: Sequence[bytes | None]) -> dict[str, str]:
-    # A Lua table ends at its last non-nil element, so the answer may be shorter than the question.
-    return {
-        entry: suppression_reason(data) for entry, data in zip(asked, found, strict=False) if data is not None
-    }
-
-
-def suppression_reason(data: bytes) -> str:
-    """Why an entry of the suppression list is there. One that can't be read suppresses all the same."""
-    entry = readable(data, Suppression)
-    return UNREADABLE if entry is None else entry.reason

@@ -4,8 +4,8 @@ from typing import cast
 
 from galaxy_mail.domain.records import Suppression, decode, encode
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import answered
 from galaxy_mail.storage.commands import RedisLink
-from galaxy_mail.storage.store import answered
 
 
 class SuppressionList:

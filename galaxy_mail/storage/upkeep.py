@@ -12,9 +12,10 @@ from msgspec import Struct
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, Source
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import answered
 from galaxy_mail.storage.commands import Call, Command, Reply
 from galaxy_mail.storage.script import script
-from galaxy_mail.storage.store import BACKSTOP_MS, Store, answered
+from galaxy_mail.storage.store import BACKSTOP_MS, Store
 from galaxy_mail.storage.stored import readable_delivery
 
 FORGET: Final = script("forget")

@@ -22,8 +22,8 @@ from galaxy_mail.providers.smtp.outcomes import OUTCOMES
 from galaxy_mail.rendering.failures import RenderFailureCode
 from galaxy_mail.settings import markdown_table
 from galaxy_mail.storage import keys
+from galaxy_mail.storage.answers import Answer
 from galaxy_mail.storage.script import scripts
-from galaxy_mail.storage.store import Answer
 from galaxy_mail.telemetry.metrics import _GAUGES, Metrics
 from tests.docs.pages import REPOSITORY
 

@@ -26,9 +26,9 @@ from galaxy_mail.domain.records import (
 )
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import Answer
 from galaxy_mail.storage.commands import Arg, Call, Reply
 from galaxy_mail.storage.script import Script
-from galaxy_mail.storage.store import Answer
 from galaxy_mail.storage.stored import read_attempt, read_delivery
 
 LOST_AFTER_S: Final = 2.0  # spec 3: an owner's work is taken over so long after its claim ran out

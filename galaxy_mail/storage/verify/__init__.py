@@ -10,7 +10,8 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
-from galaxy_mail.storage.store import Store, answered
+from galaxy_mail.storage.answers import answered
+from galaxy_mail.storage.store import Store
 from galaxy_mail.storage.verify.keyspace import everything
 from galaxy_mail.storage.verify.reading import is_wrong_type
 from galaxy_mail.storage.verify.violation import Violation

@@ -5,9 +5,10 @@ from typing import Final, cast
 
 from galaxy_mail.domain.records import Delivery
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import answered
 from galaxy_mail.storage.commands import Call, Command, Reply
 from galaxy_mail.storage.errors import RedisRefused
-from galaxy_mail.storage.store import Store, answered
+from galaxy_mail.storage.store import Store
 from galaxy_mail.storage.stored import readable_delivery
 
 BATCH: Final = 100

@@ -32,13 +32,14 @@ from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.resending import Resending
+from galaxy_mail.storage.claims import Claim
 from galaxy_mail.storage.commands import Call, Command, RedisLink, Reply
 from galaxy_mail.storage.epoch import Epoch
 from galaxy_mail.storage.keys import Keys
 from galaxy_mail.storage.reader import Reader
 from galaxy_mail.storage.resend_jobs import ResendJobStore
 from galaxy_mail.storage.script import scripts
-from galaxy_mail.storage.store import Claim, Retention, Store
+from galaxy_mail.storage.store import Retention, Store
 from galaxy_mail.storage.suppression_list import SuppressionList
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces

@@ -7,7 +7,8 @@ import pytest
 
 from galaxy_mail.domain.records import Content, DeliveryStatus, Envelope, decode
 from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.store import CONTENT_WITH_CLAIM_BYTES, Parked
+from galaxy_mail.storage.claims import Parked
+from galaxy_mail.storage.store import CONTENT_WITH_CLAIM_BYTES
 from tests.deliveries import ACCEPTED, request_of
 from tests.storehouse import START_MS, Storehouse
 

@@ -14,8 +14,9 @@ from galaxy_mail.actors.scheduler import STOP_WITHIN_S, Scheduler
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, Failure, Lane
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.claims import Claimed
 from galaxy_mail.storage.errors import RedisUnavailable
-from galaxy_mail.storage.store import LOST_PLACES, Claimed
+from galaxy_mail.storage.store import LOST_PLACES
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.deliveries import login_code_of, request_of
 from tests.storehouse import POLICY, START_MS, TTL_MS, Fault, Storehouse

@@ -2,7 +2,7 @@
 
 from galaxy_mail.domain.acceptance import suppression_entries
 from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.store import UNREADABLE, NewlySuppressed
+from galaxy_mail.storage.answers import UNREADABLE, NewlySuppressed
 from tests.deliveries import request_of
 from tests.storehouse import Storehouse
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from galaxy_mail.domain.records import MalformedCommand, Source, decode
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import Accepted, NotNext, accept_answer
 from galaxy_mail.storage.command_stream import BATCH_BYTES, BATCH_ENTRIES
 from galaxy_mail.storage.commands import Call
 from galaxy_mail.storage.epoch import StoreIsStrange, Verdict
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused
-from galaxy_mail.storage.store import BACKSTOP_MS, Accepted, NotNext, StreamPosition, accept_answer
+from galaxy_mail.storage.store import BACKSTOP_MS, StreamPosition
 from tests.deliveries import DAY_MS, acceptance_of, request_of
 from tests.servers import ValkeyServer
 from tests.storehouse import START_MS, Storehouse, refused

@@ -34,20 +34,11 @@ from galaxy_mail.domain.records import (
     decode,
 )
 from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.answers import Accepted, DeliveryExists, NewlySuppressed, Replay, accept_answer
+from galaxy_mail.storage.claims import Claim, StaleClaim
 from galaxy_mail.storage.epoch import StoreIsStrange, Verdict
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble
-from galaxy_mail.storage.store import (
-    BACKSTOP_MS,
-    CONTENT_WITH_CLAIM_BYTES,
-    LOST_PLACES,
-    Accepted,
-    Claim,
-    DeliveryExists,
-    NewlySuppressed,
-    Replay,
-    StaleClaim,
-    accept_answer,
-)
+from galaxy_mail.storage.store import BACKSTOP_MS, CONTENT_WITH_CLAIM_BYTES, LOST_PLACES
 from galaxy_mail.storage.verify import verify
 from tests.deliveries import (
     ACCEPTED,

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from galaxy_mail.domain.conclusion import Begun, Conclusion, Returned
 from galaxy_mail.domain.records import Failure, Lane, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message, SendDeadline
-from galaxy_mail.storage.store import Claim, Claimed, NewlySuppressed
+from galaxy_mail.storage.answers import NewlySuppressed
+from galaxy_mail.storage.claims import Claim, Claimed
 from tests.deliveries import ACCEPTED, HUNG_UP, UNKNOWN
 
 START_MS: Final = 4_100_000_000_123

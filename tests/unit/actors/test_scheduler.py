@@ -14,8 +14,8 @@ from galaxy_mail.actors.scheduler import LOOK_EVERY_S, PAUSE_AFTER_TROUBLE_S, ST
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import CRASH_LOOP, LOSSES_MAX, OWNERSHIP_LOST, RetryPolicy, begin
 from galaxy_mail.domain.records import DeliveryStatus, Lane
+from galaxy_mail.storage.claims import Claim, StaleClaim
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisUnavailable
-from galaxy_mail.storage.store import Claim, StaleClaim
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.unit.actors.claims import claim_of
 from tests.unit.actors.fakes import START_MS, TTL_S, FakeStore

@@ -25,8 +25,8 @@ from galaxy_mail.domain.records import (
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
+from galaxy_mail.storage.claims import Claim, Parked, StaleClaim
 from galaxy_mail.storage.errors import OutcomeUnknown, RedisUnavailable
-from galaxy_mail.storage.store import Claim, Parked, StaleClaim
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import ACCEPTED, DEFERRED, REFUSED, UNKNOWN, acceptance_of, request_of

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 from msgspec import Struct
 
-from galaxy_mail.storage import command_stream, epoch, reader, resend_jobs, store, upkeep, verify
+from galaxy_mail.storage import answers, command_stream, epoch, reader, resend_jobs, store, upkeep, verify
 from galaxy_mail.storage.script import Script, scripts
 
 HEADER: Final = re.compile(
@@ -171,7 +171,7 @@ def test_the_answers_in_the_body_are_those_of_the_header(script: Script) -> None
     if not stated:
         return  # its answer is no code
     assert {int(a or b) for a, b in ANSWER.findall(parts.body)} == stated
-    assert stated <= set(store.Answer)
+    assert stated <= set(answers.Answer)
 
 
 @by_name
@@ -201,18 +201,18 @@ def test_every_script_is_used_and_every_used_script_exists() -> None:
 
 def test_answers_mean_the_same_everywhere() -> None:
     meanings = {
-        store.Answer.STALE: r"stale|another owner has it",
-        store.Answer.DONE: r"\w",
-        store.Answer.REPLAY: r"accepted before|another record does",
-        store.Answer.DELIVERY_EXISTS: r"of this id exists",
-        store.Answer.SUPPRESSED: r"suppressed",
-        store.Answer.NOT_NEXT: r"not next",
-        store.Answer.EXPIRED: r"has expired",
+        answers.Answer.STALE: r"stale|another owner has it",
+        answers.Answer.DONE: r"\w",
+        answers.Answer.REPLAY: r"accepted before|another record does",
+        answers.Answer.DELIVERY_EXISTS: r"of this id exists",
+        answers.Answer.SUPPRESSED: r"suppressed",
+        answers.Answer.NOT_NEXT: r"not next",
+        answers.Answer.EXPIRED: r"has expired",
     }
     for script in ALL:
         returns = taken_apart(script).header.partition("  Returns ")[2].partition("  Twice:")[0]
         for number, text in re.findall(r"^\s+\{(\d)[^}]*\}\s+(.*)$", returns, re.MULTILINE):
-            assert re.search(meanings[store.Answer(int(number))], text), (script.name, number, text)
+            assert re.search(meanings[answers.Answer(int(number))], text), (script.name, number, text)
 
 
 POSITIONS, NAMES, NUMBERS, FENCE = (
