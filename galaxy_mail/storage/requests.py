@@ -115,7 +115,8 @@ class RequestQueue:
         if timeout_s is None:
             timeout_s = self._timeout_s
         deadline = trio.current_time() + timeout_s
-        request = await self._exchange(commands, timeout_s, deadline)
+        waiting = self._waiting if timeout_s >= self._timeout_s else None
+        request = await self._exchange(commands, timeout_s, deadline, waiting)
         if request.refused:
             await self._repeat_unknown(commands, request.replies, timeout_s, deadline)
         return request.replies
@@ -158,13 +159,17 @@ class RequestQueue:
         self._inlet.close()
 
     async def _exchange(
-        self, commands: Sequence[Command | Call], timeout_s: float, deadline: float
+        self,
+        commands: Sequence[Command | Call],
+        timeout_s: float,
+        deadline: float,
+        waiting: set[Request] | None = None,
     ) -> Request:
+        """`waiting`: whose deadlines are kept, if this one's is, too; it must be the usual time-out away at least."""
         if self._refusal is not None:
             await trio.lowlevel.checkpoint()
             raise RedisUnavailable(self._refusal)
         request = Request(commands, timeout_s, deadline)
-        waiting = self._waiting if timeout_s >= self._timeout_s else None
         try:
             self._inlet.send_nowait(request)
         except trio.WouldBlock:

@@ -238,6 +238,23 @@ async def test_a_script_that_may_not_be_loaded_says_so_in_its_calls_slot(queue: 
     assert reply.code == "NOPERM"
 
 
+async def test_a_repeat_has_what_is_left_of_the_deadline(
+    queue: RequestQueue, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whatever the keeper of deadlines reckons with that comes in later."""
+    await trio.sleep(0.5)
+    async with trio.open_nursery() as nursery:
+
+        async def link() -> None:
+            await trio.sleep(4)
+            await answer(queue, [RedisRefused(NOSCRIPT)])
+
+        nursery.start_soon(link)
+        with pytest.raises(RedisUnavailable):
+            await queue.pipeline([Call(ONE)])
+    assert trio.current_time() == 5.5
+
+
 async def test_a_repeat_that_is_never_written_is_unknown_when_other_commands_were_executed(
     queue: RequestQueue, autojump_clock: trio.testing.MockClock
 ) -> None:
