@@ -325,7 +325,7 @@ class Session:
             await self._push(view[at : at + _CHUNK_BYTES], patience)
             at += _CHUNK_BYTES
             if self._has_something_to_read():
-                await self._hear_out(None)
+                await self._hear_out(patience, None)
         if not may_finish():
             raise ExchangeEnded(Ended(exchange=Exchange.BODY, ending=Ending.CLAIM_SHORT))
         await self._push(self._say("DOT", wire[at:] if at else wire), patience)
@@ -350,12 +350,15 @@ class Session:
         except trio.BrokenResourceError:
             pass
         if timed_out:
-            await self._hear_out(Ending.TIMED_OUT, f"no progress within {self._settings.timeout_s:g} s")
-        await self._hear_out(Ending.HUNG_UP)
+            await self._hear_out(
+                patience, Ending.TIMED_OUT, f"no progress within {self._settings.timeout_s:g} s"
+            )
+        await self._hear_out(patience, Ending.HUNG_UP)
 
-    async def _hear_out(self, otherwise: Ending | None, detail: str = "") -> None:
+    async def _hear_out(self, patience: trio.CancelScope, otherwise: Ending | None, detail: str = "") -> None:
         """Ends the attempt by what the relay says in the middle of the message; if it says nothing, by `otherwise`."""
         assert self._stream is not None
+        patience.deadline = inf
         smtp = self._smtp
         with trio.move_on_after(_EARLY_WORDS_S):
             try:
