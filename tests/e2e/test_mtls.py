@@ -15,9 +15,8 @@ async def test_the_command_line_gets_in_with_its_certificate_alone(tmp_path: Pat
     }
     authority.cert_pem.write_to_path(paths["ca.pem"])
     server = authority.issue_cert("localhost", "127.0.0.1")
-    ann = authority.issue_cert(
-        "ann@example.org", common_name="ann"
-    )  # an empty SAN is none (RFC 5280 §4.2.1.6)
+    # With an address, since an empty subjectAltName is none (RFC 5280 §4.2.1.6).
+    ann = authority.issue_cert("ann@example.org", common_name="ann")
     for owner, name in ((server, "server"), (ann, "ann")):
         owner.private_key_pem.write_to_path(paths[f"{name}.key"])
         for number, blob in enumerate(owner.cert_chain_pems):
