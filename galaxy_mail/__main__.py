@@ -1,4 +1,4 @@
-"""`python -m galaxy_mail` is the command `galaxy-mail`. Never: anything else."""
+"""`python -m galaxy_mail` is the command `galaxy-mail`."""
 
 from galaxy_mail.cli import main
 

@@ -1,4 +1,4 @@
-"""Which settings there are: environment variables become one frozen, valid Config. Never: I/O beyond looking at files.
+"""Which settings there are: environment variables become one frozen, valid Config.
 
 A variable is one line, `field = setting(...)`: its parsing, its masking, `check-config` and the table in the docs come
 from that line. What is wrong between two variables is in `conflicts`.
@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 from galaxy_mail.settings import ConfigError, Problem, Settings, gate, kinds, markdown_table, setting
 from galaxy_mail.settings.kinds import HostPort
 from galaxy_mail.settings.redis_address import RedisAddress
-from galaxy_mail.storage import keys
+from galaxy_mail.storage.records import keys
 
 __all__ = ["ClientConfig", "Config", "ConfigError", "HostPort", "Problem", "StoreConfig", "markdown_table"]
 

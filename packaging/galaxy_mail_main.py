@@ -1,4 +1,4 @@
-"""What the frozen program runs. Never: part of the package, beside whose `http` the standard library's would be hidden.
+"""What the frozen program runs.
 
 A single executable is two processes: the one that was started unpacks everything into a folder of its own in TMPDIR,
 runs the program from there as its child, passes on signals, and removes the folder when the child has ended.

@@ -1,7 +1,7 @@
 """Lays out everything that a container needs besides the kernel: `python image_root.py UNPACKED ROOT`.
 
 The image is this folder and nothing else (deploy/Dockerfile), and the tests run the program in it with nothing else
-around it. Never: anything for people, such as a shell.
+around it.
 """
 
 import os

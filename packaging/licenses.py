@@ -1,4 +1,4 @@
-"""Finds the licenses of everything that is frozen, which most of them ask to go along. Never: judges them."""
+"""Finds the licenses of everything that is frozen, which most of them ask to go along."""
 
 import os
 import re

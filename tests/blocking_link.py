@@ -10,9 +10,9 @@ from typing import Final, cast
 import hiredis
 import trio
 
-from galaxy_mail.storage.commands import Call, Command, Entry, Reply
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisUnavailable
-from galaxy_mail.storage.requests import pack
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisRefused, RedisUnavailable
+from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
+from galaxy_mail.storage.links.request_queue import pack
 
 _MISSING: Final = object()
 

@@ -1,4 +1,4 @@
-"""An OTLP receiver on loopback: what real exporters of OpenTelemetry talk to. Never: loses or changes a span."""
+"""An OTLP receiver on loopback: what real exporters of OpenTelemetry talk to."""
 
 import threading
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ import structlog
 import trio
 from hypothesis import settings
 
-from galaxy_mail.storage.script import scripts
+from galaxy_mail.storage.links.script import scripts
 from galaxy_mail.storage.verify import verify
 from galaxy_mail.telemetry import logs
 from tests.servers import ValkeyServer, run_commands

@@ -1,4 +1,4 @@
-"""A client for tests that kill servers: HTTP/1.1 on kept connections. Never: anything left behind when a peer dies.
+"""A client for tests that kill servers: HTTP/1.1 on kept connections.
 
 (httpx leaves the generator of a request's body behind then, which pytest reports in whatever test comes next.)
 """

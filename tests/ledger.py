@@ -1,4 +1,4 @@
-"""Promises against facts: what callers were told, what is stored, what arrived. Never: what the service says of itself.
+"""Promises against facts: what callers were told, what is stored, what arrived.
 
 It is kept from outside, as Jepsen does: an answer of 200 and a published command are promises; an answer that is missing
 or an error is none, and what it asked for may exist all the same.
@@ -16,12 +16,12 @@ from msgspec import Struct
 
 from galaxy_mail.domain.records import Attempt, AttemptStatus, Delivery, DeliveryStatus
 from galaxy_mail.domain.states import TERMINAL
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.commands import Command, Reply
-from galaxy_mail.storage.epoch import Epoch, entry_number
-from galaxy_mail.storage.keys import Keys
-from galaxy_mail.storage.store import Retention, Store
-from galaxy_mail.storage.stored import read_attempt, read_delivery
+from galaxy_mail.storage.links.protocol import Command, Reply
+from galaxy_mail.storage.operations.identity import StoreIdentity, entry_number
+from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
+from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.storage.verify import verify
 from tests.blocking_link import BlockingLink
 from tests.service_process import WITHIN_S, eventually
@@ -177,7 +177,7 @@ class Ledger:
     def deliveries(self) -> dict[str, Delivery]:
         [ids] = self.run([("ZRANGE", k.IDX_CREATED_AT, 0, -1)])
         names = [name.decode() for name in cast("list[bytes]", ids)]
-        return {name: read_delivery(data, name) for name, data in self._read(names, k.delivery).items()}
+        return {name: decode_delivery(data, name) for name, data in self._read(names, k.delivery).items()}
 
     def attempts(self, deliveries: Iterable[Delivery]) -> dict[str, list[Attempt]]:
         numbers = {delivery.delivery_id: delivery.attempt_count for delivery in deliveries}
@@ -185,7 +185,7 @@ class Ledger:
         found = self._read(wanted, lambda one: k.attempt(*one))
         made: defaultdict[str, list[Attempt]] = defaultdict(list)
         for name, number in wanted:
-            made[name].append(read_attempt(found[name, number], name, number))
+            made[name].append(decode_attempt(found[name, number], name, number))
         return dict(made)
 
     async def violations(self, within_looks: int = 1) -> list[str]:
@@ -197,7 +197,7 @@ class Ledger:
             keys=keys,
             retention=Retention(),
             claim_ttl_ms=0,
-            epoch=Epoch(keys, now_ms=now_ms, on_verdict=lambda _: None),
+            epoch=StoreIdentity(keys, now_ms=now_ms, on_verdict=lambda _: None),
         )
         try:
             return [str(violation) for violation in await verify(store, looks=within_looks)]

@@ -1,4 +1,4 @@
-"""A proxy between us and a server that can lose what passes through it. Never: a delay of its own."""
+"""A proxy between us and a server that can lose what passes through it."""
 
 import ssl
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Real servers for tests: started on a unix socket or a free loopback port, ended with the test. Never: shared state."""
+"""Real servers for tests: started on a unix socket or a free loopback port, ended with the test."""
 
 import os
 import signal

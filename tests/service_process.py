@@ -1,4 +1,4 @@
-"""`galaxy-mail serve` as a process of its own, as platforms run it: started, asked, signalled, listened to. Never: a mock.
+"""`galaxy-mail serve` as a process of its own, as platforms run it: started, asked, signalled, listened to.
 
 Its log lines are read as they are written, so that a test waits for what the service says and not for time to pass.
 """
@@ -20,7 +20,7 @@ from galaxy_mail.storage.embedded import end_with_parent
 from tests.http_client import HttpClient
 
 WITHIN_S: Final = 90.0  # generous: what takes longer hangs, even where a start alone may take half a minute
-LOOK_EVERY_S: Final = 0.01
+CHECK_EVERY_S: Final = 0.01
 API: Final = "/api/v1/internal"
 # What is tested: the sources, unless GALAXY_PROGRAM names an executable.
 PROGRAM: Final = (
@@ -324,7 +324,7 @@ async def fleet_of(env: Mapping[str, str]) -> AsyncIterator[Fleet]:
 
 
 async def eventually(
-    condition: Callable[[], Any], what: str, within_s: float = WITHIN_S, *, every_s: float = LOOK_EVERY_S
+    condition: Callable[[], Any], what: str, within_s: float = WITHIN_S, *, every_s: float = CHECK_EVERY_S
 ) -> None:
     """Returns once the condition, which may be async, holds. For what tells nobody when it comes true."""
     with trio.move_on_after(within_s):

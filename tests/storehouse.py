@@ -14,18 +14,18 @@ from msgspec import Struct
 from galaxy_mail.domain.acceptance import MailRequest, suppression_entries
 from galaxy_mail.domain.conclusion import Begun, Conclusion, RetryPolicy, begin, conclude, give_back
 from galaxy_mail.domain.records import Attempt, Delivery, RenderedContent, SendResult, Suppression
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.answers import AcceptAnswer
-from galaxy_mail.storage.claims import Claim, Claimed
-from galaxy_mail.storage.command_stream import CommandStream
-from galaxy_mail.storage.commands import Call, Command, Entry, Reply
-from galaxy_mail.storage.epoch import Epoch, Verdict
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
-from galaxy_mail.storage.keys import Keys
-from galaxy_mail.storage.store import Retention, Store
-from galaxy_mail.storage.stored import read_attempt, read_delivery
-from galaxy_mail.storage.suppression_list import SuppressionList
-from galaxy_mail.storage.upkeep import Upkeep
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
+from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
+from galaxy_mail.storage.operations.answers import AcceptAnswer
+from galaxy_mail.storage.operations.claims import Claim, Claimed
+from galaxy_mail.storage.operations.command_stream import CommandStream
+from galaxy_mail.storage.operations.identity import StoreIdentity, Verdict
+from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.operations.suppression_list import SuppressionList
+from galaxy_mail.storage.operations.upkeep import Upkeep
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
+from galaxy_mail.storage.records.keys import Keys
 from tests.blocking_link import BlockingLink
 from tests.deliveries import acceptance_of
 
@@ -124,7 +124,7 @@ class Storehouse:
         self.link = TroubledLink(self.raw)
         self.keys = keys or Keys()
         self.verdicts: list[Verdict] = []
-        self.epoch = Epoch(self.keys, now_ms=self.clock, on_verdict=self.verdicts.append)
+        self.epoch = StoreIdentity(self.keys, now_ms=self.clock, on_verdict=self.verdicts.append)
         self.store = Store(
             self.link,
             keys=self.keys,
@@ -163,7 +163,7 @@ class Storehouse:
     def run(self, *command: str | bytes | int) -> object:
         """One command; a refusal is raised."""
         [reply] = self.raw.run([command])
-        if isinstance(reply, RedisTrouble):
+        if isinstance(reply, RedisFailure):
             raise reply
         return reply
 
@@ -193,10 +193,10 @@ class Storehouse:
         return dump
 
     def delivery(self, delivery_id: str) -> Delivery:
-        return read_delivery(cast("bytes", self.run("GET", k.delivery(delivery_id))), delivery_id)
+        return decode_delivery(cast("bytes", self.run("GET", k.delivery(delivery_id))), delivery_id)
 
     def attempt(self, delivery_id: str, number: int) -> Attempt:
-        return read_attempt(
+        return decode_attempt(
             cast("bytes", self.run("GET", k.attempt(delivery_id, number))), delivery_id, number
         )
 
@@ -214,7 +214,7 @@ class Storehouse:
         )
 
     async def claim(self, places: int = 100, *, lost: bool = True) -> Claimed:
-        return await self.store.claim(priority_places=places, normal_places=places, look_for_lost=lost)
+        return await self.store.claim(priority_places=places, normal_places=places, check_lost=lost)
 
     async def claim_one(self) -> Claim:
         [claim] = (await self.claim()).claims

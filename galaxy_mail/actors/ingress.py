@@ -1,4 +1,4 @@
-"""The ingress: reads the command stream, one process at a time, in order. Never: judges an entry."""
+"""The ingress: reads the command stream, one process at a time, in order."""
 
 from contextlib import suppress
 from typing import Final
@@ -7,9 +7,9 @@ import structlog
 import trio
 
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.intake import Batch, CommandIntake, Progress
-from galaxy_mail.storage.command_stream import BATCH_ENTRIES, CommandStream, StreamState
-from galaxy_mail.storage.errors import RedisTrouble
+from galaxy_mail.intake.intake import Batch, CommandIntake, Progress
+from galaxy_mail.storage.links.errors import RedisFailure
+from galaxy_mail.storage.operations.command_stream import BATCH_ENTRIES, CommandStream, StreamState
 from galaxy_mail.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -53,7 +53,7 @@ class Ingress:
                     if await self._hold_lease():
                         await self._read_while_leased()
                     await trio.sleep(LEASE_EVERY_S)
-                except RedisTrouble as trouble:
+                except RedisFailure as trouble:
                     if self.trouble != str(trouble):  # once for each reason, not for each try
                         self.trouble = str(trouble)
                         log.warning("reading_commands_failed", error=self.trouble)
@@ -72,18 +72,18 @@ class Ingress:
     async def _give_up_lease(self) -> None:
         try:
             await self.stream.give_up_lease()
-        except RedisTrouble as trouble:
+        except RedisFailure as trouble:
             log.warning("lease_not_given_up", error=str(trouble))  # it runs out by itself
 
     async def _read_while_leased(self) -> None:
         """Reads until the lease is another's or runs out. Raises RedisTrouble."""
-        trouble: RedisTrouble | None = None
+        trouble: RedisFailure | None = None
         async with trio.open_nursery() as nursery:
             self.reading = True
             nursery.start_soon(self._keep_lease, nursery.cancel_scope)
             try:
                 await self._read()
-            except RedisTrouble as error:  # carried out of the nursery by hand, so that it stays itself
+            except RedisFailure as error:  # carried out of the nursery by hand, so that it stays itself
                 trouble = error
             finally:
                 self.reading = False
@@ -97,7 +97,7 @@ class Ingress:
             try:
                 if not await self._hold_lease():
                     break
-            except RedisTrouble as trouble:
+            except RedisFailure as trouble:
                 log.warning("lease_not_renewed", error=str(trouble))
         reading.cancel()
 
@@ -110,7 +110,7 @@ class Ingress:
             ahead = None  # used up, also where there was nothing yet
             if not batch.entries:
                 if not await self.stream.wait_for_more(offset, block_ms=self.block_ms):
-                    state = await self._look_for_losses()
+                    state = await self._check_for_losses()
                     if state.offset != offset:  # the store was set back: what it lost is read again
                         offset = await self.stream.offset()
                 continue
@@ -127,7 +127,7 @@ class Ingress:
     async def _fetch(self, after: str) -> Batch:
         entries, none_before = await self.stream.read(after)
         if none_before:
-            await self._look_for_losses()
+            await self._check_for_losses()
         return await self.intake.decode(entries)
 
     async def _accept(self, batch: Batch, offset: str) -> tuple[Progress, Batch | None]:
@@ -137,22 +137,22 @@ class Ingress:
         ahead: list[Batch] = []
 
         async def read_ahead() -> None:
-            with suppress(RedisTrouble):  # then it is read again
+            with suppress(RedisFailure):  # then it is read again
                 ahead.append(await self._fetch(batch.entries[-1][0]))
 
-        outcome: Progress | RedisTrouble
+        outcome: Progress | RedisFailure
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read_ahead)
             try:
                 outcome = await self.intake.accept(batch, offset=offset)
-            except RedisTrouble as trouble:  # carried out by hand, as above
+            except RedisFailure as trouble:  # carried out by hand, as above
                 outcome = trouble
                 nursery.cancel_scope.cancel()
-        if isinstance(outcome, RedisTrouble):
+        if isinstance(outcome, RedisFailure):
             raise outcome
         return outcome, ahead[0] if ahead else None
 
-    async def _look_for_losses(self) -> StreamState:
+    async def _check_for_losses(self) -> StreamState:
         """Notices entries that were trimmed unread, and a stream that begins again below the offset."""
         state = await self.stream.state()
         if state.lost != 0 and await self.stream.note_lost(state):

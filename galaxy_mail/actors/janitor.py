@@ -1,4 +1,4 @@
-"""The janitor: forgets, trims, mends, and samples the gauges. Never: discards what it does not understand."""
+"""The janitor: forgets, trims, mends, and samples the gauges."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -7,9 +7,9 @@ import structlog
 import trio
 
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.storage.command_stream import CommandStream
-from galaxy_mail.storage.errors import RedisTrouble
-from galaxy_mail.storage.upkeep import BATCH, Depths, Upkeep
+from galaxy_mail.storage.links.errors import RedisFailure
+from galaxy_mail.storage.operations.command_stream import CommandStream
+from galaxy_mail.storage.operations.upkeep import BATCH, Depths, Upkeep
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class Janitor:
         self._on_sample = on_sample
         self._chores: list[tuple[float, Callable[[], Awaitable[object]]]] = [
             (SAMPLE_EVERY_S, self.sample),
-            (FORGET_EVERY_S, self.forget),
+            (FORGET_EVERY_S, self.purge),
             (RECONCILE_EVERY_S, self.reconcile),
             (TRIM_EVERY_S, self.trim),
         ]
@@ -57,7 +57,7 @@ class Janitor:
                 self.heartbeat.beat()
                 try:
                     await chore()
-                except RedisTrouble as trouble:
+                except RedisFailure as trouble:
                     log.warning("chore_failed", chore=chore.__name__, error=str(trouble))
                 due_s[number] = trio.current_time() + every_s
             await trio.sleep_until(min(due_s))
@@ -67,13 +67,13 @@ class Janitor:
         state = await self.stream.state()
         self._on_sample(await self.upkeep.depths(), state.lag)
 
-    async def forget(self) -> int:
+    async def purge(self) -> int:
         """What is past its time, a batch after the other as long as there is time for it. Raises RedisTrouble."""
         until_s = trio.current_time() + FORGET_FOR_S
         gone, batch = 0, BATCH
         while batch >= BATCH and trio.current_time() <= until_s:
             self.heartbeat.beat()
-            batch = await self.upkeep.forget() + await self.upkeep.forget_malformed()
+            batch = await self.upkeep.purge() + await self.upkeep.purge_malformed()
             gone += batch
         if gone:
             log.info("forgotten", records=gone)
@@ -81,14 +81,14 @@ class Janitor:
 
     async def reconcile(self) -> None:
         """One batch of states against the schedule. Raises RedisTrouble."""
-        mended = await self.upkeep.reconcile()
-        for delivery_id in mended.rescheduled:
+        repaired = await self.upkeep.reconcile()
+        for delivery_id in repaired.rescheduled:
             log.error("delivery_was_not_scheduled", delivery_id=delivery_id)
-        for delivery_id in mended.unscheduled:
+        for delivery_id in repaired.unscheduled:
             log.error("finished_delivery_was_scheduled", delivery_id=delivery_id)
-        for delivery_id in mended.not_understood:
+        for delivery_id in repaired.not_understood:
             log.error("scheduled_without_record", delivery_id=delivery_id)
-        for delivery_id in mended.taken_up:
+        for delivery_id in repaired.requeued:
             log.info("parked_delivery_taken_up", delivery_id=delivery_id)
 
     async def trim(self) -> int:

@@ -1,4 +1,4 @@
-"""The hand-over between the scheduler and the sender slots: one queue a lane. Never: anything that outlives the process.
+"""The hand-over between the scheduler and the sender slots: one queue a lane.
 
 The scheduler puts claims in as long as there are `places`; a slot takes the next one. The priority lane comes first, but
 every `FAIR_SHARE`-th claim of a slot that may take both is a normal one while some wait, so that neither lane starves
@@ -14,7 +14,7 @@ import trio
 from msgspec import Struct
 
 from galaxy_mail.domain.records import Lane
-from galaxy_mail.storage.claims import Claim
+from galaxy_mail.storage.operations.claims import Claim
 
 PREFETCH_MIN: Final = 8
 FAIR_SHARE: Final = 10
@@ -55,9 +55,9 @@ class Lanes:
         self._since_normal = 0
         self._closed = False
         # In these lanes more was due at the last claim than there were places: a free place there is news.
-        self.hungry: frozenset[Lane] = frozenset()
+        self.backlog: frozenset[Lane] = frozenset()
         # Rung when there is something for the scheduler to do: work was accepted, places have come free.
-        self._ring, self._rung = trio.open_memory_channel[None](1)
+        self._wake, self._woken = trio.open_memory_channel[None](1)
 
     # The scheduler's side
 
@@ -70,7 +70,7 @@ class Lanes:
 
     def has_places_for_more(self) -> bool:
         """Whether a lane in which more is due than was claimed can take some of it now."""
-        return any(map(self._places_in, self.hungry))
+        return any(map(self._places_in, self.backlog))
 
     def _places_in(self, lane: Lane) -> int:
         free = len(self._takers)
@@ -105,10 +105,10 @@ class Lanes:
         """Since when the claim waits that waits longest; infinite where none does."""
         return min((queue[0].since_s for queue in self._queues.values() if queue), default=inf)
 
-    async def wait_rung(self, timeout_s: float) -> None:
+    async def wait_woken(self, timeout_s: float) -> None:
         """Returns when there may be work or places, at the latest after `timeout_s`."""
         with trio.move_on_after(timeout_s):
-            await self._rung.receive()
+            await self._woken.receive()
 
     # The slots' side
 
@@ -117,7 +117,7 @@ class Lanes:
         await trio.lowlevel.checkpoint_if_cancelled()  # first, so that what is taken is never dropped
         claim = self._next(priority_only=priority_only) or await self._wait(priority_only=priority_only)
         if self.has_places_for_more():
-            self.ring()
+            self.wake()
         return claim
 
     async def _wait(self, *, priority_only: bool) -> Claim:
@@ -126,7 +126,7 @@ class Lanes:
         task = trio.lowlevel.current_task()
         self._takers[task] = priority_only
         if self.has_places_for_more():
-            self.ring()
+            self.wake()
 
         def abort(_: object) -> trio.lowlevel.Abort:
             del self._takers[task]
@@ -160,10 +160,10 @@ class Lanes:
 
     # Anyone's
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wakes the scheduler: something was accepted, or a place is free."""
         with suppress(trio.WouldBlock):  # it is awake already
-            self._ring.send_nowait(None)
+            self._wake.send_nowait(None)
 
     def close(self) -> None:
         """No more claims will come: slots end when they have finished what they hold and what waits here."""

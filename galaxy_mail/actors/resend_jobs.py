@@ -1,4 +1,4 @@
-"""Works on resend jobs, each at its own pace. Never: a job that another process has in hand."""
+"""Works on resend jobs, each at its own pace."""
 
 from typing import Final
 
@@ -6,12 +6,12 @@ import structlog
 import trio
 
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.resending import Resending
-from galaxy_mail.storage.errors import RedisTrouble
+from galaxy_mail.intake.resending import Resending
+from galaxy_mail.storage.links.errors import RedisFailure
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S: Final = 0.25
+CHECK_EVERY_S: Final = 0.25
 LOOK_AFTER_TROUBLE_S: Final = 2.0
 SAVED_UP_MAX_S: Final = 1.0  # a job that could not be worked on does not catch up in a burst
 
@@ -32,10 +32,10 @@ class ResendJobs:
             self._heartbeat.beat()
             try:
                 await self.step()
-            except RedisTrouble as trouble:
+            except RedisFailure as trouble:
                 log.warning("resend_jobs_wait", error=str(trouble))
                 await trio.sleep(LOOK_AFTER_TROUBLE_S)
-            await trio.sleep(LOOK_EVERY_S)
+            await trio.sleep(CHECK_EVERY_S)
 
     async def step(self) -> int:
         """Works once on each job that is due; how many there were. Raises RedisTrouble."""

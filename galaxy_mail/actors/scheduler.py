@@ -1,4 +1,4 @@
-"""The scheduler: claims what is due and hands it to the sender slots. Never: sends, or decides what an outcome means."""
+"""The scheduler: claims what is due and hands it to the sender slots."""
 
 from collections import deque
 from typing import Final
@@ -11,15 +11,15 @@ from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import Conclusion, RetryPolicy, conclude_lost_owner, give_back
 from galaxy_mail.domain.records import AttemptStatus, Lane
-from galaxy_mail.storage.claims import Claim, StaleClaim
-from galaxy_mail.storage.errors import RedisTrouble
-from galaxy_mail.storage.store import LOST_PLACES, Store
+from galaxy_mail.storage.links.errors import RedisFailure
+from galaxy_mail.storage.operations.claims import Claim, StaleClaim
+from galaxy_mail.storage.operations.store import LOST_PLACES, Store
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S: Final = 1.0  # for what other processes scheduled, and for what lost owners held
+CHECK_EVERY_S: Final = 1.0  # for what other processes scheduled, and for what lost owners held
 STOP_WITHIN_S: Final = 1.0
 MOMENT_S: Final = 0.001  # shorter waits are none: a difference of two floats can be too small to pass
 PAUSE_AFTER_TROUBLE_S: Final = 0.25
@@ -48,10 +48,10 @@ class Scheduler:
         self.metrics = metrics
         self.heartbeat = heartbeat
         self._may_wait_s = store.claim_ttl_ms / 2000  # a claim, for a slot
-        self._look_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
+        self._check_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
         self._lost: deque[Lost] = deque()
         self._stopping = False
-        self._trouble: str | None = None  # what keeps it from claiming
+        self._failure: str | None = None  # what keeps it from claiming
 
     async def run(self) -> None:
         # What Redis has claimed while nobody listened would be lost until it expires: a turn goes on to its end.
@@ -62,7 +62,7 @@ class Scheduler:
                 await trio.sleep_forever()
             finally:
                 self._stopping = True
-                self.lanes.ring()
+                self.lanes.wake()
                 shield.deadline = trio.current_time() + STOP_WITHIN_S
 
     async def _turn_until_stopped(self, shield: trio.CancelScope) -> None:
@@ -72,14 +72,14 @@ class Scheduler:
                     self.heartbeat.beat()
                     try:
                         wait_s = await self.turn()
-                        self._trouble = None
-                    except RedisTrouble as trouble:
-                        if self._trouble != str(trouble):  # once for each reason, not for each try
-                            self._trouble = str(trouble)
-                            log.warning("claiming_failed", error=self._trouble)
+                        self._failure = None
+                    except RedisFailure as trouble:
+                        if self._failure != str(trouble):  # once for each reason, not for each try
+                            self._failure = str(trouble)
+                            log.warning("claiming_failed", error=self._failure)
                         wait_s = PAUSE_AFTER_TROUBLE_S
                     if not self._stopping:
-                        await self.lanes.wait_rung(min(wait_s, self._until_withdrawal_s()))
+                        await self.lanes.wait_woken(min(wait_s, self._until_withdrawal_s()))
             finally:
                 with trio.move_on_after(STOP_WITHIN_S):
                     await self._release(self.lanes.drain())
@@ -90,16 +90,16 @@ class Scheduler:
         await self._conclude_lost()  # before a claim can find them expired
         await self._release(self.lanes.withdraw(before_s=now_s - self._may_wait_s))
         places = self.lanes.places()
-        look_for_lost = now_s >= self._look_again_s
-        if not places and not look_for_lost:
-            self.lanes.hungry = frozenset(Lane)  # whatever rang is looked for once there is a place
-            return self._until_next_look_s()
+        check_lost = now_s >= self._check_again_s
+        if not places and not check_lost:
+            self.lanes.backlog = frozenset(Lane)  # whatever rang is looked for once there is a place
+            return self._until_next_check_s()
         claimed = await self.store.claim(
-            priority_places=places.priority, normal_places=places.normal, look_for_lost=look_for_lost
+            priority_places=places.priority, normal_places=places.normal, check_lost=check_lost
         )
-        if look_for_lost and sum(claim.losses > 0 for claim in claimed.claims) < LOST_PLACES:
+        if check_lost and sum(claim.losses > 0 for claim in claimed.claims) < LOST_PLACES:
             # Otherwise there may be more of it at once: a process with many slots was lost.
-            self._look_again_s = now_s + LOOK_EVERY_S
+            self._check_again_s = now_s + CHECK_EVERY_S
         for delivery_id in claimed.parked:
             log.error("delivery_unreadable", delivery_id=delivery_id)
         too_late: list[Claim] = []
@@ -111,18 +111,18 @@ class Scheduler:
                 too_late.append(claim)
             else:
                 self.lanes.put(claim, since_s=now_s)
-        self.lanes.hungry = claimed.more
+        self.lanes.backlog = claimed.more
         await self._release(too_late)
         await self._conclude_lost()  # last: when Redis is away meanwhile, the others are in their lanes
         if self.lanes.has_places_for_more():
             return 0
-        wait_s = self._until_next_look_s()
+        wait_s = self._until_next_check_s()
         if claimed.next_due_ms is not None and claimed.next_due_ms > claimed.now_ms:
             wait_s = min(wait_s, (claimed.next_due_ms - claimed.now_ms) / 1000)
         return wait_s
 
-    def _until_next_look_s(self) -> float:
-        return max(MOMENT_S, self._look_again_s - trio.current_time())
+    def _until_next_check_s(self) -> float:
+        return max(MOMENT_S, self._check_again_s - trio.current_time())
 
     def _until_withdrawal_s(self) -> float:
         """A claim that waited too long is given back well before it expires, however short claims are."""
@@ -160,11 +160,11 @@ class Scheduler:
                 await self.store.finish(lost.claim, lost.conclusion)
             except StaleClaim:  # it expired meanwhile, and somebody found it once more
                 continue
-            except RedisTrouble:
+            except RedisFailure:
                 self._lost.append(lost)
                 raise
             self.metrics.concluded(lost.conclusion)
-            self.lanes.ring()  # the next attempt is due at once
+            self.lanes.wake()  # the next attempt is due at once
 
     async def _release(self, claims: list[Claim]) -> None:
         """At once, so that a hundred of them cost little more time than one."""
@@ -178,5 +178,5 @@ class Scheduler:
             await self.store.release(claim, returned)
         except StaleClaim:
             pass
-        except RedisTrouble as trouble:  # it expires by itself and is taken over
+        except RedisFailure as trouble:  # it expires by itself and is taken over
             log.warning("release_failed", delivery_id=claim.delivery_id, error=str(trouble))

@@ -1,4 +1,4 @@
-"""One sender slot: one attempt at a time on its own provider connection. Never: two attempts at once."""
+"""One sender slot: one attempt at a time on its own provider connection."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -28,10 +28,10 @@ from galaxy_mail.domain.errors import leaves
 from galaxy_mail.domain.records import Content, Delivery, Failure, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message, Provider
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.storage.answers import NewlySuppressed
-from galaxy_mail.storage.claims import Claim, Parked, StaleClaim
-from galaxy_mail.storage.errors import RedisTrouble
-from galaxy_mail.storage.store import Store
+from galaxy_mail.storage.links.errors import RedisFailure
+from galaxy_mail.storage.operations.answers import NewlySuppressed
+from galaxy_mail.storage.operations.claims import Claim, Quarantined, StaleClaim
+from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
@@ -105,7 +105,7 @@ class Sender:
                         log.warning(
                             "claim_stale", **delivery_fields(claim.delivery, claim.attempt.attempt_no)
                         )
-                    except Parked as parked:
+                    except Quarantined as parked:
                         log.error("delivery_unreadable", delivery_id=parked.delivery_id)  # noqa: TRY400  # no crash
                     finally:
                         self._in_hand = None
@@ -131,7 +131,7 @@ class Sender:
                 if held.sending is not None:
                     held.sending.cancel()
                 await trio.sleep(third_s)
-            except RedisTrouble:
+            except RedisFailure:
                 await trio.sleep(third_s / 4)  # there is time for several more tries before it expires
             else:
                 held.renewed_s = asked_s
@@ -297,7 +297,7 @@ class Sender:
             self.heartbeat.beat()
             try:
                 return await call()
-            except RedisTrouble as trouble:
+            except RedisFailure as trouble:
                 if told != str(trouble):  # once for each reason, not for each try
                     told = str(trouble)
                     log.warning("redis_trouble", error=told)

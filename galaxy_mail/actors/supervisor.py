@@ -1,4 +1,4 @@
-"""Keeps actors running: restarts what crashed, within a bound, and tells how each is. Never: knows what an actor does.
+"""Keeps actors running: restarts what crashed, within a bound, and tells how each is.
 
 The order of starting and stopping is not decided here but by the nurseries in which `keep_alive` is called.
 """
@@ -125,17 +125,17 @@ class Supervisor:
         self._window_s = window_s
         self._random = random or Random()  # noqa: S311  # spreads restarts, guards nothing
         self._crashed_s: deque[float] = deque()  # when, over all children, within the window
-        self._wards: dict[str, _Ward] = {}
+        self._children: dict[str, _ChildState] = {}
 
     async def keep_alive(self, child: Child, *, retired: trio.Event | None = None) -> None:
         """Runs `child` until it returns, anew after a crash; once it is `retired`, a crash is its end too.
 
         Raises RestartsExhausted where it has crashed too often in a row, or all children together within the window.
         """
-        if child.name in self._wards:
+        if child.name in self._children:
             raise ValueError(f"there is an actor {child.name} already")
         retired = trio.Event() if retired is None else retired
-        ward = self._wards[child.name] = _Ward(child)
+        ward = self._children[child.name] = _ChildState(child)
         try:
             while (crash := await ward.run_once()) is not None:
                 await self._back_off(ward, crash, retired)
@@ -151,18 +151,18 @@ class Supervisor:
 
         Raises KeyError for a name that nobody has.
         """
-        return self._wards[name].kill()
+        return self._children[name].kill()
 
     def statistics(self) -> tuple[ActorReport, ...]:
         """How each actor is, by name: trio starts the tasks of one nursery in no order."""
-        return tuple(self._wards[name].report() for name in sorted(self._wards))
+        return tuple(self._children[name].report() for name in sorted(self._children))
 
     def stuck(self, now_s: float | None = None) -> tuple[str, ...]:
         """The names of the actors whose loop has not turned when it should have."""
         now_s = trio.current_time() if now_s is None else now_s
-        return tuple(name for name, ward in self._wards.items() if ward.is_stuck(now_s))
+        return tuple(name for name, ward in self._children.items() if ward.is_stuck(now_s))
 
-    async def _back_off(self, ward: "_Ward", crash: Exception, retired: trio.Event) -> None:
+    async def _back_off(self, ward: "_ChildState", crash: Exception, retired: trio.Event) -> None:
         """Waits until the child may be started anew, or shall not be. Raises RestartsExhausted."""
         await trio.lowlevel.checkpoint_if_cancelled()  # a crash during a stop is nobody's restart
         if retired.is_set():
@@ -172,7 +172,7 @@ class Supervisor:
             self._crashed_s.popleft()
         restarts_max = self._restarts_max
         if restarts_max is None:
-            restarts_max = max(RESTARTS_MAX, 2 * len(self._wards))
+            restarts_max = max(RESTARTS_MAX, 2 * len(self._children))
         if len(self._crashed_s) >= restarts_max:
             limit = f"{restarts_max} restarts of actors within {self._window_s:g} s"
             raise RestartsExhausted(ward.child.name, limit) from crash
@@ -186,7 +186,7 @@ class Supervisor:
             await retired.wait()
 
 
-class _Ward:
+class _ChildState:
     """What the supervisor knows of one child."""
 
     def __init__(self, child: Child) -> None:

@@ -1,4 +1,4 @@
-"""The command `galaxy-mail`: its frame. Never: what a command does (the modules beside this one).
+"""The command `galaxy-mail`: its frame.
 
 A command's module is imported when that command is used, and not for `--help`, so that each pays for its own imports
 alone. What the product raises on purpose becomes its message and an exit status here, and no traceback.
@@ -28,8 +28,10 @@ class Lazy(NamedTuple):
 COMMANDS: Final[Mapping[str, Lazy]] = {
     "serve": Lazy("serve", "serve", "Run the service."),
     "dev": Lazy("dev", "dev", "Try it all on this machine: a private Valkey, a stub relay, sample mail."),
-    "healthcheck": Lazy("health", "healthcheck", "Ask the service on this host how it is, as a probe."),
-    "check-config": Lazy("config", "check_config", "Check the configuration and print what is in effect."),
+    "healthcheck": Lazy("healthcheck", "healthcheck", "Ask the service on this host how it is, as a probe."),
+    "check-config": Lazy(
+        "check_config", "check_config", "Check the configuration and print what is in effect."
+    ),
     "templates": Lazy(
         "templates", "templates", "List, check and preview mail templates, without a running service."
     ),

@@ -1,4 +1,4 @@
-"""What the commands share that talk to a running service: requests, errors in words, tables. Never: a decision about mail.
+"""What the commands share that talk to a running service: requests, errors in words, tables.
 
 Exit statuses: 0 done; 1 not found or refused; 2 not understood; 3 the service can't be reached or can't serve now.
 """
@@ -109,7 +109,7 @@ class Api:
     ) -> tuple[int, Json]:
         """The status and the answer, None where it is empty. Raises ApiError."""
         given = {name: str(value) for name, value in (params or {}).items() if value is not None}
-        with self._trouble():
+        with self._failure():
             response = self._client.request(
                 method,
                 PATH + path,
@@ -124,7 +124,7 @@ class Api:
 
     def download(self, path: str, write: Callable[[bytes], object]) -> None:
         """Writes what a GET gives, part by part. Raises ApiError, also where it breaks off."""
-        with self._trouble(), self._client.stream("GET", PATH + path) as response:
+        with self._failure(), self._client.stream("GET", PATH + path) as response:
             if not response.is_success:
                 response.read()
                 raise _error(response)
@@ -136,7 +136,7 @@ class Api:
         return Listed(self, path, limit, params)
 
     @contextmanager
-    def _trouble(self) -> Iterator[None]:
+    def _failure(self) -> Iterator[None]:
         try:
             yield
         except httpx.TimeoutException:
@@ -263,7 +263,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it 
         return (moment - EPOCH) // timedelta(milliseconds=1)
 
     @staticmethod
-    def spelt(at_ms: int) -> str:
+    def encoded(at_ms: int) -> str:
         """As it may be typed to mean the same at any later time."""
         return (
             (EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""`galaxy-mail dead-letters`: what was given up, and sending it again, one by one or by a filter. Never: without asking.
+"""`galaxy-mail dead-letters`: what was given up, and sending it again, one by one or by a filter.
 
 By a filter, the service first counts what matches (a dry run), and only then resends it, as a job of its own: it goes on
 when this command, its terminal or the service's process ends, and `--job` follows it again.
@@ -32,7 +32,7 @@ from galaxy_mail.cli.deliveries import resend_one
 from galaxy_mail.cli.progress import progress
 from galaxy_mail.domain.records import DeliveryStatus, Source
 
-LOOK_EVERY_S: Final = 0.5
+CHECK_EVERY_S: Final = 0.5
 
 Job = dict[str, Any]
 
@@ -198,7 +198,7 @@ def _resend_named(
 def _as_meant(which: dict[str, Any]) -> str:
     """What else a repeat with the same key has to say: `2h` means another time by then."""
     options = (("--since", "created_from_ms"), ("--until", "created_to_ms"))
-    times = [f"{option} {MOMENT.spelt(which[name])}" for option, name in options if name in which]
+    times = [f"{option} {MOMENT.encoded(which[name])}" for option, name in options if name in which]
     return f" (with {' '.join(times)})" if times else ""
 
 
@@ -230,13 +230,13 @@ def _follow(api: Api, job: Job, expected: int | None) -> Job:
     try:
         if expected is None:
             while job["status"] == "running":
-                time.sleep(LOOK_EVERY_S)
+                time.sleep(CHECK_EVERY_S)
                 job = api.get(f"/resends/{segment(job['job_id'])}")
             return job
         click.echo(f"job {job['job_id']}", err=True)
         with progress(expected, "resending") as bar:
             while job["status"] == "running":
-                time.sleep(LOOK_EVERY_S)
+                time.sleep(CHECK_EVERY_S)
                 job = api.get(f"/resends/{segment(job['job_id'])}")
                 bar.update(job["matched"] - bar.pos)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`galaxy-mail deliveries`: find a delivery, see what happened, send it again. Never: what a mail says."""
+"""`galaxy-mail deliveries`: find a delivery, see what happened, send it again."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`galaxy-mail dev`: the whole service on this machine, and two mails through it to look at. Never: for production."""
+"""`galaxy-mail dev`: the whole service on this machine, and two mails through it to look at."""
 
 import os
 import secrets
@@ -15,12 +15,12 @@ from galaxy_mail.cli.serve import run
 from galaxy_mail.config import Config
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.providers.readable import readable
-from galaxy_mail.service import Service
+from galaxy_mail.service.service import Service
 from galaxy_mail.telemetry import logs
 
 READY_WITHIN_S: Final = 30.0
 SENT_WITHIN_S: Final = 30.0
-LOOK_EVERY_S: Final = 0.02
+CHECK_EVERY_S: Final = 0.02
 TERMINAL: Final = frozenset({"sent", "suppressed", "failed", "dead_letter"})
 API: Final = "/api/v1/internal"
 
@@ -99,7 +99,7 @@ class _Tour:
     async def _ready(self, service: Service) -> str:
         with trio.move_on_after(READY_WITHIN_S):
             while service.server is None or any(service.checks().values()):  # noqa: ASYNC110  # seen as a caller sees it
-                await trio.sleep(LOOK_EVERY_S)
+                await trio.sleep(CHECK_EVERY_S)
             return service.server.url
         service.cancel()
         wrong = ", ".join(f"{name}: {reason}" for name, reason in service.checks().items() if reason)
@@ -160,7 +160,7 @@ class _Tour:
                     if delivery["status"] != status:
                         status = delivery["status"]
                         click.echo(f"  {delivery_id} is {status}")
-                await trio.sleep(LOOK_EVERY_S)
+                await trio.sleep(CHECK_EVERY_S)
         if status != "sent":
             raise NotSent(f"the sample {delivery_id} is {status or 'not accepted'}; see {self._log_file}")
         attempts = (await client.get(f"{API}/deliveries/{delivery_id}/attempts")).json()["items"]

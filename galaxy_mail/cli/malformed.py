@@ -1,4 +1,4 @@
-"""`galaxy-mail malformed`: stream entries that could not be accepted. Never: a repair, which their sender makes."""
+"""`galaxy-mail malformed`: stream entries that could not be accepted."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""How far a command is, for somebody who watches. Never: in a file or a pipe."""
+"""How far a command is, for somebody who watches."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""`galaxy-mail publish`: commands from a file onto the stream, as Notification would put them. Never: half a file's.
+"""`galaxy-mail publish`: commands from a file onto the stream, as Notification would put them.
 
 All are checked as the service will check them before the first one goes out.
 """
@@ -19,11 +19,11 @@ from galaxy_mail.domain.commands import CommandLimits, Malformed, decode_command
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.strict_json import StrictJsonError, loads
-from galaxy_mail.storage.answers import answered
-from galaxy_mail.storage.commands import Command
 from galaxy_mail.storage.embedded import EmbeddedValkey
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisTrouble
-from galaxy_mail.storage.gateway import Gateway
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure
+from galaxy_mail.storage.links.gateway import Gateway
+from galaxy_mail.storage.links.protocol import Command
+from galaxy_mail.storage.operations.answers import answered
 from galaxy_mail.telemetry import logs
 
 CONNECT_WITHIN_S: Final = 10.0
@@ -152,7 +152,7 @@ async def _publish(config: StoreConfig, commands: list[Read]) -> list[str]:
                 for batch in _batches(commands):
                     entry_ids += await _add(gateway, config, batch)
                     bar.update(len(batch))
-        except RedisTrouble as trouble:
+        except RedisFailure as trouble:
             some = "more may have been, too" if isinstance(trouble, OutcomeUnknown) else "no more"
             done = (
                 f"{len(entry_ids)} of {len(commands)} were published, {some}; publishing them again is safe"

@@ -1,4 +1,4 @@
-"""`galaxy-mail serve`: the service as a process, with its signals and its last deadline. Never: a part of the service."""
+"""`galaxy-mail serve`: the service as a process, with its signals and its last deadline."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from galaxy_mail.config import Config
-from galaxy_mail.service import Service
+from galaxy_mail.service.service import Service
 from galaxy_mail.telemetry import logs, traces
 
 log = structlog.get_logger()

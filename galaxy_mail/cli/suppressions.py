@@ -1,4 +1,4 @@
-"""`galaxy-mail suppressions`: whom nobody mails. Never: a change that the audit log does not name."""
+"""`galaxy-mail suppressions`: whom nobody mails."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""`galaxy-mail templates`: a template folder looked at where it lies. Never: a running service, or a mail sent."""
+"""`galaxy-mail templates`: a template folder looked at where it lies."""
 
 import sys
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from galaxy_mail.domain.records import Failure, RenderedContent
 from galaxy_mail.domain.strict_json import StrictJsonError, loads
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.rendering.catalog_problems import BrokenCatalog, Problem, Severity
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.rendering.problems import BrokenCatalog, Problem, Severity
 from galaxy_mail.rendering.sources import PARTS
 
 EXIT_PROBLEM: Final = 1

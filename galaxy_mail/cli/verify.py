@@ -1,4 +1,4 @@
-"""`galaxy-mail verify-store`: is the store sound? Never: a change, unless --repair asks for it."""
+"""`galaxy-mail verify-store`: is the store sound?"""
 
 import os
 import sys
@@ -11,11 +11,11 @@ import trio
 from galaxy_mail.config import StoreConfig
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.storage.embedded import EmbeddedValkey
-from galaxy_mail.storage.epoch import Epoch
-from galaxy_mail.storage.errors import RedisTrouble
-from galaxy_mail.storage.gateway import Gateway
-from galaxy_mail.storage.keys import Keys
-from galaxy_mail.storage.store import Retention, Store
+from galaxy_mail.storage.links.errors import RedisFailure
+from galaxy_mail.storage.links.gateway import Gateway
+from galaxy_mail.storage.operations.identity import StoreIdentity
+from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.storage.verify import Violation, verify
 from galaxy_mail.telemetry import logs
 
@@ -45,13 +45,13 @@ def verify_store(*, repair: bool, as_json: bool) -> None:
             line = {
                 "where": violation.where,
                 "what": violation.what,
-                "mended": violation.mended,
+                "mended": violation.repaired,
                 "did": violation.did,
             }
             click.echo(msgspec.json.encode(line).decode())
         else:
             click.echo(str(violation))
-    left = [violation for violation in violations if not violation.mended]
+    left = [violation for violation in violations if not violation.repaired]
     if not as_json:
         click.echo(_summary(violations, left), err=bool(left))
     if left:
@@ -77,7 +77,7 @@ async def _verify(config: StoreConfig, repair: bool) -> list[Violation]:
             attempt_ms=config.attempt_ttl_ms,
         ),
         claim_ttl_ms=0,  # nothing is claimed here
-        epoch=Epoch(keys, now_ms=gateway.now_ms, on_verdict=lambda _: None),
+        epoch=StoreIdentity(keys, now_ms=gateway.now_ms, on_verdict=lambda _: None),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gateway.run)
@@ -87,7 +87,7 @@ async def _verify(config: StoreConfig, repair: bool) -> list[Violation]:
             raise Unreachable(f"Redis can't be reached: {gateway.statistics().last_error}")
         try:
             violations = await verify(store, repair=repair)
-        except RedisTrouble as trouble:  # not 1: nothing was found out about the store
+        except RedisFailure as trouble:  # not 1: nothing was found out about the store
             raise Unreachable(f"Redis was lost on the way: {trouble}") from trouble
         nursery.cancel_scope.cancel()
     return violations
@@ -96,5 +96,5 @@ async def _verify(config: StoreConfig, repair: bool) -> list[Violation]:
 def _summary(violations: list[Violation], left: list[Violation]) -> str:
     if not violations:
         return "the store is sound"
-    mended = len(violations) - len(left)
-    return f"{len(left)} wrong" + (f", {mended} mended" if mended else "")
+    repaired = len(violations) - len(left)
+    return f"{len(left)} wrong" + (f", {repaired} mended" if repaired else "")

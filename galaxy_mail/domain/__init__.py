@@ -1,1 +1,1 @@
-"""What a delivery is and what may happen to it. Never: I/O, a clock, randomness, settings."""
+"""What a delivery is and what may happen to it."""

@@ -1,4 +1,4 @@
-"""Mail addresses: one normal spelling each, so that equal mailboxes compare equal. Never: DNS, display names.
+"""Mail addresses: one normal spelling each, so that equal mailboxes compare equal.
 
 The normal form is an addr-spec as SMTP takes it (RFC 5321 §4.1.2, RFC 6531 §3.3): the local part as it was
 given (NFC, quoted only where it must be), the domain in lower case and as A-labels (`xn--…`). Those, because

@@ -1,4 +1,4 @@
-"""A stream entry as Notification publishes it: fields to a request, or why it is malformed. Never: an exception.
+"""A stream entry as Notification publishes it: fields to a request, or why it is malformed.
 
 An entry is judged in this order, and the first verdict counts: unknown fields, missing ones, an unsupported source or
 payload mode, values that break their field's grammar (empty ones and doubled names too), the payload's size, the

@@ -1,4 +1,4 @@
-"""The root of this package's exceptions, and those that the domain raises. Never: text with secrets."""
+"""The root of this package's exceptions, and those that the domain raises."""
 
 from collections.abc import Iterator
 

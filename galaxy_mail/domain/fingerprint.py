@@ -1,4 +1,4 @@
-"""Whether two requests are the same: SHA-256 over the canonical form of their values (RFC 8785). Never: over a spelling."""
+"""Whether two requests are the same: SHA-256 over the canonical form of their values (RFC 8785)."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Collection
@@ -32,7 +32,7 @@ def fingerprint(value: Json) -> str:
 
 def canonical(value: Json) -> bytes:
     """The one spelling of this value by RFC 8785. Raises ValueError for what is not I-JSON."""
-    return _ENCODER.encode(value) if _spelt_alike(value) else rfc8785.dumps(value)
+    return _ENCODER.encode(value) if _canonical(value) else rfc8785.dumps(value)
 
 
 def without_empty(members: dict[str, Json], names: Collection[str]) -> dict[str, Json]:
@@ -40,7 +40,7 @@ def without_empty(members: dict[str, Json], names: Collection[str]) -> dict[str,
     return {name: value for name, value in members.items() if value != [] or name not in names}
 
 
-def _spelt_alike(value: Json) -> bool:
+def _canonical(value: Json) -> bool:
     """Whether msgspec is known to give this value's canonical form."""
     values: list[Json] = [value]
     for item in values:  # grows while it is walked

@@ -1,4 +1,4 @@
-"""How a delivery id is made, and the grammar of every id and key that comes in. Never: what they stand for."""
+"""How a delivery id is made, and the grammar of every id and key that comes in."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""A request that is refused, and the checks that every JSON body shares. Never: a status, which `http/problems.py` gives."""
+"""A request that is refused, and the checks that every JSON body shares."""
 
 from collections.abc import Sequence
 from enum import StrEnum

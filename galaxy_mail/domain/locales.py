@@ -1,6 +1,6 @@
 """Locales as BCP 47 language tags: their syntax, their one spelling, what to try in which order.
 
-Never: the registry of languages. Whether a tag means anything shows when a catalog has a template for it.
+Whether a tag means anything shows when a catalog has a template for it.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""A login code to mail, as Auth asks for it by REST: header and body to a request. Never: accepts it."""
+"""A login code to mail, as Auth asks for it by REST: header and body to a request."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What operators may see of what callers sent: secrets by their name masked, free text withheld. Never: in place."""
+"""What operators may see of what callers sent: secrets by their name masked, free text withheld."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A malformed command's fields as they are kept: bounded text, whatever bytes they were. Never: fit to be shown as they are.
+"""A malformed command's fields as they are kept: bounded text, whatever bytes they were.
 
 A stream entry maps byte strings to byte strings, and a name may come twice. What is kept maps text to text, so that it
 fits a JSON record:
@@ -49,11 +49,11 @@ def keep(fields: Fields) -> dict[str, str]:
     # Shortest first: a payload of megabytes must not crowd out the ids that tell whose it is.
     for index in sorted(range(len(fields)), key=lambda index: len(fields[index][0]) + len(fields[index][1])):
         raw_name, raw_value = fields[index]
-        name = _spell(raw_name, NAME_MAX_BYTES)
+        name = _encode(raw_name, NAME_MAX_BYTES)
         room -= len(name.encode()) + _NUMBERING_COST_BYTES
         if room < _CUT_COST_BYTES:
             break
-        value = _spell(raw_value, room)
+        value = _encode(raw_value, room)
         room -= len(value.encode())
         kept[index] = (name, value)
     stored: dict[str, str] = {}
@@ -89,11 +89,11 @@ def numbered(name: str, taken: Container[str]) -> str:
     return candidate
 
 
-def _spell(raw: bytes, max_bytes: int) -> str:
+def _encode(raw: bytes, max_bytes: int) -> str:
     """`raw` in at most `max_bytes` bytes of UTF-8, of which there are `_CUT_COST_BYTES` at least."""
-    spelt = _spell_whole(raw) if len(raw) <= max_bytes else None
-    if spelt is not None and len(spelt.encode()) <= max_bytes:
-        return spelt
+    encoded = _encode_whole(raw) if len(raw) <= max_bytes else None
+    if encoded is not None and len(encoded.encode()) <= max_bytes:
+        return encoded
     room = max_bytes - _CUT_COST_BYTES
     head = raw[:room]
     try:
@@ -104,7 +104,7 @@ def _spell(raw: bytes, max_bytes: int) -> str:
     return f"{_CUT}{len(raw)}:{sha256(raw).hexdigest()}:{begun}"
 
 
-def _spell_whole(raw: bytes) -> str:
+def _encode_whole(raw: bytes) -> str:
     try:
         return _marked(raw.decode())
     except UnicodeDecodeError:

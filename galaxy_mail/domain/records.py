@@ -1,4 +1,4 @@
-"""The records that outlive a process, and their one spelling as JSON. Never: a decision about them.
+"""The records that outlive a process, and their one spelling as JSON.
 
 Times are epoch milliseconds on Redis' clock. Encoded, a record lacks the members that have their default, so that
 a store of millions does not repeat `null`; what the API shows has every member (`http/views.py`).

@@ -1,4 +1,4 @@
-"""Sending a finished delivery again, as a new one. Pure. Never: a change of the parent, whose story is told.
+"""Sending a finished delivery again, as a new one. Pure.
 
 The clone starts from what the parent was asked for: its original envelope (who is suppressed now is dropped by
 acceptance), its content, what was rendered of it, and its lane.

@@ -1,4 +1,4 @@
-"""A resend job: which deliveries are sent again, how fast, and how far it is. Pure. Never: a delivery itself.
+"""A resend job: which deliveries are sent again, how fast, and how far it is. Pure.
 
 A job is worked on by one process at a time. Who that is stands in the record, which is only replaced as it was read; and
 should two work on it all the same, they give each delivery the same idempotency key.

@@ -1,4 +1,4 @@
-"""JSON as both intakes take it: one text, one value (RFC 8259 as bounded by RFC 7493). Never: a guess at what was meant.
+"""JSON as both intakes take it: one text, one value (RFC 8259 as bounded by RFC 7493).
 
 Two readers of the same text must not see different requests, and two spellings of a value must have one fingerprint.
 So names come once, numbers stay within what a double holds exactly, and `1.0` is read as `1`.

@@ -1,4 +1,4 @@
-"""The API: which routes there are, and how each request becomes an answer. Never: what a route does, or mail itself."""
+"""The API: which routes there are, and how each request becomes an answer."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -10,22 +10,22 @@ from quart_trio import QuartTrio
 from werkzeug.routing import MapAdapter, PathConverter
 
 from galaxy_mail.actors.supervisor import Supervisor
-from galaxy_mail.http.answers import Answer
 from galaxy_mail.http.connection import ClientLeft, Connection, NoWebsocket, Request
 from galaxy_mail.http.deliveries import Deliveries
 from galaxy_mail.http.health import Checks, Health
 from galaxy_mail.http.login_codes import LoginCodes
 from galaxy_mail.http.problems import RequestTimedOut, problem
+from galaxy_mail.http.responses import Answer
+from galaxy_mail.http.review import Review
 from galaxy_mail.http.routes import Route, Routes
 from galaxy_mail.http.suppressions import Suppressions
 from galaxy_mail.http.templates import Templates
 from galaxy_mail.http.tokens import Forbidden, Tokens, Unauthorized
-from galaxy_mail.http.troubles import Troubles
-from galaxy_mail.intake import Intake
+from galaxy_mail.intake.intake import Intake
+from galaxy_mail.intake.resending import Resending
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.resending import Resending
-from galaxy_mail.storage.reader import Reader
-from galaxy_mail.storage.suppression_list import SuppressionList
+from galaxy_mail.storage.operations.suppression_list import SuppressionList
+from galaxy_mail.storage.records.reader import Reader
 from galaxy_mail.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -124,7 +124,7 @@ def build_app(api: Api) -> App:
     groups: tuple[Routes, ...] = (
         LoginCodes(api.intake, api.metrics),
         Deliveries(api.reader, api.resending),
-        Troubles(api.reader),
+        Review(api.reader),
         Suppressions(api.suppressions, api.reader),
         Templates(api.catalog),
         Health(api.supervisor, api.checks, api.metrics),

@@ -1,4 +1,4 @@
-"""The audit log: one line for each thing that an operator does, with who, what and why. Never: a secret, or a reading."""
+"""The audit log: one line for each thing that an operator does, with who, what and why."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""One HTTP request from ASGI to an answer and back. Never: what a route does.
+"""One HTTP request from ASGI to an answer and back.
 
 This takes the place of quart-trio's own class, which runs each request in a nursery that it cancels when the server
 says that the client is gone. Hypercorn says so from inside of the request's own last `send`, and the cancelled rest of
@@ -17,7 +17,7 @@ from quart_trio.wrappers import TrioRequest
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.invalid import BODY, Fault, InvalidRequest
-from galaxy_mail.http.answers import Answer, Header
+from galaxy_mail.http.responses import Answer, Header
 
 if TYPE_CHECKING:
     from galaxy_mail.http.app import App

@@ -1,4 +1,4 @@
-"""Deliveries, their attempts, and sending them again. Never: what a mail says."""
+"""Deliveries, their attempts, and sending them again."""
 
 from typing import Final
 
@@ -15,15 +15,15 @@ from galaxy_mail.domain.resend_job import (
 )
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.http import requests as r
-from galaxy_mail.http.answers import REPLAYED, Answer, json_answer
 from galaxy_mail.http.audit import audited, known
 from galaxy_mail.http.connection import Request
 from galaxy_mail.http.problems import NothingThere
+from galaxy_mail.http.responses import REPLAYED, Answer, json_answer
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import attempt_view, delivery_view, resend_job_view
-from galaxy_mail.resending import Resending, UnknownParent
-from galaxy_mail.storage.reader import Filter, Reader
+from galaxy_mail.intake.resending import Resending, UnknownParent
+from galaxy_mail.storage.records.reader import Filter, Reader
 
 _CURSOR: Final = r.cursor(DELIVERY_ID)
 _STATUS: Final = r.one_of(DeliveryStatus)
@@ -69,7 +69,7 @@ class Deliveries:
         return json_answer(
             {
                 "items": list(map(delivery_view, page.items, children)),
-                "next_cursor": r.spelt_cursor(page.next),
+                "next_cursor": r.encode_cursor(page.next),
             }
         )
 

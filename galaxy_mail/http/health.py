@@ -1,4 +1,4 @@
-"""What platforms ask: alive, ready, metrics, the contract. Open to all. Never: anything private."""
+"""What platforms ask: alive, ready, metrics, the contract. Open to all."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from galaxy_mail.actors.supervisor import Supervisor
-from galaxy_mail.http.answers import JSON, Answer, json_answer
 from galaxy_mail.http.connection import Request
+from galaxy_mail.http.responses import JSON, Answer, json_answer
 from galaxy_mail.http.routes import Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.telemetry.metrics import CONTENT_TYPE, Metrics

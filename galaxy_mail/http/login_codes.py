@@ -1,4 +1,4 @@
-"""The one route of Auth: a login code to mail. Never: slow, the login page waits for it."""
+"""The one route of Auth: a login code to mail."""
 
 import secrets
 from typing import Final
@@ -8,12 +8,12 @@ import trio
 from galaxy_mail.domain.ids import ULID_RANDOM_BYTES, new_delivery_id
 from galaxy_mail.domain.login_code import BODY_MAX_BYTES, decode_login_code
 from galaxy_mail.domain.records import Source
-from galaxy_mail.http.answers import JSON, NO_STORE, REPLAYED, Answer
 from galaxy_mail.http.connection import Request
 from galaxy_mail.http.requests import Members, Tracing
+from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Answer
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
-from galaxy_mail.intake import Intake
+from galaxy_mail.intake.intake import Intake
 from galaxy_mail.telemetry.metrics import Metrics
 
 _BODIES: Final = {"sent": b'{"outcome":"sent"}', "suppressed": b'{"outcome":"suppressed"}'}

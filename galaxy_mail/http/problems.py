@@ -1,4 +1,4 @@
-"""Exceptions to problem documents (RFC 9457), once for all routes. Never: a value that was sent, or a traceback."""
+"""Exceptions to problem documents (RFC 9457), once for all routes."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,11 +12,11 @@ from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.invalid import IDEMPOTENCY_KEY_HEADER, Fault, InvalidRequest
 from galaxy_mail.domain.records import Failure
 from galaxy_mail.domain.resend import ResendNotAllowed
-from galaxy_mail.http.answers import NO_STORE, PROBLEM, Answer, Header
+from galaxy_mail.http.responses import NO_STORE, PROBLEM, Answer, Header
 from galaxy_mail.http.tokens import Forbidden, Unauthorized
-from galaxy_mail.intake import IdempotencyConflict
-from galaxy_mail.storage.epoch import StoreIsStrange
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble
+from galaxy_mail.intake.intake import IdempotencyConflict
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused
+from galaxy_mail.storage.operations.identity import StoreReplaced
 
 log = structlog.get_logger()
 
@@ -126,7 +126,7 @@ def problem(error: Exception) -> Problem:
             return Problem(status=422, code=error.code, detail=str(error))
         case RequestTimedOut():
             return _unavailable("The request took too long; it may have been done all the same.")
-        case RedisTrouble():
+        case RedisFailure():
             log.warning("request_without_store", error=type(error).__name__, reason=str(error))
             return _unavailable(_store_detail(error))
         case _:
@@ -153,9 +153,9 @@ def _unavailable(detail: str) -> Problem:
     return Problem(status=503, code="service_unavailable", detail=detail, headers=(RETRY_AFTER,))
 
 
-def _store_detail(trouble: RedisTrouble) -> str:
+def _store_detail(trouble: RedisFailure) -> str:
     match trouble:
-        case StoreIsStrange():
+        case StoreReplaced():
             return "The store was exchanged; an operator has to look at it."
         case RedisRefused() if trouble.code == "OOM":
             return "The store is full."

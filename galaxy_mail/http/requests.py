@@ -1,4 +1,4 @@
-"""What requests have in common: tracing headers, parameters, cursors, members of bodies. Never: what they ask for.
+"""What requests have in common: tracing headers, parameters, cursors, members of bodies.
 
 Everything that is wrong with a request is told at once, each with its field; no message repeats a value.
 """
@@ -26,7 +26,7 @@ from galaxy_mail.domain.invalid import InvalidRequest, json_object
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.strict_json import MAX_NUMBER, shown_name
 from galaxy_mail.http.connection import Request
-from galaxy_mail.storage.reader import Position
+from galaxy_mail.storage.records.reader import Position
 
 BODY_MAX_BYTES: Final = 16 * 1024
 LIMIT_DEFAULT: Final = 50
@@ -244,11 +244,11 @@ def plain_cursor(value: Json) -> str:
     return _decoded(value)
 
 
-def spelt_cursor(position: Position | None) -> str | None:
-    return None if position is None else spelt_plain_cursor(f"{position.at_ms}:{position.member}")
+def encode_cursor(position: Position | None) -> str | None:
+    return None if position is None else encode_plain_cursor(f"{position.at_ms}:{position.member}")
 
 
-def spelt_plain_cursor(text: str) -> str:
+def encode_plain_cursor(text: str) -> str:
     return urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 

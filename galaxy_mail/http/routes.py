@@ -1,11 +1,11 @@
-"""What a route is: its method, its path, whom it is for, and who answers. Never: an answer."""
+"""What a route is: its method, its path, whom it is for, and who answers."""
 
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from msgspec import Struct
 
-from galaxy_mail.http.answers import Answer
+from galaxy_mail.http.responses import Answer
 from galaxy_mail.http.tokens import Role
 
 Handler = Callable[..., Awaitable[Answer]]  # given the request, and the path's variables by their names

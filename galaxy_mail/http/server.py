@@ -1,4 +1,4 @@
-"""The API on a socket: hypercorn, as an actor. Never: a route, or a signal handler."""
+"""The API on a socket: hypercorn, as an actor."""
 
 import socket
 import ssl

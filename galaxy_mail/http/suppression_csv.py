@@ -1,4 +1,4 @@
-"""The suppression list as CSV (RFC 4180). Never: a list that is half right; one bad line refuses all of them."""
+"""The suppression list as CSV (RFC 4180)."""
 
 import csv
 import io

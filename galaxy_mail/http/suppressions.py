@@ -1,4 +1,4 @@
-"""Whom nobody mails: one by one, and the whole list as CSV. Never: the effect, which acceptance and begin decide."""
+"""Whom nobody mails: one by one, and the whole list as CSV."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
@@ -11,15 +11,15 @@ from galaxy_mail.domain.invalid import Fault, InvalidRequest
 from galaxy_mail.domain.records import Suppression
 from galaxy_mail.http import requests as r
 from galaxy_mail.http import suppression_csv
-from galaxy_mail.http.answers import CSV, NO_STORE, Answer, json_answer
 from galaxy_mail.http.audit import audited, known
 from galaxy_mail.http.connection import Request
 from galaxy_mail.http.problems import NothingThere
+from galaxy_mail.http.responses import CSV, NO_STORE, Answer, json_answer
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import suppression_view
-from galaxy_mail.storage.reader import Reader
-from galaxy_mail.storage.suppression_list import SuppressionList
+from galaxy_mail.storage.operations.suppression_list import SuppressionList
+from galaxy_mail.storage.records.reader import Reader
 
 IMPORT_MAX_BYTES: Final = 5 * 1024 * 1024
 AT_A_TIME: Final = 500
@@ -53,7 +53,7 @@ class Suppressions:
         return json_answer(
             {
                 "items": list(map(suppression_view, entries)),
-                "next_cursor": None if following is None else r.spelt_plain_cursor(following),
+                "next_cursor": None if following is None else r.encode_plain_cursor(following),
             }
         )
 

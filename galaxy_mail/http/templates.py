@@ -1,4 +1,4 @@
-"""The catalog of templates, and how a mail of one would look. Never: a mail sent, or anything stored."""
+"""The catalog of templates, and how a mail of one would look."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,9 +8,9 @@ import trio
 from galaxy_mail.domain.locales import parse_locale
 from galaxy_mail.domain.records import Failure, Json, RenderedContent
 from galaxy_mail.http import requests as r
-from galaxy_mail.http.answers import Answer, json_answer
 from galaxy_mail.http.connection import Request
 from galaxy_mail.http.problems import NothingThere, WillNotRender
+from galaxy_mail.http.responses import Answer, json_answer
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import preview_view, template_view

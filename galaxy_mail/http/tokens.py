@@ -1,4 +1,4 @@
-"""Who may use a route: bearer tokens by role, and the name on a client's certificate. Never: a token in clear afterwards."""
+"""Who may use a route: bearer tokens by role, and the name on a client's certificate."""
 
 import hmac
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What operators see of records: every member of the contract, `null` where it does not apply. Never: a secret.
+"""What operators see of records: every member of the contract, `null` where it does not apply.
 
 Records are stored without the members that have their default; here nothing is left out.
 """

@@ -1,4 +1,4 @@
-"""A message as the bytes of a mail, assembled directly: equal input gives equal bytes. Never: SMTP, a Bcc field.
+"""A message as the bytes of a mail, assembled directly: equal input gives equal bytes.
 
 `email.message` would do the same a hundred times slower. The shape, where every level is there only if needed:
 

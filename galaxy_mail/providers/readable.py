@@ -1,4 +1,4 @@
-"""A mail as text for people: decoded header, the text part, the name and size of all else. Never: in logs, it has it all.
+"""A mail as text for people: decoded header, the text part, the name and size of all else.
 
 For `galaxy-mail dev`, for documentation and for what a failed test shows; apart from `mime` because reading needs
 `email`, which a service that only writes mail need not load.

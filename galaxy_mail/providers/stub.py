@@ -1,4 +1,4 @@
-"""A provider that sends nothing and answers as it was told: for development, tests and rehearsals. Never: the network.
+"""A provider that sends nothing and answers as it was told: for development, tests and rehearsals.
 
 What it "sent" is kept in a folder, where that is given, as `<delivery_id>.<attempt_no>.eml`.
 """

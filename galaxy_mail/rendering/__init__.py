@@ -1,1 +1,1 @@
-"""Templates become mail: the catalog of a folder, checked whole, and its renderer. Never: a clock, a socket, a setting."""
+"""Templates become mail: the catalog of a folder, checked whole, and its renderer."""

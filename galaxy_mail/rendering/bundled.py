@@ -1,4 +1,4 @@
-"""Where the templates are that come with the product. Never: the ones that an operator names."""
+"""Where the templates are that come with the product."""
 
 from pathlib import Path
 

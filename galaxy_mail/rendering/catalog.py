@@ -1,4 +1,4 @@
-"""All templates of a folder, compiled and checked, and the mail that they make. Never: a file after loading, a clock.
+"""All templates of a folder, compiled and checked, and the mail that they make.
 
     catalog = Catalog.load(bundled_templates(), limits=RenderLimits())
     catalog.render("auth.login_code", "fr-CA", {"code": "042137"})
@@ -14,11 +14,11 @@ from msgspec import Struct
 
 from galaxy_mail.domain.locales import BadLocale, fallback_chain
 from galaxy_mail.domain.records import Failure, RenderedContent
+from galaxy_mail.rendering.catalog_problems import BrokenCatalog, Problem, Severity
 from galaxy_mail.rendering.failures import RenderFailureCode, failure
 from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.rendering.lint import check_needed, check_template
 from galaxy_mail.rendering.part import Part, compile_part, new_environment
-from galaxy_mail.rendering.problems import BrokenCatalog, Problem, Severity
 from galaxy_mail.rendering.renderer import LocalTemplate
 from galaxy_mail.rendering.sources import PARTS, read_sources
 

@@ -1,4 +1,4 @@
-"""How a render can fail: the five codes, and the refusal that a template meets while it runs. Never: a variable's value."""
+"""How a render can fail: the five codes, and the refusal that a template meets while it runs."""
 
 from enum import StrEnum
 

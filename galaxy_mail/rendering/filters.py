@@ -1,4 +1,4 @@
-"""The filters that a template may use: Jinja2's names and parameters, each paying the meter. Never: `safe`, `random`.
+"""The filters that a template may use: Jinja2's names and parameters, each paying the meter.
 
 Every one returns plain values (lists, not generators), and none makes markup of what is not: HTML stays escaped.
 """
@@ -218,7 +218,7 @@ def tojson(context: MeteredContext, value: Any) -> str:
 
 @named("join")
 def join(context: MeteredContext, value: Any, d: Any = "", attribute: Any = None) -> str:
-    parts = [text_of(context, item) for item in looked_up(context, value, attribute)]
+    parts = [text_of(context, item) for item in resolved(context, value, attribute)]
     separator = text_of(context, d)
     context.meter.build(len(separator) * len(parts))
     if isinstance(separator, Markup) or any(isinstance(part, Markup) for part in parts):
@@ -326,7 +326,7 @@ def elements(context: MeteredContext, value: Any) -> list[Any]:
     return list(value)
 
 
-def looked_up(context: MeteredContext, value: Any, attribute: Any, default: Any = None) -> list[Any]:
+def resolved(context: MeteredContext, value: Any, attribute: Any, default: Any = None) -> list[Any]:
     """The elements, or the member of each that a dotted path names."""
     items = elements(context, value)
     if attribute is None:
@@ -422,7 +422,7 @@ def sort(
     """By the elements, or by one or more members of theirs (`"age,name"`)."""
     items = elements(context, value)
     names = attribute.split(",") if isinstance(attribute, str) else [attribute]
-    columns = [comparable(context, looked_up(context, items, name), case_sensitive) for name in names]
+    columns = [comparable(context, resolved(context, items, name), case_sensitive) for name in names]
     order = sorted(range(len(items)), key=lambda at: [column[at] for column in columns], reverse=reverse)
     return [items[at] for at in order]
 
@@ -444,7 +444,7 @@ def unique(
 ) -> list[Any]:
     """The first of each, in order."""
     items = elements(context, value)
-    keys = comparable(context, looked_up(context, items, attribute), case_sensitive)
+    keys = comparable(context, resolved(context, items, attribute), case_sensitive)
     seen: dict[Any, Any] = {}
     for key, item in zip(keys, items, strict=True):
         seen.setdefault(key, item)
@@ -467,14 +467,14 @@ def _extreme(
     items = elements(context, value)
     if not items:
         return context.environment.undefined(hint="an empty list has no least or greatest element")
-    keys = comparable(context, looked_up(context, items, attribute), case_sensitive)
+    keys = comparable(context, resolved(context, items, attribute), case_sensitive)
     return items[best(range(len(items)), key=keys.__getitem__)]
 
 
 @named("sum")
 def sum_(context: MeteredContext, value: Any, attribute: Any = None, start: int | float = 0) -> int | float:
     total = number_of(start)
-    for item in looked_up(context, value, attribute):
+    for item in resolved(context, value, attribute):
         total += number_of(item)
     return total
 
@@ -519,7 +519,7 @@ def groupby_(
 ) -> list[Group]:
     """Groups of elements with an equal member, sorted by it; a group is (grouper, list)."""
     items = elements(context, value)
-    members = looked_up(context, items, attribute, default)
+    members = resolved(context, items, attribute, default)
     keys = comparable(context, members, case_sensitive)
     order = sorted(range(len(items)), key=keys.__getitem__)
     groups: list[Group] = []
@@ -535,7 +535,7 @@ def map_(context: MeteredContext, value: Any, *args: Any, **kwargs: Any) -> list
     if not args:
         if "attribute" not in kwargs or kwargs.keys() - {"attribute", "default"}:
             raise Refused("map takes a filter's name, or attribute= and default=")
-        return looked_up(context, value, kwargs["attribute"], kwargs.get("default"))
+        return resolved(context, value, kwargs["attribute"], kwargs.get("default"))
     items = elements(context, value)
     name, *others = args
     if name not in FILTERS:
@@ -558,13 +558,13 @@ def reject(context: MeteredContext, value: Any, *args: Any) -> list[Any]:
 @named("selectattr")
 def selectattr(context: MeteredContext, value: Any, attribute: Any, *args: Any) -> list[Any]:
     items = elements(context, value)
-    return _selected(context, items, looked_up(context, items, attribute), args, wanted=True)
+    return _selected(context, items, resolved(context, items, attribute), args, wanted=True)
 
 
 @named("rejectattr")
 def rejectattr(context: MeteredContext, value: Any, attribute: Any, *args: Any) -> list[Any]:
     items = elements(context, value)
-    return _selected(context, items, looked_up(context, items, attribute), args, wanted=False)
+    return _selected(context, items, resolved(context, items, attribute), args, wanted=False)
 
 
 def _selected(

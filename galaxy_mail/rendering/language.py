@@ -1,4 +1,4 @@
-"""Which part of Jinja2 a template may use, checked before it is compiled. Never: a rule about what a mail says.
+"""Which part of Jinja2 a template may use, checked before it is compiled.
 
 A template stands alone: it includes, imports and extends nothing, and everything that it prints into HTML is escaped.
 """
@@ -9,9 +9,9 @@ from typing import Final
 
 from jinja2 import nodes
 
+from galaxy_mail.rendering.catalog_problems import Problem, error
 from galaxy_mail.rendering.filters import FILTERS
 from galaxy_mail.rendering.predicates import PREDICATES
-from galaxy_mail.rendering.problems import Problem, error
 
 N = nodes
 STATEMENTS: Final[frozenset[type[nodes.Node]]] = frozenset(

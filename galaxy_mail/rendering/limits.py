@@ -1,4 +1,4 @@
-"""How much one render may do, and the meter that counts it. Never: a clock, so a slow host ends a render as a fast one does.
+"""How much one render may do, and the meter that counts it.
 
 Two limits are settings: bytes of output and iterations. They bound what a template says. Three more follow from them
 and bound what an expression can do without saying it: characters built on the way, steps (elements touched, nodes of

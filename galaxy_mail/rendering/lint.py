@@ -1,12 +1,12 @@
-"""What is wrong between the parts and locales of one template. Never: what is wrong inside of one file."""
+"""What is wrong between the parts and locales of one template."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from galaxy_mail.domain.locales import DEFAULT_LOCALE
 from galaxy_mail.domain.login_code import LOGIN_CODE_TEMPLATE_ID
+from galaxy_mail.rendering.catalog_problems import Problem, error, warning
 from galaxy_mail.rendering.part import Part
-from galaxy_mail.rendering.problems import Problem, error, warning
 from galaxy_mail.rendering.sources import part_file
 
 Parts = Mapping[str, Part]  # by the part's name

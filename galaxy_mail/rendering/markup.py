@@ -1,4 +1,4 @@
-"""What is checked in HTML parts beyond the language: where escaping would not be enough. Never: taste."""
+"""What is checked in HTML parts beyond the language: where escaping would not be enough."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Final
 
 from jinja2 import nodes
 
-from galaxy_mail.rendering.problems import Problem, error
+from galaxy_mail.rendering.catalog_problems import Problem, error
 
 _TAG_START: Final = re.compile(r"<[A-Za-z/]")
 _RAW_TEXT: Final = re.compile(r"<(/?)(script|style)\b", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Rewrites a checked template so that all that it does is counted. Never: a change of what it says.
+"""Rewrites a checked template so that all that it does is counted.
 
 Jinja2 lets an environment intercept calls, filters and arithmetic. Loops, `~`, comparisons and slices it compiles to
 plain Python; here they become calls of internal filters, whose names no template can write.

@@ -1,4 +1,4 @@
-"""One part of one template in one locale, compiled: what it needs, what it gives. Never: another part, another locale."""
+"""One part of one template in one locale, compiled: what it needs, what it gives."""
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -9,6 +9,7 @@ from jinja2.environment import Template
 from jinja2.meta import find_undeclared_variables
 
 from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.rendering.catalog_problems import Problem, Severity, error, warning
 from galaxy_mail.rendering.failures import Refused, RenderFailureCode
 from galaxy_mail.rendering.filters import FILTERS
 from galaxy_mail.rendering.language import TOO_DEEP, check_language
@@ -16,7 +17,6 @@ from galaxy_mail.rendering.limits import Meter
 from galaxy_mail.rendering.markup import check_markup
 from galaxy_mail.rendering.metering import INTERNAL_FILTERS, Metering
 from galaxy_mail.rendering.predicates import PREDICATES
-from galaxy_mail.rendering.problems import Problem, Severity, error, warning
 from galaxy_mail.rendering.sandbox import FUNCTIONS, MailEnvironment, MeteredContext
 from galaxy_mail.rendering.sources import Source
 

@@ -1,4 +1,4 @@
-"""What may follow `is` in a template: Jinja2's tests by name, each paying the meter. Never: a type that JSON lacks."""
+"""What may follow `is` in a template: Jinja2's tests by name, each paying the meter."""
 
 import operator
 from collections.abc import Callable, Mapping

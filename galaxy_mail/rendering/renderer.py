@@ -1,4 +1,4 @@
-"""One template in one locale: from variables to the content of a mail. Never: a choice of locale."""
+"""One template in one locale: from variables to the content of a mail."""
 
 import re
 from collections.abc import Mapping

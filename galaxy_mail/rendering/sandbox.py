@@ -1,4 +1,4 @@
-"""The Jinja2 environment that templates run in: JSON values and counted work. Never: Python's attributes, a loader, a file.
+"""The Jinja2 environment that templates run in: JSON values and counted work.
 
 A variable is a JSON value, so `a.b` is a member of an object and nothing else; a few harmless methods of text and
 objects are handed out by name. Whatever costs more than a constant goes through the meter of the render in hand, which

@@ -1,4 +1,4 @@
-"""Finds the files of a template folder: `<template_id>/<locale>/<part>.tmpl`. Never: what they say, or a write."""
+"""Finds the files of a template folder: `<template_id>/<locale>/<part>.tmpl`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from galaxy_mail.domain.ids import TEMPLATE_ID
 from galaxy_mail.domain.locales import DEFAULT_LOCALE, BadLocale, parse_locale
-from galaxy_mail.rendering.problems import Problem, error
+from galaxy_mail.rendering.catalog_problems import Problem, error
 
 PARTS: Final = ("subject", "text", "html")
 REQUIRED_PARTS: Final = ("subject", "text")

@@ -1,4 +1,4 @@
-"""How environment variables become one checked record of settings. Never: which variables there are (`config.py`)."""
+"""How environment variables become one checked record of settings."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields

@@ -1,4 +1,4 @@
-"""What an environment variable may hold, and what may be shown of it. Never: the environment itself.
+"""What an environment variable may hold, and what may be shown of it.
 
 A parser gives the value or raises ValueError with the rest of a sentence that begins with the variable's name and,
 unless that is a secret, its text. No message repeats the text.

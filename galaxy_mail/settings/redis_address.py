@@ -1,4 +1,4 @@
-"""Where Redis is and how to log in there: MAIL_REDIS_ADDR. Never: a password in a message or a repr."""
+"""Where Redis is and how to log in there: MAIL_REDIS_ADDR."""
 
 import ssl
 from typing import Final

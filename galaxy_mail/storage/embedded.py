@@ -1,4 +1,4 @@
-"""A private Valkey: one child process with its data in one folder, reached by a unix socket. Never: a TCP port.
+"""A private Valkey: one child process with its data in one folder, reached by a unix socket.
 
 It is started first and stopped last, lives no longer than we do, and nobody else may use its folder meanwhile: the
 folder's lock is held by the server too, so that one which outlived its parent still keeps others out.

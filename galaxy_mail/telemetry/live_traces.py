@@ -1,4 +1,4 @@
-"""Spans that OpenTelemetry gets to see. Never: imported while traces are off (`traces.py`).
+"""Spans that OpenTelemetry gets to see.
 
 Only the API is used here; `otlp.py` brings the SDK.
 """

@@ -1,4 +1,4 @@
-"""Log lines: structlog's, in JSON or for people, and what libraries log in the same form. Never: a secret, a body.
+"""Log lines: structlog's, in JSON or for people, and what libraries log in the same form.
 
 Modules keep their logger as `log = structlog.get_logger()`. A line is one event with fields: what has a secret's name or
 is content is masked whatever it holds, and what is not plain data is shown as its type alone, because a record's `repr`

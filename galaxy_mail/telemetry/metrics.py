@@ -1,4 +1,4 @@
-"""What is counted and measured, for Prometheus. Never: an address, an id or anything else without a bound as a label.
+"""What is counted and measured, for Prometheus.
 
 One Metrics belongs to one service; nothing is registered globally. Actors say what happened in the domain's words and
 this module knows which numbers follow from it. Gauges are read when somebody asks, from what parts show of themselves.

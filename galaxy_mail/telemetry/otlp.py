@@ -1,4 +1,4 @@
-"""OpenTelemetry's SDK with an OTLP exporter, set up by its own variables. Never: imported unless traces are wanted.
+"""OpenTelemetry's SDK with an OTLP exporter, set up by its own variables.
 
 Spans are exported by a thread of the SDK's in batches from a bounded queue: a collector that is slow or away costs
 spans, and neither time nor memory of the actors.

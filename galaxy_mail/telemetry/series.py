@@ -1,4 +1,4 @@
-"""Counters and histograms as plain numbers. Never: a lock, so they belong to the thread of trio's loop alone.
+"""Counters and histograms as plain numbers.
 
 prometheus-client's own take a lock and two calls for each event (0.35 to 0.9 µs against 0.1 to 0.2 µs here), which is
 much at ten events a delivery. Its registry and its exposition are used as they are.

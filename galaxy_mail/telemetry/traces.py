@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry: acceptance, rendering, sending, resend. Never: an address, content, or an exception's words.
+"""Spans of OpenTelemetry: acceptance, rendering, sending, resend.
 
 A queue lies between acceptance and sending, and a restart may too, so that one span can't be the other's parent: the
 accepting span's `traceparent` is stored in the delivery, and the spans of its attempts link to it.

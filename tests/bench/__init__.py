@@ -1,1 +1,1 @@
-"""What the service costs and how fast it is, beside what others would use. Never: an assertion about time."""
+"""What the service costs and how fast it is, beside what others would use."""

@@ -1,6 +1,6 @@
 """Deliveries that wait, loaded by the service's own intake while the relay holds its greeting; then the drain.
 
-The senders are connected and wait, so that nothing but the relay's word starts the drain. Never: a retry in it.
+The senders are connected and wait, so that nothing but the relay's word starts the drain.
 """
 
 import time
@@ -48,7 +48,7 @@ def load(valkey: Valkey, service: Service, prefix: str, number: int) -> None:
 def drain(valkey: Valkey, relay: Relay, service: Service, number: int) -> Drain:
     """Lets the relay speak and waits until all `number` are sent and recorded. Raises WorkLost, TimeoutError."""
     relay.reset()
-    service.forget_peak()
+    service.reset_peak()
     redis_before_s, cpu_before_s = valkey.cpu_s(), service.cpu_s()
     idle_before_s, started_ns = idle_s(SERVICE_CORE), time.monotonic_ns()
     relay.release()

@@ -1,4 +1,4 @@
-"""What each figure means, which limit it has and what it is held against. Never: a measurement.
+"""What each figure means, which limit it has and what it is held against.
 
 Ratios to a yardstick of the same run are verdicts. Milliseconds and megabytes depend on the machine: they are aims.
 """

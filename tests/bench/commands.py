@@ -1,4 +1,4 @@
-"""Stream commands, as the notification service publishes them. Never: the same id or key twice.
+"""Stream commands, as the notification service publishes them.
 
 Template commands ask for the bundled login mail, which is what every yardstick sends too.
 """

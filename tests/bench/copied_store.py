@@ -1,4 +1,4 @@
-"""A large store made of copies of a small one that the service itself filled. Never: a record that it would not write.
+"""A large store made of copies of a small one that the service itself filled.
 
 Every copy of a delivery has its own id, keys and times: all times are shifted by the same, so that order and retention
 stay true. Indexes are copied as they are found, whatever there are.
@@ -11,7 +11,12 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from galaxy_mail.domain.records import IdempotencyRecord, decode, encode
-from galaxy_mail.storage.stored import read_attempt, read_delivery, spell_attempt, spell_delivery
+from galaxy_mail.storage.records.encoding import (
+    decode_attempt,
+    decode_delivery,
+    encode_attempt,
+    encode_delivery,
+)
 from tests.bench.valkey import Command, Connection, Word
 
 SHIFT_MS: Final = 60_000  # from one copy to the next: 200 copies reach back some hours
@@ -93,10 +98,10 @@ def _renamed(key: bytes, prefix: str, copy: int) -> bytes:
 def _copied(prefix: str, name: str, data: bytes, copy: int) -> bytes:
     """The copy of a record whose key is called so."""
     if prefix == _DELIVERIES:
-        return spell_delivery(_shifted(read_delivery(data, name), copy))
+        return encode_delivery(_shifted(decode_delivery(data, name), copy))
     if prefix == _ATTEMPTS:
         delivery_id, _, number = name.rpartition(":")
-        return spell_attempt(_shifted(read_attempt(data, delivery_id, int(number)), copy))
+        return encode_attempt(_shifted(decode_attempt(data, delivery_id, int(number)), copy))
     return encode(_shifted(decode(data, IdempotencyRecord), copy))
 
 

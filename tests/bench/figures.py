@@ -1,4 +1,4 @@
-"""What a run measures: named figures, and what several runs say together. Never: a judgement about them."""
+"""What a run measures: named figures, and what several runs say together."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""HTTP requests from plain sockets in one thread: as fast as they are answered, or at a set rate. Never: a full client.
+"""HTTP requests from plain sockets in one thread: as fast as they are answered, or at a set rate.
 
 Requests are packed before the clock runs, so that the generator costs little beside what it measures.
 """

@@ -1,4 +1,4 @@
-"""Requests for login codes, as the auth service posts them. Never: the same key twice."""
+"""Requests for login codes, as the auth service posts them."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What deliveries hold in Redis. Never: a guess; each key is asked for."""
+"""What deliveries hold in Redis."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How long a mail takes to assemble, beside the standard library's way. Never: sending it."""
+"""How long a mail takes to assemble, beside the standard library's way."""
 
 import timeit
 from base64 import b64encode

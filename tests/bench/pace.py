@@ -1,4 +1,4 @@
-"""Things at a set rate, whatever they take. Never: a wait between them that grows with what came before."""
+"""Things at a set rate, whatever they take."""
 
 import time
 from collections.abc import Iterator

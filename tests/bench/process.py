@@ -1,4 +1,4 @@
-"""A child process on a core of its own, and what it costs: CPU, memory. Never: a process that outlives the bench.
+"""A child process on a core of its own, and what it costs: CPU, memory.
 
 Linux only: affinity and /proc are what the figures rest on.
 """
@@ -102,7 +102,7 @@ class PinnedProcess:
         """The most resident memory it had since its start or the last `forget_peak`. Without children."""
         return _status_bytes(self.pid, "VmHWM")
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         """The next `peak_rss_bytes` counts from now on (proc(5), clear_refs)."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 

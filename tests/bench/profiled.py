@@ -1,4 +1,4 @@
-"""The service under a sampling profile: which step had the CPU. Never: a different service.
+"""The service under a sampling profile: which step had the CPU.
 
 `python -m tests.bench.profiled serve` runs `galaxy-mail serve`. SIGUSR1 starts sampling, SIGUSR2 ends it and writes
 JSON to BENCH_PROFILE. Samples come by CPU time (ITIMER_PROF), at the kernel's tick; a sample counts for the innermost

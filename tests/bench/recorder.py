@@ -1,4 +1,4 @@
-"""A unix socket between the service and Redis that keeps what the service says. Never: a word of its own.
+"""A unix socket between the service and Redis that keeps what the service says.
 
 `python -m tests.bench.recorder LISTEN_PATH SERVER_PATH RECORD_PREFIX` writes each connection's bytes to a file of its own,
 so that the very same commands can be replayed (`sections/ingest.py`).

@@ -1,4 +1,4 @@
-"""The harness' hand on the sink process: starts it, asks it, ends it. Never: SMTP."""
+"""The harness' hand on the sink process: starts it, asks it, ends it."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""Figures as Markdown and as JSON. Never: a figure that was not measured.
+"""Figures as Markdown and as JSON.
 
 A figure with a slash in its key belongs to an open list (`profile_drain/Redis`): a step of a profile, a kind of page.
 """
@@ -92,7 +92,7 @@ def utc_now() -> str:
 def markdown(result: Result) -> str:
     """The whole report."""
     summaries = summarise(result.runs)
-    sections = [_HEAD, _surroundings(result)]
+    sections = [_HEAD, _environment(result)]
     sections += [table for part in PARTS if (table := _table(part, summaries))]
     sections += [table for prefix, title, unit in _LISTS if (table := _list(prefix, title, unit, summaries))]
     if result.failures:
@@ -104,7 +104,7 @@ def markdown(result: Result) -> str:
     return "\n".join(sections)
 
 
-def _surroundings(result: Result) -> str:
+def _environment(result: Result) -> str:
     runs = "one run" if len(result.runs) == 1 else f"{len(result.runs)} runs"
     size = ", short sizes (the limits are stated for full ones)" if result.quick else ""
     machine = "; ".join(f"{name} {value}" for name, value in result.machine.items())

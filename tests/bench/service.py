@@ -1,4 +1,4 @@
-"""The service under test, as it is run in earnest: its own process, its own core, logs and metrics on. Never: a mock.
+"""The service under test, as it is run in earnest: its own process, its own core, logs and metrics on.
 
 What its store holds is read from Redis directly, so that no figure rests on what the service says of itself.
 """

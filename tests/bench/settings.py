@@ -1,4 +1,4 @@
-"""How much a run measures, and where it works. Never: what is measured."""
+"""How much a run measures, and where it works."""
 
 from pathlib import Path
 from typing import Final

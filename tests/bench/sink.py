@@ -1,4 +1,4 @@
-"""A relay that takes every message and remembers when: far faster than what it measures. Never: a real relay.
+"""A relay that takes every message and remembers when: far faster than what it measures.
 
 `python -m tests.bench.sink CONTROL_PATH` serves SMTP on a free loopback port (PIPELINING, 8BITMIME, SMTPUTF8, SIZE,
 enhanced status codes) and prints the port. One epoll loop in one thread; the answers to one packet leave in one packet.

@@ -1,4 +1,4 @@
-"""What PIPELINING is worth: one slot and a relay that is 30 ms away. Never: a network; the distance is a pause."""
+"""What PIPELINING is worth: one slot and a relay that is 30 ms away."""
 
 import time
 from functools import partial

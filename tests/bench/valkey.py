@@ -1,4 +1,4 @@
-"""A private Valkey on a unix socket, and a plain blocking connection to it. Never: the service's own client.
+"""A private Valkey on a unix socket, and a plain blocking connection to it.
 
 Append-only with `appendfsync everysec`, which is what the limits are stated for, and with what docs/redis.md advises.
 """

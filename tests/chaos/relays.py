@@ -1,4 +1,4 @@
-"""Relays for chaos: they hold connections where they are told to, or take their time. Never: lose what they took."""
+"""Relays for chaos: they hold connections where they are told to, or take their time."""
 
 from collections import Counter
 from random import Random

@@ -12,7 +12,7 @@ import trio
 from galaxy_mail.config import Config
 from galaxy_mail.providers.smtp.outcomes import Exchange
 from galaxy_mail.telemetry import logs
-from tests.chaos.watched import Place, Point, Watch, WatchedReality, WatchedRelay, WatchedService
+from tests.chaos.watched import Place, Point, Watch, WatchedDependencies, WatchedRelay, WatchedService
 from tests.http_client import HttpClient
 from tests.ledger import command
 from tests.service_process import API, WITHIN_S, eventually
@@ -149,7 +149,7 @@ async def running(bed: Bed, *, answer_within_s: float = 5) -> AsyncIterator[Runn
             }
             env = bed.fleet.env | {f"MAIL_{name.upper()}": value or "" for name, value in given.items()}
             config = Config.from_env(env)
-            service = WatchedService(config, surroundings=WatchedReality(config, watch, answer_within_s))
+            service = WatchedService(config, dependencies=WatchedDependencies(config, watch, answer_within_s))
             nursery.start_soon(service.run)
             ready = Running(bed, watch, relay, service)
             await eventually(

@@ -14,7 +14,7 @@ import pytest
 
 from galaxy_mail.domain.commands import FailureCode
 from galaxy_mail.domain.records import MalformedCommand, decode
-from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.records import keys as k
 from tests.ledger import command, template_command
 from tests.relays.hostile.server import Server
 from tests.service_process import eventually

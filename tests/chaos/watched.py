@@ -1,6 +1,6 @@
 """The real service in the test's own process, watched at every point of an attempt: what happens there is exact.
 
-Redis, the relay and their connections are real. Never: a change of what the service does between two points.
+Redis, the relay and their connections are real.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +19,10 @@ from galaxy_mail.providers.smtp.outcomes import Exchange
 from galaxy_mail.providers.smtp.provider import SmtpProvider
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.service import Service
-from galaxy_mail.storage.commands import Call, Command, Reply
-from galaxy_mail.storage.gateway import Gateway, OnConnect
-from galaxy_mail.surroundings import Reality
+from galaxy_mail.service.dependencies import ProductionDependencies
+from galaxy_mail.service.service import Service
+from galaxy_mail.storage.links.gateway import Gateway, OnConnect
+from galaxy_mail.storage.links.protocol import Call, Command, Reply
 from tests.relays.hostile.server import HangUp, Server, Talk
 
 slot: Final[ContextVar[str]] = ContextVar("slot")  # in every task of a sender slot: its name
@@ -182,7 +182,7 @@ class WatchedService(Service):
         return Child(name=child.name, build=build, turns_within_s=child.turns_within_s)  # type: ignore[arg-type]  # what it builds is the same
 
 
-class WatchedReality:
+class WatchedDependencies:
     """What a service has around it, with a watch on it."""
 
     def __init__(self, config: Config, watch: Watch, answer_within_s: float) -> None:
@@ -190,7 +190,7 @@ class WatchedReality:
         assert config.smtp_from_email is not None
         self._config = config
         self._watch = watch
-        self._reality = Reality(config, config.redis_addr)
+        self._reality = ProductionDependencies(config, config.redis_addr)
         self._settings = SmtpSettings(
             host=config.smtp_addr.host,
             port=config.smtp_addr.port,

@@ -1,1 +1,1 @@
-"""The published contracts held to themselves and to the code. Never: a server of their own."""
+"""The published contracts held to themselves and to the code."""

@@ -1,4 +1,4 @@
-"""Do the contracts say what the code does: members, grammars, limits, closed sets, routes? Never: a running service.
+"""Do the contracts say what the code does: members, grammars, limits, closed sets, routes?
 
 Every function gives problems as lines of text; none is good.
 """

@@ -1,4 +1,4 @@
-"""Are the contracts valid, whole, and true to their own examples? Never: a look at the code.
+"""Are the contracts valid, whole, and true to their own examples?
 
 Every function gives problems as lines of text; none is good.
 """

@@ -1,4 +1,4 @@
-"""`python -m tests.contracts.check`: are both contracts valid, true to their examples and to the code? Never: a change.
+"""`python -m tests.contracts.check`: are both contracts valid, true to their examples and to the code?
 
 With `--json` it prints the OpenAPI contract as JSON, which is how the service serves it.
 """

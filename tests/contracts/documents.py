@@ -1,4 +1,4 @@
-"""The two contracts as Python values, and validation by their schemas. Never: the code that they describe."""
+"""The two contracts as Python values, and validation by their schemas."""
 
 import re
 from collections.abc import Iterator, Mapping

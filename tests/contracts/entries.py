@@ -1,4 +1,4 @@
-"""Stream entries made from the AsyncAPI contract: its examples, its invalid ones, and mutations of both. Never: by hand."""
+"""Stream entries made from the AsyncAPI contract: its examples, its invalid ones, and mutations of both."""
 
 import json
 from collections.abc import Iterator

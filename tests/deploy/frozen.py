@@ -1,4 +1,4 @@
-"""The frozen program, run on its own and in a root that holds nothing but what the image does. Never: builds it.
+"""The frozen program, run on its own and in a root that holds nothing but what the image does.
 
 In that root it runs as it would in a container: as process 1 of its namespace, as a user without rights who can't gain
 any, on a file system that is read-only but for the one folder that the image has for data.

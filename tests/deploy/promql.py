@@ -1,4 +1,4 @@
-"""Which series a PromQL expression asks for, and what the service shows. Never: an evaluation, nor a check of syntax."""
+"""Which series a PromQL expression asks for, and what the service shows."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from galaxy_mail.domain.commands import FailureCode
 from galaxy_mail.domain.conclusion import CRASH_LOOP, RETRIES_EXHAUSTED
 from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, Lane, Result, Source
 from galaxy_mail.providers.smtp.outcomes import OUTCOMES
-from galaxy_mail.storage.epoch import Verdict
+from galaxy_mail.storage.operations.identity import Verdict
 from galaxy_mail.telemetry import metrics as telemetry
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.series import Counter, Histogram

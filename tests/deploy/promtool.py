@@ -1,4 +1,4 @@
-"""Prometheus' own checker of rules, where `deploy/fetch-promtool` could bring it. Never: a download."""
+"""Prometheus' own checker of rules, where `deploy/fetch-promtool` could bring it."""
 
 import subprocess
 from pathlib import Path

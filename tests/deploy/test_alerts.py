@@ -1,4 +1,4 @@
-"""The alert rules ask for what exists, say what to do, and fire when they should. Never: a Prometheus server."""
+"""The alert rules ask for what exists, say what to do, and fire when they should."""
 
 import re
 from functools import cache

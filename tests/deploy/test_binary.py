@@ -244,8 +244,8 @@ def test_its_start_costs_little_more_than_from_source(tmp_path: Path) -> None:
 def test_every_data_file_is_there_as_it_is() -> None:
     sources = {
         **{
-            path: f"storage/scripts/{path.name}"
-            for path in (ROOT / "galaxy_mail" / "storage" / "scripts").glob("*")
+            path: f"storage/operations/{path.name}"
+            for path in (ROOT / "galaxy_mail" / "storage" / "operations").glob("*.lua")
         },
         **{path: str(path.relative_to(ROOT)) for path in (ROOT / "templates").rglob("*.tmpl")},
         ROOT / "galaxy_mail" / "http" / "openapi.json": "http/openapi.json",

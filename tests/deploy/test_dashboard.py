@@ -1,4 +1,4 @@
-"""The dashboard asks for what exists and shows all of it. Never: Grafana."""
+"""The dashboard asks for what exists and shows all of it."""
 
 import json
 import re

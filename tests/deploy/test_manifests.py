@@ -1,4 +1,4 @@
-"""Image, compose file, Kubernetes manifests and systemd unit fit the program and each other. Never: an engine or cluster."""
+"""Image, compose file, Kubernetes manifests and systemd unit fit the program and each other."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""`python -m tests.docs.check`: does the documentation say what is there? Never: a change.
+"""`python -m tests.docs.check`: does the documentation say what is there?
 
 With `--write` it first makes the generated parts of the pages anew: drawings of the state machines, tables of settings,
 metrics, scripts and SMTP outcomes.

@@ -1,4 +1,4 @@
-"""The commands that pages show: do they exist, with the options that are shown? Never: a run of one, but for its help."""
+"""The commands that pages show: do they exist, with the options that are shown?"""
 
 import re
 import shlex

@@ -1,6 +1,6 @@
 """What the documentation repeats of the code: tables and drawings made from it, and sets that pages must list.
 
-Never: a page. `generated` gives text for the marked parts, `listed` the sets for the marked tables.
+`generated` gives text for the marked parts, `listed` the sets for the marked tables.
 """
 
 import re
@@ -21,9 +21,9 @@ from galaxy_mail.providers import stub
 from galaxy_mail.providers.smtp.outcomes import OUTCOMES
 from galaxy_mail.rendering.failures import RenderFailureCode
 from galaxy_mail.settings import markdown_table
-from galaxy_mail.storage import keys
-from galaxy_mail.storage.answers import Answer
-from galaxy_mail.storage.script import scripts
+from galaxy_mail.storage.links.script import scripts
+from galaxy_mail.storage.operations.answers import Answer
+from galaxy_mail.storage.records import keys
 from galaxy_mail.telemetry.metrics import _GAUGES, Metrics
 from tests.docs.pages import REPOSITORY
 

@@ -1,4 +1,4 @@
-"""The documentation as pages: headings, links, code, tables, and the parts that are made from the code. Never: a verdict.
+"""The documentation as pages: headings, links, code, tables, and the parts that are made from the code.
 
 Only as much of Markdown as the pages use: ATX headings, fenced code, code spans, links, pipe tables.
 """

@@ -171,6 +171,6 @@ def test_anchors_are_those_of_github() -> None:
 
 
 def test_every_script_is_in_the_table() -> None:
-    names = {path.stem for path in (REPOSITORY / "galaxy_mail" / "storage" / "scripts").glob("*.lua")}
+    names = {path.stem for path in (REPOSITORY / "galaxy_mail" / "storage" / "operations").glob("*.lua")}
     table = from_code.generated()["scripts"]
     assert names == {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")}

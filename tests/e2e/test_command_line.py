@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.records import keys as k
 from tests.ledger import command
 from tests.servers import run_command
 from tests.testbed import Bed
@@ -79,9 +79,9 @@ async def test_verify_store_finds_what_is_broken_beside_a_live_service_and_mends
     assert broken.status == 1
     [found] = map(msgspec.json.decode, [msgspec.json.encode(line) for line in broken.lines])
     assert found == {"where": "n1", "what": "is not in mail:idx:status:sent", "mended": False, "did": None}
-    mended = await bed.fleet.run("verify-store", "--repair")
-    assert mended.status == 0
-    assert "n1: is not in mail:idx:status:sent (mended: put there)" in mended.output
+    repaired = await bed.fleet.run("verify-store", "--repair")
+    assert repaired.status == 0
+    assert "n1: is not in mail:idx:status:sent (mended: put there)" in repaired.output
 
     run_command(bed.valkey.socket, "DEL", k.attempt("n1", 1))
     lost = await bed.fleet.run("verify-store", "--repair")

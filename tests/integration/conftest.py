@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from galaxy_mail.storage.gateway import Gateway
+from galaxy_mail.storage.links.gateway import Gateway
 from tests.integration.storage.gateways import running
 from tests.servers import ValkeyServer, valkey_server
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, Source, decode
-from galaxy_mail.intake import (
+from galaxy_mail.intake.intake import (
     APPLIED_AT_A_TIME,
     LARGE_ENTRY_BYTES,
     CommandIntake,
@@ -23,10 +23,10 @@ from galaxy_mail.intake import (
     Outcome,
     Progress,
 )
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.commands import Call, Command, Entry, Reply
-from galaxy_mail.storage.epoch import StoreIsStrange
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
+from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
+from galaxy_mail.storage.operations.identity import StoreReplaced
+from galaxy_mail.storage.records import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import DAY_MS, login_code_of, request_of
@@ -49,13 +49,13 @@ class Desk:
             message_domain="mail.example",
             metrics=self.metrics,
             traces=Traces(),
-            on_accepted=self._ring,
+            on_accepted=self._wake,
         )
         self.commands = CommandIntake(
             self.intake, house.stream, limits=LIMITS, metrics=self.metrics, traces=Traces()
         )
 
-    def _ring(self) -> None:
+    def _wake(self) -> None:
         self.rung += 1
 
     async def take(self, *entries: Entry) -> Progress:
@@ -250,9 +250,9 @@ async def test_a_full_redis_takes_nothing_in(desk: Desk, house: Storehouse) -> N
 async def test_a_strange_store_takes_nothing_in(desk: Desk, house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
-    with pytest.raises(StoreIsStrange):
+    with pytest.raises(StoreReplaced):
         await desk.intake.accept(login_code_of())
-    with pytest.raises(StoreIsStrange):
+    with pytest.raises(StoreReplaced):
         await desk.take(entry("1-0", "n1"))
     assert house.dump() == {}
 
@@ -604,7 +604,7 @@ def test_commands_cut_anywhere_leave_what_the_same_commands_leave_uncut(
                         break
                     progress = await desk.take(*left)
                     assert progress.refusal is None
-            except RedisTrouble:
+            except RedisFailure:
                 pass
             house.link.pipeline = link.real  # type: ignore[method-assign]  # the next process
         dump: dict[str, object] = dict(house.dump())

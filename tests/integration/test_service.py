@@ -16,10 +16,10 @@ from galaxy_mail.actors.supervisor import RestartsExhausted
 from galaxy_mail.config import Config
 from galaxy_mail.domain.records import Delivery, DeliveryStatus
 from galaxy_mail.domain.states import TERMINAL
-from galaxy_mail.service import Service
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.errors import RedisTrouble, UnfitRedis
-from galaxy_mail.storage.stored import read_delivery
+from galaxy_mail.service.service import Service
+from galaxy_mail.storage.links.errors import RedisFailure, UnfitRedis
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import decode_delivery
 from galaxy_mail.storage.verify import verify
 from tests.deliveries import login_code_of, request_of
 from tests.integration.test_intake import entry
@@ -82,7 +82,7 @@ class Instance:
             while True:
                 try:
                     outcome = await self.service.intake.accept(login_code_of(name))
-                except RedisTrouble:
+                except RedisFailure:
                     await trio.sleep(0.02)
                 else:
                     assert outcome.outcome == "sent"
@@ -104,7 +104,7 @@ def deliveries(valkey: ValkeyServer) -> dict[str, Delivery]:
     ids = cast("list[bytes]", run_command(valkey.socket, "ZRANGE", k.IDX_CREATED_AT, 0, -1))
     records = run_commands(valkey.socket, [("GET", k.delivery(i.decode())) for i in ids])
     return {
-        i.decode(): read_delivery(cast("bytes", data), i.decode())
+        i.decode(): decode_delivery(cast("bytes", data), i.decode())
         for i, data in zip(ids, records, strict=True)
     }
 
@@ -371,7 +371,7 @@ async def test_a_wiped_store_stops_intake_and_is_told(valkey: ValkeyServer, tmp_
         await until(lambda: left(valkey, 1) == 0)
         run_commands(valkey.socket, [("FLUSHALL",), ("CLIENT", "KILL", "TYPE", "normal")])
         await until(lambda: bool(instance.service.checks()["store"]))
-        with pytest.raises(RedisTrouble, match="wiped"):
+        with pytest.raises(RedisFailure, match="wiped"):
             await instance.service.intake.accept(login_code_of("c2"))
         instance.publish("n1")
         await trio.sleep(0.2)

@@ -1,7 +1,7 @@
 """Starts relays that we did not write, each in a root of its own made of Debian's files (`fetch` brings them).
 
 Every one takes mail for anybody on a loopback port and passes it on, unchanged but for its trace fields, to the next
-hop that the test listens on. Never: mail that leaves this machine, a change to the system.
+hop that the test listens on.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The next hop behind a real relay: takes everything and keeps it. Never: misbehaves."""
+"""The next hop behind a real relay: takes everything and keeps it."""
 
 import queue
 import socket

@@ -1,7 +1,4 @@
-"""What must hold when nothing else fails: take-over, punctual retries, a quick reader, a stop that returns work at once.
-
-Never: chance in what is checked; only in what is going on meanwhile.
-"""
+"""What must hold when nothing else fails: take-over, punctual retries, a quick reader, a stop that returns work at once."""
 
 from random import Random
 from typing import TYPE_CHECKING, Final

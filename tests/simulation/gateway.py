@@ -1,18 +1,15 @@
-"""A simulated process' way to Redis: the gateway's promises, and every way in which a call may go wrong.
-
-Never: two calls of one pipeline out of order, or a call that is run after its connection was lost.
-"""
+"""A simulated process' way to Redis: the gateway's promises, and every way in which a call may go wrong."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from galaxy_mail.storage.commands import Call, Command, Entry, Reply
-from galaxy_mail.storage.data_link import PATIENCE_S
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisUnavailable
-from galaxy_mail.storage.gateway import GatewayStatistics, OnConnect
-from galaxy_mail.storage.redis_clock import HELD_MS
+from galaxy_mail.storage.links.data_link import PATIENCE_S
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisRefused, RedisUnavailable
+from galaxy_mail.storage.links.gateway import GatewayStatistics, OnConnect
+from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
+from galaxy_mail.storage.links.redis_clock import HELD_MS
 from tests.simulation.witness import Said, names_of
 from tests.simulation.world import World
 
@@ -227,8 +224,8 @@ class SimulatedGateway:
                 tickets = [(_text(part[0]), _text(part[3])) for part in reply[4:] if isinstance(part, list)]
                 lost = " ".join(i if losses == "0" else f"{i} (lost {losses})" for i, losses in tickets)
                 world.tell(f"{process.name} claims {lost}")
-            if name == "forget" and reply[0] == 1:
-                world.forget(Said.of(command, reply).delivery())
+            if name == "purge" and reply[0] == 1:
+                world.purge(Said.of(command, reply).delivery())
         return replies
 
     async def read_stream(self, stream: str, after: str, *, count: int, block_ms: int) -> list[Entry]:

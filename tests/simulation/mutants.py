@@ -1,4 +1,4 @@
-"""Breaks one guarantee at a time in a copy of the checkout, and says what notices it. Never: touches what it copies.
+"""Breaks one guarantee at a time in a copy of the checkout, and says what notices it.
 
     python -m tests.simulation.mutants                 every mutant, a thousand seeds each at most, then the tests
     python -m tests.simulation.mutants release-unfenced --seeds 100

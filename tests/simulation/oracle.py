@@ -1,4 +1,4 @@
-"""Says, when all has come to its end, whether every promise was kept. Never: asks the service; it reads what is stored."""
+"""Says, when all has come to its end, whether every promise was kept."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -23,9 +23,9 @@ from galaxy_mail.domain.records import (
 )
 from galaxy_mail.domain.resend_job import JobStatus, ResendJob
 from galaxy_mail.domain.states import FINISHED, TERMINAL
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.store import Store
-from galaxy_mail.storage.stored import read_attempt, read_delivery
+from galaxy_mail.storage.operations.store import Store
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
 from galaxy_mail.storage.verify import verify
 from tests.simulation.workload import Asked, Wanted
 from tests.simulation.world import InstantLink, Offer, World
@@ -95,11 +95,11 @@ class Oracle:
         [malformed] = self.world.run(("ZRANGE", k.IDX_MALFORMED, 0, -1))
         found = sorted(entry_id.decode() for entry_id in cast("list[bytes]", malformed))
         expected = sorted(e.entry_id for e in self.books.stream if e.fate not in {"accepted", "duplicate"})
-        if found != expected and not self._forgets:
+        if found != expected and not self._purges:
             yield f"malformed: {found}, and not {expected}"
 
     @property
-    def _forgets(self) -> bool:
+    def _purges(self) -> bool:
         return bool(self.world.forgotten)
 
     def _leftovers(self) -> Iterator[str]:
@@ -123,7 +123,7 @@ class Oracle:
     def _job(self, job_id: str, stored: dict[str, tuple[Delivery, list[Attempt]]]) -> Iterator[str]:
         [data] = self.world.run(("GET", k.job(job_id)))
         if data is None:
-            if not self.world.witness.lost and not self._forgets:
+            if not self.world.witness.lost and not self._purges:
                 yield f"the job {job_id} is gone"
             return
         job = decode(cast("bytes", data), ResendJob)
@@ -135,7 +135,7 @@ class Oracle:
             return  # an error that nobody foresaw, in the middle of its work, ends a job and says so
         if job.status is not JobStatus.DONE:
             yield f"the job {job_id} is {job.status}"
-        elif job.resent < len(clones) and self._forgets:
+        elif job.resent < len(clones) and self._purges:
             pass  # a parent was forgotten between the crash that kept its clone from being counted and the next look
         elif job.resent != len(clones) and not self.world.witness.lost:
             yield f"the job {job_id} says that it resent {job.resent}, and there are {len(clones)}"
@@ -316,7 +316,7 @@ class Oracle:
         for member in cast("list[bytes]", ids):
             delivery_id = member.decode()
             [data] = self.world.run(("GET", k.delivery(delivery_id)))
-            delivery = read_delivery(cast("bytes", data), delivery_id)
+            delivery = decode_delivery(cast("bytes", data), delivery_id)
             keys = [k.attempt(delivery_id, number) for number in range(1, delivery.attempt_count + 1)]
             found = cast("list[bytes | None]", self.world.run(("MGET", *keys))[0]) if keys else []
             self._records[delivery_id] = delivery, _attempts(delivery_id, found)
@@ -326,7 +326,7 @@ class Oracle:
 
 
 def _attempts(delivery_id: str, found: Sequence[bytes | None]) -> list[Attempt]:
-    return [read_attempt(data, delivery_id, no) for no, data in enumerate(found, 1) if data is not None]
+    return [decode_attempt(data, delivery_id, no) for no, data in enumerate(found, 1) if data is not None]
 
 
 def _is_loss(attempt: Attempt) -> bool:

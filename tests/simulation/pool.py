@@ -1,4 +1,4 @@
-"""Runs seeds in a process of their own, each chunk on its own Valkey. Never: shares a store between seeds."""
+"""Runs seeds in a process of their own, each chunk on its own Valkey."""
 
 import logging
 import tempfile

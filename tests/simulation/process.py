@@ -1,7 +1,4 @@
-"""One instance of the service in a simulated world: it can be stopped, paused, and die at any await without a word.
-
-Never: a change of what the service does; only what surrounds it is made up.
-"""
+"""One instance of the service in a simulated world: it can be stopped, paused, and die at any await without a word."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +14,10 @@ from galaxy_mail.config import Config
 from galaxy_mail.domain.conclusion import LOSSES_MAX
 from galaxy_mail.domain.records import Failure, RenderedContent
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.service import Service
-from galaxy_mail.storage.commands import Reply
-from galaxy_mail.storage.errors import OutcomeUnknown
-from galaxy_mail.storage.gateway import OnConnect
+from galaxy_mail.service.service import Service
+from galaxy_mail.storage.links.errors import OutcomeUnknown
+from galaxy_mail.storage.links.gateway import OnConnect
+from galaxy_mail.storage.links.protocol import Reply
 from tests.simulation.gateway import SimulatedGateway
 from tests.simulation.relay import SimulatedProvider
 from tests.simulation.world import World
@@ -60,7 +57,7 @@ class Process:
         self.must_end_by_s = float("inf")
         self.ended = trio.Event()
         self.links: list[SimulatedGateway] = []
-        self.service = Service(config, surroundings=self, random=Random(world.rng.random()), api=False)
+        self.service = Service(config, dependencies=self, random=Random(world.rng.random()), api=False)
         self._scope = trio.CancelScope()
 
     # Its surroundings
@@ -105,7 +102,7 @@ class Process:
 
     @property
     def troubled_s(self) -> float:
-        if self.service.epoch.strange:
+        if self.service.epoch.replaced:
             return inf  # with every connection it drops what it held: nobody knows what that is worth
         return max(self.trouble_s, self.paused_until_s)
 
@@ -203,7 +200,7 @@ class Process:
                 self.world.tell(f"{self.name} crashes at {point}")
                 raise Crash(point)
             case _:
-                for name, ward in sorted(self.service.supervisor._wards.items()):
+                for name, ward in sorted(self.service.supervisor._children.items()):
                     if ward.scope is not None and _is_within(ward.scope):
                         self.world.tell(f"{self.name}: kills {name} at {point}")
                         ward.kill()

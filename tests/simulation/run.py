@@ -15,14 +15,14 @@ import trio
 import trio._core._run as trio_run
 from trio.testing import MockClock
 
-import galaxy_mail.resending
+import galaxy_mail.intake.resending
 from galaxy_mail import intake
 from galaxy_mail.actors import resend_jobs
 from galaxy_mail.config import Config
 from galaxy_mail.domain.records import decode
 from galaxy_mail.domain.resend_job import ResendJob
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.records import keys as k
 from tests.blocking_link import BlockingLink
 from tests.simulation.calm import Calm
 from tests.simulation.oracle import FUTURE_ID, FUTURE_RECORD, Oracle, verified
@@ -81,8 +81,8 @@ def simulate(seed: int, link: BlockingLink, catalog: Catalog) -> Run:
     link.run([("FLUSHALL",)])
     simulation = Simulation(seed, link, catalog)
     with (
-        patch.object(galaxy_mail.resending, "secrets", Seeded(Random(seed))),
-        patch.object(resend_jobs, "LOOK_EVERY_S", 1.0),  # mostly there is no job, and looking costs
+        patch.object(galaxy_mail.intake.resending, "secrets", Seeded(Random(seed))),
+        patch.object(resend_jobs, "CHECK_EVERY_S", 1.0),  # mostly there is no job, and looking costs
         # A batch here is small, and is to have several pipelines.
         patch.object(intake, "APPLIED_AT_A_TIME", 3),
     ):
@@ -255,7 +255,7 @@ class Simulation:
         until_s = trio.current_time() + QUIET_WITHIN_S
         while trio.current_time() < until_s:
             if self._is_quiet():
-                return self.special != "forgets" or await self._forgotten()
+                return self.special != "forgets" or await self._purged()
             await trio.sleep(5)
         return False
 
@@ -277,7 +277,7 @@ class Simulation:
         [data] = self.world.run(("GET", k.job(job_id)))
         return data is None or not decode(cast("bytes", data), ResendJob).running
 
-    async def _forgotten(self) -> bool:
+    async def _purged(self) -> bool:
         """Whether the janitor forgets all of it, attempts last."""
         until_s = trio.current_time() + FORGOTTEN_WITHIN_S
         while trio.current_time() < until_s:

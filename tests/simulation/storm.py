@@ -1,4 +1,4 @@
-"""The faults of a simulation: processes that end in every way, a Redis that goes away, clocks that jump. Never: a repair."""
+"""The faults of a simulation: processes that end in every way, a Redis that goes away, clocks that jump."""
 
 from collections.abc import Callable
 from random import Random

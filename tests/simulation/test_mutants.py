@@ -6,8 +6,8 @@ from unittest.mock import patch
 
 import pytest
 
-from galaxy_mail.storage import command_stream, store
-from galaxy_mail.storage.script import Script
+from galaxy_mail.storage.links.script import Script
+from galaxy_mail.storage.operations import command_stream, store
 from tests.simulation.mutants import (
     CHECKOUT,
     NOT_YET,

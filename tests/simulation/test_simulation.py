@@ -53,7 +53,7 @@ def test_the_seeds_together_have_every_answer_of_every_script(runs: list[Run]) -
     assert told >= {
         ("accept", "1"), ("accept", "2"), ("accept", "5"), ("begin", "0"), ("begin", "1"), ("begin", "4"),
         ("begin", "6"), ("finish", "0"), ("finish", "1"), ("release", "0"), ("release", "1"), ("skip", "1"),
-        ("skip", "5"), ("record_malformed", "1"), ("record_malformed", "5"), ("forget", "1"), ("park", "1"),
+        ("skip", "5"), ("record_malformed", "1"), ("record_malformed", "5"), ("purge", "1"), ("quarantine", "1"),
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Watches every script that Redis runs, and says at once what none of them may do. Never: asks Redis, or mends anything.
+"""Watches every script that Redis runs, and says at once what none of them may do.
 
 It keeps its own books of who owns which delivery until when, when each is due, which stream entry comes next and who is
 suppressed, from the calls and their answers alone. So it knows what a fence must refuse, whatever the script says.
@@ -25,11 +25,11 @@ from galaxy_mail.domain.records import (
     decode,
 )
 from galaxy_mail.domain.states import TERMINAL
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.answers import Answer
-from galaxy_mail.storage.commands import Arg, Call, Reply
-from galaxy_mail.storage.script import Script
-from galaxy_mail.storage.stored import read_attempt, read_delivery
+from galaxy_mail.storage.links.protocol import Arg, Call, Reply
+from galaxy_mail.storage.links.script import Script
+from galaxy_mail.storage.operations.answers import Answer
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
 
 LOST_AFTER_S: Final = 2.0  # spec 3: an owner's work is taken over so long after its claim ran out
 DUE_AFTER_S: Final = 1.1  # the scheduler looks every second
@@ -404,7 +404,7 @@ class Witness:
         if said.answer == Answer.DONE:
             self.wrong(f"{said.text('lost')} stream entries were said to be lost, and none was")
 
-    def _forget(self, owner: Owner, said: "Said") -> None:
+    def _purge(self, owner: Owner, said: "Said") -> None:
         if said.answer != Answer.DONE:
             return
         delivery_id = said.text("delivery_id")
@@ -500,11 +500,11 @@ class Said(Struct, frozen=True):
         return int(self.args[name])
 
     def delivery(self) -> Delivery:
-        return read_delivery(self.bytes("delivery record"), self.text("delivery_id"))
+        return decode_delivery(self.bytes("delivery record"), self.text("delivery_id"))
 
     def attempt(self) -> Attempt:
         delivery_id, _, number = self.keys["attempt"].removeprefix(k.ATTEMPTS).rpartition(":")
-        return read_attempt(self.bytes("attempt record"), delivery_id, int(number))
+        return decode_attempt(self.bytes("attempt record"), delivery_id, int(number))
 
 
 @cache
@@ -524,9 +524,9 @@ _JUDGES: Final[dict[str, Callable[[Witness, Owner, Said], None]]] = {
     "renew": Witness._renew,
     "release": Witness._release,
     "finish": Witness._finish,
-    "park": Witness._park,
+    "quarantine": Witness._park,
     "reschedule": Witness._reschedule,
     "note_lost": Witness._note_lost,
-    "forget": Witness._forget,
+    "purge": Witness._purge,
     "lease": Witness._lease,
 }

@@ -1,4 +1,4 @@
-"""Who uses the service in a simulation: callers of the auth route, publishers of commands, an operator. Never: a fault.
+"""Who uses the service in a simulation: callers of the auth route, publishers of commands, an operator.
 
 What they are promised is written down as they are told it, for the oracle.
 """
@@ -17,9 +17,9 @@ from galaxy_mail.domain.login_code import decode_login_code
 from galaxy_mail.domain.records import DeliveryStatus
 from galaxy_mail.domain.resend import ResendNotAllowed
 from galaxy_mail.domain.resend_job import ResendFilter, ResendJobRequest
-from galaxy_mail.intake import IdempotencyConflict
-from galaxy_mail.resending import UnknownParent
-from galaxy_mail.storage.errors import RedisTrouble
+from galaxy_mail.intake.intake import IdempotencyConflict
+from galaxy_mail.intake.resending import UnknownParent
+from galaxy_mail.storage.links.errors import RedisFailure
 from tests.simulation.process import Crash, Process
 from tests.simulation.witness import Published
 from tests.simulation.world import World
@@ -77,7 +77,7 @@ class Workload:
         self.asked = Asked()
         self._processes = processes
         self._may_conflict = may_conflict
-        self._forgets = forgets
+        self._purges = forgets
         self._numbers: dict[str, int] = {}
 
     # Auth
@@ -138,7 +138,7 @@ class Workload:
                 with trio.move_on_after(rng.uniform(0, 0.01) if hasty else DEADLINE_S):
                     try:
                         return await ask(rng.choice(processes))
-                    except (RedisTrouble, Crash):
+                    except (RedisFailure, Crash):
                         pass
             await trio.sleep(rng.uniform(0.2, 3))
         raise AssertionError("the service could not be asked at all")
@@ -158,7 +158,7 @@ class Workload:
         rng = self.rng
         known = [entry for entry in self.world.witness.books.stream if entry.fate == "accepted"]
         # The id of what was forgotten without an attempt may be used again: nobody knows when that is.
-        if (not known and kind != "garbage") or (self._forgets and kind == "id_conflict"):
+        if (not known and kind != "garbage") or (self._purges and kind == "id_conflict"):
             kind = "new"
         fields, wanted = self._command(to=to, delivery_id=delivery_id, content=content)
         match kind:
@@ -246,7 +246,7 @@ class Workload:
             try:
                 resent = await process.service.resending.resend(parent, idempotency_key=key, resent_by="ops")
             except (ResendNotAllowed, UnknownParent) as refusal:
-                if ended and not witness.lost and not self._forgets:
+                if ended and not witness.lost and not self._purges:
                     witness.wrong(f"{parent} could not be resent: {refusal}")
                 return False
             self.asked.parents[key] = parent

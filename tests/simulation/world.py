@@ -1,4 +1,4 @@
-"""The world of a simulation: a virtual clock, a Redis that fails, what the relay took, what was seen. Never: real time.
+"""The world of a simulation: a virtual clock, a Redis that fails, what the relay took, what was seen.
 
 Everything random comes from the seed, so that a seed gives the same run again. The scripts run on a real Valkey through a
 link that blocks, so that virtual time stands still meanwhile.
@@ -15,10 +15,10 @@ import trio
 
 from galaxy_mail.domain.records import Delivery, Envelope, RenderedContent, SendResult, Suppression, encode
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.commands import Call, Command, Entry, Reply
-from galaxy_mail.storage.epoch import entry_number
-from galaxy_mail.storage.errors import RedisRefused
+from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
+from galaxy_mail.storage.operations.identity import entry_number
+from galaxy_mail.storage.records import keys as k
 from tests.blocking_link import BlockingLink
 from tests.simulation.witness import Begin, Books, Published, Witness
 
@@ -187,7 +187,7 @@ class World:
             self.run(*(("RESTORE", key, end, dump, "ABSTTL") for key, (dump, end) in snapshot.keys.items()))
         self.witness.restored(snapshot.books, snapshot.order)
 
-    def forget(self, delivery: Delivery) -> None:
+    def purge(self, delivery: Delivery) -> None:
         """Its record is gone now; what it was is judged all the same."""
         delivery_id = delivery.delivery_id
         keys = [k.attempt(delivery_id, number) for number in range(1, delivery.attempt_count + 1)]

@@ -1,4 +1,4 @@
-"""How every exchange with a relay may end, and what each ending means for the attempt. Never: I/O.
+"""How every exchange with a relay may end, and what each ending means for the attempt.
 
 `OUTCOMES` is the one place that says so. An exchange is a step of the way from the host name to the answer to the
 final dot; an ending is what came of it where that is not simply the next step.

@@ -1,4 +1,4 @@
-"""The client's side of SMTP: what may be said when, and what an answer opens. Never: I/O, a clock, a verdict.
+"""The client's side of SMTP: what may be said when, and what an answer opens.
 
 `SmtpClient` takes commands and gives the bytes to write; it takes bytes as they arrive and gives replies, each with the
 exchange that it answers. `LocalProtocolError` is our bug; `NotSmtp` and `OutOfTurn` are the relay's.

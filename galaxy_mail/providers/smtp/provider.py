@@ -1,7 +1,4 @@
-"""The SMTP provider: one slot's persistent connection, and the message in the spelling that its relay takes.
-
-Never: more than one connection at a time, a second try of a message that the relay may have.
-"""
+"""The SMTP provider: one slot's persistent connection, and the message in the spelling that its relay takes."""
 
 import socket
 import ssl
@@ -12,6 +9,7 @@ import trio
 
 from galaxy_mail.domain.addresses import needs_smtputf8, to_ascii
 from galaxy_mail.domain.records import SendResult
+from galaxy_mail.network.socket_stream import ConversationStream
 from galaxy_mail.providers import mime
 from galaxy_mail.providers.mime import MailFrom
 from galaxy_mail.providers.provider import Message, SendDeadline
@@ -20,7 +18,6 @@ from galaxy_mail.providers.smtp.protocol import Extensions, dot_stuffed
 from galaxy_mail.providers.smtp.session import Connect, ConnectionLost, ExchangeEnded, Mail, Session
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, tls_context
 from galaxy_mail.providers.smtp.summaries import describe
-from galaxy_mail.socket_stream import ConversationStream
 
 _LARGE_BYTES: Final = 262_144  # of attachments: building these would hold up other slots
 

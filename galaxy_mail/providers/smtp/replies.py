@@ -1,4 +1,4 @@
-"""What a relay answers, from bytes to `Reply`. Never: I/O, or an opinion of what an answer means (`outcomes.py`)."""
+"""What a relay answers, from bytes to `Reply`."""
 
 import re
 from typing import Final

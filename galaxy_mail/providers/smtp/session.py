@@ -1,7 +1,6 @@
 """One connection to the relay, from the host name to QUIT: the bytes of `protocol.py` on a trio stream, with deadlines.
 
-Sockets, TLS and time-outs are translated here: above there are only endings of exchanges. Never: two messages at
-once, a reconnect, a retry.
+Sockets, TLS and time-outs are translated here: above there are only endings of exchanges.
 
 A message takes two round trips where the relay pipelines: MAIL, RCPT and, for a single recipient, DATA in one write;
 then body and final dot in another. RSET is not sent between messages, because the answer to a final dot clears all
@@ -26,6 +25,7 @@ from typing import Final, Self
 import trio
 from msgspec import Struct
 
+from galaxy_mail.network.socket_stream import ConversationStream
 from galaxy_mail.providers.provider import SendDeadline
 from galaxy_mail.providers.smtp.outcomes import (
     Answered,
@@ -39,7 +39,6 @@ from galaxy_mail.providers.smtp.outcomes import (
 from galaxy_mail.providers.smtp.protocol import Extensions, OutOfTurn, SmtpClient, State
 from galaxy_mail.providers.smtp.replies import NotSmtp, Reply, one_line
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, is_loopback
-from galaxy_mail.socket_stream import ConversationStream
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
 
@@ -109,7 +108,7 @@ class Session:
         try:
             with trio.move_on_after(settings.timeout_s) as scope:
                 await session._connect(connect)
-                await session._introduce(tls)
+                await session._handshake(tls)
             if scope.cancelled_caught:
                 raise session._no_answer()
         except BaseException:
@@ -129,7 +128,7 @@ class Session:
         if isinstance(stream, ConversationStream):
             self._socket = stream
 
-    async def _introduce(self, tls: ssl.SSLContext | None) -> None:
+    async def _handshake(self, tls: ssl.SSLContext | None) -> None:
         settings = self._settings
         if settings.implicit_tls:
             await self._start_tls(tls)

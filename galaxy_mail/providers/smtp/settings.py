@@ -1,4 +1,4 @@
-"""What an operator decides about the relay. Never: read from the environment here (`config.py` does)."""
+"""What an operator decides about the relay."""
 
 import ipaddress
 import ssl

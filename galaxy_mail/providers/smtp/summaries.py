@@ -1,4 +1,4 @@
-"""The one line that an attempt keeps of how it ended. Never: a word of the message, a password, a line break.
+"""The one line that an attempt keeps of how it ended.
 
 Relays quote what they refuse. Whatever a relay says once it has seen the message is compared with the message, as
 written and as sent, and each of its words that occurs there is masked, unless it is one of the words of which such

@@ -10,8 +10,8 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
-from galaxy_mail.storage.answers import answered
-from galaxy_mail.storage.store import Store
+from galaxy_mail.storage.operations.answers import answered
+from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.storage.verify.keyspace import everything
 from galaxy_mail.storage.verify.reading import is_wrong_type
 from galaxy_mail.storage.verify.violation import Violation
@@ -27,32 +27,33 @@ async def verify(store: Store, *, repair: bool = False, looks: int = LOOKS) -> l
 
     `looks`: how often what seems wrong is looked at before it is reported; 1 while nothing else writes.
     """
-    suspects = await _look(store)
+    suspects = await _check_batch(store)
     for _ in range(looks - 1):
         if not suspects:
             break
         await trio.sleep(PAUSE_S)
-        again = await _look(store)
+        again = await _check_batch(store)
         suspects = {about: again[about] for about in suspects if about in again}
     found = list(suspects.values())
-    return await _mended(store, found) if repair else found
+    return await _repaired(store, found) if repair else found
 
 
-async def _look(store: Store) -> dict[tuple[str, str], Violation]:
+async def _check_batch(store: Store) -> dict[tuple[str, str], Violation]:
     """Once each, though a scan may come by a key twice."""
     return {(v.where, v.what): v async for v in everything(store)}
 
 
-async def _mended(store: Store, found: Sequence[Violation]) -> list[Violation]:
+async def _repaired(store: Store, found: Sequence[Violation]) -> list[Violation]:
     """What can be mended is, one after the other; it counts as mended if another look does not find it any more."""
-    if not any(violation.mend for violation in found):
+    if not any(violation.repair for violation in found):
         return list(found)
     for violation in found:
-        if violation.mend is not None:
-            for reply in await store.link.pipeline(violation.mend.calls):
+        if violation.repair is not None:
+            for reply in await store.link.pipeline(violation.repair.calls):
                 if not is_wrong_type(reply):  # then it is not mended, and said so
                     answered(reply)
-    left = await _look(store)
+    left = await _check_batch(store)
     return [
-        replace(v, mended=True) if v.mend is not None and (v.where, v.what) not in left else v for v in found
+        replace(v, repaired=True) if v.repair is not None and (v.where, v.what) not in left else v
+        for v in found
     ]

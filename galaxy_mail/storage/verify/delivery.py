@@ -17,14 +17,14 @@ from galaxy_mail.domain.records import (
     RenderedContent,
 )
 from galaxy_mail.domain.states import TERMINAL
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.commands import Call, Command
-from galaxy_mail.storage.store import BACKSTOP_MS
-from galaxy_mail.storage.stored import read_delivery, readable, readable_attempt
-from galaxy_mail.storage.upkeep import RESCHEDULE
+from galaxy_mail.storage.links.protocol import Call, Command
+from galaxy_mail.storage.operations.store import BACKSTOP_MS
+from galaxy_mail.storage.operations.upkeep import RESCHEDULE
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import decode_delivery, readable, readable_attempt
 from galaxy_mail.storage.verify.history import of_the_attempts, of_the_delivery
 from galaxy_mail.storage.verify.reading import NEVER, Reading, score
-from galaxy_mail.storage.verify.violation import Mend, Violation, end_at, put, take_out
+from galaxy_mail.storage.verify.violation import Repair, Violation, end_at, put, take_out
 
 PARKED: Final = float("inf")
 
@@ -36,7 +36,7 @@ async def deliveries(reading: Reading, ids: Sequence[str]) -> list[Violation]:
         if data is None:
             continue  # forgotten meanwhile
         try:
-            delivery = read_delivery(data, delivery_id)
+            delivery = decode_delivery(data, delivery_id)
         except DecodeError as error:
             found.append(Violation(where=delivery_id, what=f"its record can't be read: {error}"))
             continue
@@ -45,7 +45,7 @@ async def deliveries(reading: Reading, ids: Sequence[str]) -> list[Violation]:
             continue
         facts = await _facts(reading, data, delivery)
         if facts is not None:
-            found += _DeliveryLook(reading, data, delivery, facts).violations()
+            found += _DeliveryCheck(reading, data, delivery, facts).violations()
     return found
 
 
@@ -118,7 +118,7 @@ async def _facts(reading: Reading, data: bytes, delivery: Delivery) -> _Facts | 
     )
 
 
-class _DeliveryLook:
+class _DeliveryCheck:
     def __init__(self, reading: Reading, data: bytes, delivery: Delivery, facts: _Facts) -> None:
         self.reading = reading
         self.delivery_id = delivery.delivery_id
@@ -141,10 +141,10 @@ class _DeliveryLook:
         yield from self._dead_letter()
         yield from self._idempotency()
 
-    def _wrong(self, what: str, mend: Mend | None = None) -> Violation:
-        return Violation(where=self.delivery_id, what=what, mend=mend)
+    def _wrong(self, what: str, repair: Repair | None = None) -> Violation:
+        return Violation(where=self.delivery_id, what=what, repair=repair)
 
-    def _put(self, index: str, at: int) -> Mend:
+    def _put(self, index: str, at: int) -> Repair:
         return put(k.delivery(self.delivery_id), self.data, index, self.delivery_id, at)
 
     # Attempts and indexes
@@ -188,13 +188,13 @@ class _DeliveryLook:
 
     def _out_of_the_schedule(self) -> Iterator[Violation]:
         status, facts = self.delivery.status, self.facts
-        taken_out = Mend("taken out", (self._reschedule(None),))
+        taken_out = Repair("taken out", (self._reschedule(None),))
         if facts.scheduled_ms is not None or facts.other_lane_ms is not None:
             yield self._wrong(f"is {status} and scheduled", taken_out)
         if facts.token is not None:
             yield self._wrong(f"is {status} and claimed", taken_out)
         if facts.losses is not None:
-            gone = Mend("taken out", (("HDEL", k.CLAIM_LOSSES, self.delivery_id),))
+            gone = Repair("taken out", (("HDEL", k.CLAIM_LOSSES, self.delivery_id),))
             yield self._wrong(f"is {status} and its losses are counted", gone)
 
     def _in_the_schedule(self) -> Iterator[Violation]:
@@ -202,7 +202,7 @@ class _DeliveryLook:
         due_ms = delivery.next_attempt_at_ms
         # Taken out first: an owner that claimed it meanwhile finds its claim gone, and gives it up.
         anew = (
-            Mend(f"scheduled for {due_ms}", (self._reschedule(None), self._reschedule(due_ms)))
+            Repair(f"scheduled for {due_ms}", (self._reschedule(None), self._reschedule(due_ms)))
             if facts.token is None and due_ms is not None
             else None
         )
@@ -210,7 +210,7 @@ class _DeliveryLook:
             yield self._wrong("is scheduled in the wrong lane", anew)
         elif facts.scheduled_ms is None:
             at_ms = self.reading.now_ms if due_ms is None else due_ms
-            scheduled = Mend(f"scheduled for {at_ms}", (self._reschedule(at_ms),))
+            scheduled = Repair(f"scheduled for {at_ms}", (self._reschedule(at_ms),))
             yield self._wrong(f"is {delivery.status} and not scheduled", scheduled)
         elif facts.scheduled_ms == PARKED:
             yield self._wrong("is parked: its records could not be read when it was due")
@@ -230,21 +230,21 @@ class _DeliveryLook:
     def _ends(self) -> Iterator[Violation]:
         """It is forgotten in its time, and its keys end after that."""
         delivery, facts, status = self.delivery, self.facts, self.delivery.status
-        forget_at_ms = self.reading.store.forget_at_ms(delivery)
+        purge_at_ms = self.reading.store.purge_at_ms(delivery)
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
         expires_ms = facts.expires_ms
         if expires_ms is None:
             yield self._wrong(
-                f"is {status} and would never be forgotten", self._put(k.IDX_EXPIRES, forget_at_ms)
+                f"is {status} and would never be forgotten", self._put(k.IDX_EXPIRES, purge_at_ms)
             )
         elif not finished_at_ms <= expires_ms < PARKED:
             yield self._wrong(
                 f"is {status} since {finished_at_ms} and would be forgotten at {expires_ms:.0f}",
-                self._put(k.IDX_EXPIRES, forget_at_ms),
+                self._put(k.IDX_EXPIRES, purge_at_ms),
             )
-        kept_ms = forget_at_ms if expires_ms is None or expires_ms == PARKED else int(expires_ms)
+        kept_ms = purge_at_ms if expires_ms is None or expires_ms == PARKED else int(expires_ms)
         own = end_at(
-            max(kept_ms, forget_at_ms) + BACKSTOP_MS,
+            max(kept_ms, purge_at_ms) + BACKSTOP_MS,
             k.delivery(self.delivery_id),
             k.payload(self.delivery_id),
         )
@@ -255,11 +255,11 @@ class _DeliveryLook:
             yield self._wrong(f"is {status} and its keys end before it is forgotten", own)
         attempts_end_ms = finished_at_ms + self.reading.retention.attempt_ms
         for number, ends_ms in enumerate(facts.attempt_ends_ms, start=1):
-            mend = end_at(max(attempts_end_ms, kept_ms) + BACKSTOP_MS, k.attempt(self.delivery_id, number))
+            repair = end_at(max(attempts_end_ms, kept_ms) + BACKSTOP_MS, k.attempt(self.delivery_id, number))
             if ends_ms == NEVER:
-                yield self._wrong(f"is {status} and attempt {number} has no time to live", mend)
+                yield self._wrong(f"is {status} and attempt {number} has no time to live", repair)
             elif 0 <= ends_ms < kept_ms:
-                yield self._wrong(f"attempt {number} ends before its delivery is forgotten", mend)
+                yield self._wrong(f"attempt {number} ends before its delivery is forgotten", repair)
 
     def _goes_on(self) -> Iterator[Violation]:
         """Nothing of it ends in flight."""
@@ -274,7 +274,7 @@ class _DeliveryLook:
         }
         ending = [key for key, ends_ms in keys.items() if ends_ms >= 0]
         if ending:
-            kept = Mend("kept", tuple(("PERSIST", key) for key in ending))
+            kept = Repair("kept", tuple(("PERSIST", key) for key in ending))
             yield self._wrong(f"is {status} and its keys would expire", kept)
 
     # Content, dead letter, idempotency

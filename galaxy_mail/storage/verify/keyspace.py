@@ -5,14 +5,14 @@ from typing import Final, cast
 
 from galaxy_mail.domain.records import DeadLetter, Delivery, IdempotencyRecord, MalformedCommand
 from galaxy_mail.domain.resend_job import ResendJob
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.epoch import entry_number
-from galaxy_mail.storage.store import BACKSTOP_MS, Store
-from galaxy_mail.storage.stored import readable
+from galaxy_mail.storage.operations.identity import entry_number
+from galaxy_mail.storage.operations.store import BACKSTOP_MS, Store
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import readable
 from galaxy_mail.storage.verify.delivery import deliveries
 from galaxy_mail.storage.verify.reading import GONE, NEVER, Reading
 from galaxy_mail.storage.verify.single_keys import claims, meta, schedule, stream, suppressions
-from galaxy_mail.storage.verify.violation import Mend, Violation, end_at, put, take_out
+from galaxy_mail.storage.verify.violation import Repair, Violation, end_at, put, take_out
 
 EVERYTHING: Final = (
     k.DELIVERIES.partition(":")[0] + ":"
@@ -114,7 +114,7 @@ async def _payloads(reading: Reading, names: Sequence[str]) -> list[Violation]:
     found = await reading.exist([k.delivery(delivery_id) for delivery_id in ids])
     return [
         Violation(
-            where=delivery_id, what="content without a delivery", mend=Mend("removed", (("DEL", name),))
+            where=delivery_id, what="content without a delivery", repair=Repair("removed", (("DEL", name),))
         )
         for name, delivery_id, exists in zip(names, ids, found, strict=True)
         if not exists
@@ -146,17 +146,17 @@ async def _attempts_left(reading: Reading, left: Sequence[tuple[str, int]]) -> l
     """These outlived their delivery."""
     found: list[Violation] = []
     forgotten = await reading.scores(k.IDX_EXPIRES, [delivery_id for delivery_id, _ in left])
-    for (delivery_id, number), forget_at_ms in zip(left, forgotten, strict=True):
+    for (delivery_id, number), purge_at_ms in zip(left, forgotten, strict=True):
         own, before = k.attempt(delivery_id, number), k.attempt(delivery_id, max(number - 1, 1))
         ends_ms, before_ends_ms = await reading.ends_ms([own, before])
         if ends_ms == GONE:
             continue  # forgotten meanwhile
-        if forget_at_ms is None:
+        if purge_at_ms is None:
             found.append(Violation(where=delivery_id, what="attempts without a delivery"))
             continue
         if ends_ms == NEVER:
-            mend = end_at(int(forget_at_ms) + BACKSTOP_MS, own)
-            found.append(Violation(where=own, what="is forgotten and has no time to live", mend=mend))
+            repair = end_at(int(purge_at_ms) + BACKSTOP_MS, own)
+            found.append(Violation(where=own, what="is forgotten and has no time to live", repair=repair))
         if before_ends_ms == GONE:
             found.append(Violation(where=delivery_id, what=f"attempt {number - 1} is missing"))
     return found
@@ -176,8 +176,8 @@ async def _idempotency(reading: Reading, names: Sequence[str]) -> list[Violation
             continue
         if 0 <= ends_ms < record.expires_at_ms or ends_ms == NEVER:
             what = "has no time to live" if ends_ms == NEVER else "ends before its time"
-            mend = end_at(record.expires_at_ms + BACKSTOP_MS, name)
-            found.append(Violation(where=name, what=what, mend=mend))
+            repair = end_at(record.expires_at_ms + BACKSTOP_MS, name)
+            found.append(Violation(where=name, what=what, repair=repair))
         named = records[record.delivery_id]
         if named.data is None:
             if reading.now_ms < _kept_until_ms(reading, record):
@@ -216,11 +216,11 @@ async def _dead_letters(reading: Reading, names: Sequence[str]) -> list[Violatio
             found.append(Violation(where=i, what="a dead letter without a delivery"))
         if died_ms != letter.created_at_ms:
             what = f"its dead letter of {letter.created_at_ms} is not in {k.IDX_DEAD_LETTERS}"
-            mend = put(name, data, k.IDX_DEAD_LETTERS, i, letter.created_at_ms)
-            found.append(Violation(where=i, what=what, mend=mend))
+            repair = put(name, data, k.IDX_DEAD_LETTERS, i, letter.created_at_ms)
+            found.append(Violation(where=i, what=what, repair=repair))
         if ends_ms == NEVER:
-            mend = end_at(letter.created_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
-            found.append(Violation(where=name, what="has no time to live", mend=mend))
+            repair = end_at(letter.created_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
+            found.append(Violation(where=name, what="has no time to live", repair=repair))
     return found
 
 
@@ -240,11 +240,11 @@ async def _malformed(reading: Reading, names: Sequence[str]) -> list[Violation]:
         if record.entry_id != entry_id:
             found.append(Violation(where=name, what=f"is the record of {record.entry_id}"))
         if recorded_ms != record.recorded_at_ms:
-            mend = put(name, data, k.IDX_MALFORMED, entry_id, record.recorded_at_ms)
-            found.append(Violation(where=name, what="is not in its index", mend=mend))
+            repair = put(name, data, k.IDX_MALFORMED, entry_id, record.recorded_at_ms)
+            found.append(Violation(where=name, what="is not in its index", repair=repair))
         if ends_ms == NEVER:
-            mend = end_at(record.recorded_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
-            found.append(Violation(where=name, what="has no time to live", mend=mend))
+            repair = end_at(record.recorded_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
+            found.append(Violation(where=name, what="has no time to live", repair=repair))
         if _is_ahead(entry_id, offset):
             found.append(Violation(where=name, what="is ahead of the stream's offset"))
     return found
@@ -290,8 +290,8 @@ async def _jobs(reading: Reading, names: Sequence[str]) -> list[Violation]:
 def _job(
     reading: Reading, job: ResendJob, name: str, job_id: str, data: bytes, ends_ms: int, created: bytes | None
 ) -> list[Violation]:
-    def wrong(what: str, mend: Mend | None = None) -> None:
-        found.append(Violation(where=name, what=what, mend=mend))
+    def wrong(what: str, repair: Repair | None = None) -> None:
+        found.append(Violation(where=name, what=what, repair=repair))
 
     found: list[Violation] = []
     if job.job_id != job_id:
@@ -307,7 +307,7 @@ def _job(
             f"is running and not in {k.IDX_JOBS}", put(name, data, k.IDX_JOBS, job.job_id, job.created_at_ms)
         )
     if job.running and ends_ms != NEVER:
-        wrong("is running and its key would expire", Mend("kept", (("PERSIST", name),)))
+        wrong("is running and its key would expire", Repair("kept", (("PERSIST", name),)))
     if not job.running and created is not None:
         wrong(f"is {job.status} and in {k.IDX_JOBS}", take_out(name, data, k.IDX_JOBS, job_id))
     if not job.running and ends_ms == NEVER:
@@ -342,9 +342,9 @@ async def _indexes(reading: Reading, names: Sequence[str]) -> list[Violation]:
             keys = [OTHER_INDEXES[index](reading, member) for _, member, _ in members]
             for (_, member, _), key, exists in zip(members, keys, await reading.exist(keys), strict=True):
                 if not exists and await reading.one(("ZSCORE", index, member)) is not None:
-                    mend = take_out(key, None, index, member)
+                    repair = take_out(key, None, index, member)
                     found.append(
-                        Violation(where=member, what=f"stands in {index} and has no record", mend=mend)
+                        Violation(where=member, what=f"stands in {index} and has no record", repair=repair)
                     )
     return found
 
@@ -367,9 +367,9 @@ async def _out_of_place(reading: Reading, index: str, member: str) -> list[Viola
     record = (await reading.records([member]))[member]
     if record.data != before:
         return []
-    mend = take_out(key, record.data, index, member)
+    repair = take_out(key, record.data, index, member)
     if record.data is None:
-        return [Violation(where=member, what=f"stands in {index} and has no record", mend=mend)]
+        return [Violation(where=member, what=f"stands in {index} and has no record", repair=repair)]
     if record.delivery is None or index in _belongs(record.delivery):
         return []
-    return [Violation(where=member, what=f"is in {index}, where its record does not belong", mend=mend)]
+    return [Violation(where=member, what=f"is in {index}, where its record does not belong", repair=repair)]

@@ -1,15 +1,15 @@
-"""How a look at the store reads it: in batches, past what is of a wrong type. Never: a judgement."""
+"""How a look at the store reads it: in batches, past what is of a wrong type."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final, cast
 
 from galaxy_mail.domain.records import Delivery
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.answers import answered
-from galaxy_mail.storage.commands import Call, Command, Reply
-from galaxy_mail.storage.errors import RedisRefused
-from galaxy_mail.storage.store import Store
-from galaxy_mail.storage.stored import readable_delivery
+from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.links.protocol import Call, Command, Reply
+from galaxy_mail.storage.operations.answers import answered
+from galaxy_mail.storage.operations.store import Store
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import readable_delivery
 
 BATCH: Final = 100
 NEVER: Final = -1  # what PEXPIRETIME says of a key that does not end

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from typing import Final, cast
 
 from galaxy_mail.domain.records import Lane, Suppression
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.command_stream import NOTE_LOST, STREAM_STATE
-from galaxy_mail.storage.commands import Call
-from galaxy_mail.storage.epoch import entry_number
-from galaxy_mail.storage.stored import readable
+from galaxy_mail.storage.links.protocol import Call
+from galaxy_mail.storage.operations.command_stream import NOTE_LOST, STREAM_STATE
+from galaxy_mail.storage.operations.identity import entry_number
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import readable
 from galaxy_mail.storage.verify.reading import Reading
-from galaxy_mail.storage.verify.violation import Mend, Violation
+from galaxy_mail.storage.verify.violation import Repair, Violation
 
 TOKEN: Final = re.compile(r"([0-9]+)-([0-9]+)")  # when, in us, and the number
 LEASE: Final = re.compile(r"\S+ [0-9]+")
@@ -53,7 +53,7 @@ async def claims(reading: Reading) -> AsyncIterator[Violation]:
                 yield Violation(
                     where=delivery_id,
                     what="is claimed and not scheduled: its claim would never expire",
-                    mend=Mend("claim dropped", (("HDEL", k.CLAIMS, delivery_id),)),
+                    repair=Repair("claim dropped", (("HDEL", k.CLAIMS, delivery_id),)),
                 )
     async for lost in reading.fields(k.CLAIM_LOSSES):
         exist = await reading.exist([k.delivery(delivery_id) for delivery_id, _ in lost])
@@ -62,7 +62,7 @@ async def claims(reading: Reading) -> AsyncIterator[Violation]:
                 yield Violation(
                     where=delivery_id,
                     what="its losses are counted and it has no record",
-                    mend=Mend("taken out", (("HDEL", k.CLAIM_LOSSES, delivery_id),)),
+                    repair=Repair("taken out", (("HDEL", k.CLAIM_LOSSES, delivery_id),)),
                 )
 
 
@@ -101,7 +101,7 @@ async def stream(reading: Reading) -> AsyncIterator[Violation]:
             else f"{consumed} entries are counted as consumed, and {gone} can be"
         )
         call = Call(NOTE_LOST, (keys.consumed, k.META), (counted, gone - consumed, reading.now_ms))
-        yield Violation(where=keys.consumed, what=what, mend=Mend("counted", (call,)))
+        yield Violation(where=keys.consumed, what=what, repair=Repair("counted", (call,)))
     elif consumed > added:
         yield Violation(
             where=keys.consumed,

@@ -1,1 +1,1 @@
-"""What is measured, one file a subject: each has one `measure` from settings to figures. Never: a verdict."""
+"""What is measured, one file a subject: each has one `measure` from settings to figures."""

@@ -22,7 +22,7 @@ def measure(settings: Settings) -> list[Figure]:
     ):
         relay.hold()
         load(valkey, service, "due", settings.sizes.due)
-        service.forget_peak()
+        service.reset_peak()
         relay.delay(SLOW_RELAY_MS)
         relay.release()
         relay.wait_count(50, within_s=30)

@@ -1,1 +1,1 @@
-"""What the figures are held against, run in the same minute on the same core. Never: a part of the service."""
+"""What the figures are held against, run in the same minute on the same core."""

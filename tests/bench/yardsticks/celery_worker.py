@@ -1,4 +1,4 @@
-"""The same job as a Celery worker does it: render, `EmailMessage`, smtplib with a kept connection. Never: retries.
+"""The same job as a Celery worker does it: render, `EmailMessage`, smtplib with a kept connection.
 
 Broker and relay come from BENCH_BROKER_URL and BENCH_SMTP_PORT. The harness sends its tasks by name.
 """

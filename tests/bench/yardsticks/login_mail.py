@@ -1,4 +1,4 @@
-"""The bundled login mail, made as one would without the service: Jinja2 and `EmailMessage`. Never: the service's code.
+"""The bundled login mail, made as one would without the service: Jinja2 and `EmailMessage`.
 
 What the Celery worker sends, and the ready bytes of the plain sender.
 """

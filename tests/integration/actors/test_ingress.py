@@ -10,9 +10,9 @@ from trio.testing import MockClock
 
 from galaxy_mail.actors.ingress import LEASE_TTL_MS, Ingress
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.command_stream import BATCH_ENTRIES
-from galaxy_mail.storage.epoch import Verdict
+from galaxy_mail.storage.operations.command_stream import BATCH_ENTRIES
+from galaxy_mail.storage.operations.identity import Verdict
+from galaxy_mail.storage.records import keys as k
 from tests.integration.test_intake import Desk, count, entry, malformed_code
 from tests.servers import ValkeyServer
 from tests.storehouse import Fault, Storehouse
@@ -306,7 +306,7 @@ async def test_a_strange_store_is_not_read(reader: Reader, autojump_clock: MockC
         await trio.sleep(1)
         house.run("FLUSHALL")
         publish(house, "n1")
-        assert await house.epoch.check(house.link.pipeline) is Verdict.STRANGE
+        assert await house.epoch.check(house.link.pipeline) is Verdict.REPLACED
         await trio.sleep(30)
     assert count(house) == 0
     assert house.run("EXISTS", house.keys.offset) == 0

@@ -20,7 +20,7 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.verify import verify
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
@@ -90,7 +90,7 @@ class Process:
     async def accept(self, *requests: MailRequest) -> None:
         for request in requests:
             await self.house.accept(request)
-        self.lanes.ring()
+        self.lanes.wake()
 
     def taken(self) -> list[str]:
         return [message.delivery_id for provider in self.providers for message in provider.taken]
@@ -339,7 +339,7 @@ async def test_stopped_after_any_number_of_steps_work_is_due_again_at_once_or_re
             seen.add(delivery.status)
             again = Process(house)
             async with again.running():
-                again.lanes.ring()
+                again.lanes.wake()
                 await again.until_ended()
             assert again.taken() == [name]
         assert house.delivery(name).status is S.SENT

@@ -10,9 +10,9 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from galaxy_mail.http.answers import Answer, json_answer
 from galaxy_mail.http.app import App
 from galaxy_mail.http.connection import Request
+from galaxy_mail.http.responses import Answer, json_answer
 from galaxy_mail.http.routes import Route
 from galaxy_mail.http.tokens import Role, Tokens
 from galaxy_mail.telemetry.metrics import Metrics

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Envelope, PayloadMode, Source
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.epoch import Epoch
-from galaxy_mail.storage.keys import Keys
-from galaxy_mail.storage.reader import PAGE_MAX_BYTES, Filter, Position, Reader
-from galaxy_mail.storage.store import Retention, Store
-from galaxy_mail.storage.stored import spell_delivery
+from galaxy_mail.storage.operations.identity import StoreIdentity
+from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import encode_delivery
+from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.reader import PAGE_MAX_BYTES, Filter, Position, Reader
 from tests.blocking_link import BlockingLink
 from tests.servers import ValkeyServer
 
@@ -41,7 +41,7 @@ def link() -> Iterator[BlockingLink]:
 
 def reader_of(link: BlockingLink) -> Reader:
     keys = Keys()
-    epoch = Epoch(keys, now_ms=link.now_ms, on_verdict=lambda _: None)
+    epoch = StoreIdentity(keys, now_ms=link.now_ms, on_verdict=lambda _: None)
     return Reader(Store(link, keys=keys, retention=Retention(), claim_ttl_ms=30_000, epoch=epoch))
 
 
@@ -62,7 +62,7 @@ def delivery(delivery_id: str, at_ms: int, source: Source, status: DeliveryStatu
 def fill(link: BlockingLink, deliveries: list[Delivery]) -> None:
     commands: list[tuple[bytes | str | int, ...]] = [("FLUSHALL",)]
     for one in deliveries:
-        commands.append(("SET", k.delivery(one.delivery_id), spell_delivery(one)))
+        commands.append(("SET", k.delivery(one.delivery_id), encode_delivery(one)))
         indexes = (k.status_index(one.status), *k.fixed_indexes(one))
         commands += [("ZADD", index, one.created_at_ms, one.delivery_id) for index in indexes]
     link.run(commands)
@@ -161,7 +161,7 @@ def test_thousands_of_equal_times_cost_no_more_than_a_few(link: BlockingLink) ->
     link.run([("FLUSHALL",)])
     link.run([("ZADD", k.IDX_CREATED_AT, *(part for name in names for part in (NOW_MS, name)))])
     records = [delivery(name, 0, Source.NOTIFICATION, DeliveryStatus.SENT, "k") for name in names]
-    link.run([("SET", k.delivery(one.delivery_id), spell_delivery(one)) for one in records])
+    link.run([("SET", k.delivery(one.delivery_id), encode_delivery(one)) for one in records])
 
     def calls() -> int:
         [reply] = link.run([("INFO", "commandstats")])
@@ -203,7 +203,7 @@ def test_a_page_ends_where_its_bytes_do_and_the_next_goes_on(link: BlockingLink)
     async def read() -> tuple[int, list[str]]:
         reader = reader_of(link)
         first = await reader.deliveries(Filter(), limit=200)
-        size = sum(len(spell_delivery(one)) for one in first.items)
+        size = sum(len(encode_delivery(one)) for one in first.items)
         assert size <= PAGE_MAX_BYTES
         return len(first.items), await all_pages(reader, Filter(), limit=200)
 

@@ -7,11 +7,11 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from galaxy_mail.actors.resend_jobs import LOOK_EVERY_S, ResendJobs
+from galaxy_mail.actors.resend_jobs import CHECK_EVERY_S, ResendJobs
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import Source
-from galaxy_mail.resending import OWNED_FOR_MS, Resending
-from galaxy_mail.storage.errors import RedisUnavailable
+from galaxy_mail.intake.resending import OWNED_FOR_MS, Resending
+from galaxy_mail.storage.links.errors import RedisUnavailable
 from galaxy_mail.telemetry.traces import Traces
 from tests.contracts.documents import openapi, validator
 from tests.integration.http.world import DAY_MS, DELAYED, REFUSED, Told, World
@@ -302,7 +302,7 @@ class Counting:
     def __init__(self, per_second: int) -> None:
         from galaxy_mail.domain.records import DeliveryStatus
         from galaxy_mail.domain.resend_job import JobStatus, ResendFilter, ResendJob
-        from galaxy_mail.storage.resend_jobs import SavedJob
+        from galaxy_mail.storage.operations.job_store import SavedJob
 
         self.allowed = 0
         self.saved = SavedJob(
@@ -331,9 +331,9 @@ class Counting:
 async def test_a_job_keeps_to_its_pace(per_second: int, autojump_clock: MockClock) -> None:
     counting = Counting(per_second)
     worker = ResendJobs(resending=counting, heartbeat=Heartbeat())  # type: ignore[arg-type]  # a stand-in
-    with trio.move_on_after(10 - LOOK_EVERY_S / 2):
+    with trio.move_on_after(10 - CHECK_EVERY_S / 2):
         await worker.run()
-    assert abs(counting.allowed - 10 * per_second) <= max(1, per_second * LOOK_EVERY_S)
+    assert abs(counting.allowed - 10 * per_second) <= max(1, per_second * CHECK_EVERY_S)
 
 
 async def test_a_job_that_had_to_wait_does_not_catch_up_at_once(autojump_clock: MockClock) -> None:

@@ -11,9 +11,9 @@ from galaxy_mail.actors.supervisor import Child, Heartbeat
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.records import MalformedCommand, encode
 from galaxy_mail.http.tokens import Role, Tokens
-from galaxy_mail.intake import CommandIntake
-from galaxy_mail.storage.command_stream import CommandStream
-from galaxy_mail.storage.keys import Keys
+from galaxy_mail.intake.intake import CommandIntake
+from galaxy_mail.storage.operations.command_stream import CommandStream
+from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.telemetry.traces import Traces
 from tests.contracts.documents import openapi, validator
 from tests.integration.http.world import DAY_MS, DELAYED, INTERNAL, World, world

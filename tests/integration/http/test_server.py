@@ -16,9 +16,9 @@ import trustme
 from hypercorn.config import Config
 from structlog.testing import capture_logs
 
-from galaxy_mail.http.answers import Answer, json_answer
 from galaxy_mail.http.app import App
 from galaxy_mail.http.connection import LEFTOVER_MAX_BYTES, Request
+from galaxy_mail.http.responses import Answer, json_answer
 from galaxy_mail.http.routes import Route
 from galaxy_mail.http.server import BadTlsFile, CantListen, HttpServer, Tls, bind
 from galaxy_mail.http.tokens import Role, Tokens, certificate_name

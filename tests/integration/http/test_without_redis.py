@@ -78,7 +78,7 @@ async def test_a_full_redis_refuses_mail_and_still_tells_what_it_has(
 
 
 async def test_a_wiped_redis_takes_no_mail(api: World, valkey: ValkeyServer) -> None:
-    api.epoch.strange = True  # as a reconnect finds it
+    api.epoch.replaced = True  # as a reconnect finds it
     for path, how in (
         ("login-code-deliveries", {"json_body": LOGIN_CODE}),
         ("resends", {"json_body": {"filter": {"status": "failed"}, "reason": "x"}}),

@@ -27,20 +27,20 @@ from galaxy_mail.domain.records import (
 )
 from galaxy_mail.http.app import Api, App, build_app
 from galaxy_mail.http.tokens import Tokens
-from galaxy_mail.intake import Intake
+from galaxy_mail.intake.intake import Intake
+from galaxy_mail.intake.resending import Resending
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.resending import Resending
-from galaxy_mail.storage.claims import Claim
-from galaxy_mail.storage.commands import Call, Command, RedisLink, Reply
-from galaxy_mail.storage.epoch import Epoch
-from galaxy_mail.storage.keys import Keys
-from galaxy_mail.storage.reader import Reader
-from galaxy_mail.storage.resend_jobs import ResendJobStore
-from galaxy_mail.storage.script import scripts
-from galaxy_mail.storage.store import Retention, Store
-from galaxy_mail.storage.suppression_list import SuppressionList
+from galaxy_mail.storage.links.protocol import Call, Command, RedisLink, Reply
+from galaxy_mail.storage.links.script import scripts
+from galaxy_mail.storage.operations.claims import Claim
+from galaxy_mail.storage.operations.identity import StoreIdentity
+from galaxy_mail.storage.operations.job_store import ResendJobStore
+from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.operations.suppression_list import SuppressionList
+from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.reader import Reader
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.integration.storage.gateways import running
@@ -129,7 +129,7 @@ class World:
     def __init__(self, link: RedisLink, *, tokens: Tokens, timeout_s: float) -> None:
         self.link = ShiftedLink(link)
         keys = Keys()
-        self.epoch = Epoch(keys, now_ms=self.link.now_ms, on_verdict=lambda _: None)
+        self.epoch = StoreIdentity(keys, now_ms=self.link.now_ms, on_verdict=lambda _: None)
         self.store = Store(self.link, keys=keys, retention=Retention(), claim_ttl_ms=30_000, epoch=self.epoch)
         self.metrics = Metrics()
         self.intake = Intake(
@@ -243,7 +243,7 @@ class World:
         return delivery_id
 
     async def claims(self) -> dict[str, Claim]:
-        claimed = await self.store.claim(priority_places=100, normal_places=100, look_for_lost=False)
+        claimed = await self.store.claim(priority_places=100, normal_places=100, check_lost=False)
         return {claim.delivery_id: claim for claim in claimed.claims}
 
     async def finish(

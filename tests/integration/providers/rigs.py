@@ -1,4 +1,4 @@
-"""A provider of either kind, with the far side under the test's control. Never: more SMTP than these tests need."""
+"""A provider of either kind, with the far side under the test's control."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress

@@ -8,8 +8,8 @@ from trio.testing import MockClock
 from galaxy_mail.actors.janitor import FORGET_FOR_S, Janitor
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import DeliveryStatus, Source
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.upkeep import BATCH
+from galaxy_mail.storage.operations.upkeep import BATCH
+from galaxy_mail.storage.records import keys as k
 from tests.deliveries import ACCEPTED, DAY_MS, acceptance_of, request_of
 from tests.storehouse import Storehouse
 
@@ -36,9 +36,9 @@ async def suppressed(house: Storehouse, count: int) -> None:
 async def test_all_that_is_past_its_time_goes_in_one_go(house: Storehouse, autojump_clock: MockClock) -> None:
     await suppressed(house, MANY)
     house.clock.ms += 30 * DAY_MS
-    assert await janitor_of(house).forget() == MANY
+    assert await janitor_of(house).purge() == MANY
     house.clock.ms += 60 * DAY_MS
-    assert await janitor_of(house).forget() == MANY
+    assert await janitor_of(house).purge() == MANY
     assert all(key.startswith(("mail:idempotency:", "mail:meta")) for key in house.dump())
 
 
@@ -48,14 +48,14 @@ async def test_forgetting_leaves_time_for_the_other_chores(
     await suppressed(house, MANY)
     house.clock.ms += 30 * DAY_MS
     janitor = janitor_of(house)
-    forget = house.upkeep.forget
+    purge = house.upkeep.purge
 
     async def slowly() -> int:
         await trio.sleep(FORGET_FOR_S * 0.6)
-        return await forget()
+        return await purge()
 
-    house.upkeep.forget = slowly  # type: ignore[method-assign]  # a slow Redis
-    assert await janitor.forget() == 2 * BATCH
+    house.upkeep.purge = slowly  # type: ignore[method-assign]  # a slow Redis
+    assert await janitor.purge() == 2 * BATCH
 
 
 async def test_a_batch_costs_a_few_calls_and_not_some_for_each_delivery(house: Storehouse) -> None:
@@ -71,9 +71,9 @@ async def test_a_batch_costs_a_few_calls_and_not_some_for_each_delivery(house: S
 
     house.link.pipeline = counted  # type: ignore[assignment,method-assign]  # to count
     house.clock.ms += 30 * DAY_MS
-    assert await house.upkeep.forget() == 20
+    assert await house.upkeep.purge() == 20
     house.clock.ms += 60 * DAY_MS
-    assert await house.upkeep.forget() == 20
+    assert await house.upkeep.purge() == 20
     assert calls <= 8
 
 
@@ -84,7 +84,7 @@ async def test_what_ended_by_its_time_to_live_is_taken_out_of_the_lists_that_gro
     house.clock.ms += 32 * DAY_MS
     house.run("DEL", k.delivery("gone"), k.payload("gone"))
     house.broken = True  # by whom it was got is for `verify-store --repair`
-    await house.upkeep.forget()
+    await house.upkeep.purge()
     for index in (
         k.IDX_CREATED_AT,
         k.status_index(DeliveryStatus.SENT),

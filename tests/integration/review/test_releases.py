@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from galaxy_mail.domain.records import Content, DeliveryStatus, Envelope, decode
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.claims import Parked
-from galaxy_mail.storage.store import CONTENT_WITH_CLAIM_BYTES
+from galaxy_mail.storage.operations.claims import Quarantined
+from galaxy_mail.storage.operations.store import CONTENT_WITH_CLAIM_BYTES
+from galaxy_mail.storage.records import keys as k
 from tests.deliveries import ACCEPTED, request_of
 from tests.storehouse import START_MS, Storehouse
 
@@ -28,9 +28,9 @@ async def test_what_another_release_could_not_read_is_taken_up_by_one_that_can(h
     await house.accept(request_of())
     readable = changed(house, "d1", source="a source of the future")
     assert (await house.claim()).parked == ["d1"]
-    assert (await house.upkeep.reconcile()).taken_up == (), "it is still unreadable"
+    assert (await house.upkeep.reconcile()).requeued == (), "it is still unreadable"
     house.run("SET", k.delivery("d1"), readable)
-    assert (await house.upkeep.reconcile()).taken_up == ("d1",)
+    assert (await house.upkeep.reconcile()).requeued == ("d1",)
     assert house.score(house.keys.schedule, "d1") == START_MS
     await house.finish(await house.begin(await house.claim_one()), ACCEPTED)
 
@@ -41,7 +41,7 @@ async def test_an_attempt_in_progress_is_taken_up_likewise(house: Storehouse) ->
     house.clock.ms += 30_000
     assert (await house.claim()).parked == ["d1"]
     house.run("SET", k.delivery("d1"), readable)
-    assert (await house.upkeep.reconcile()).taken_up == ("d1",)
+    assert (await house.upkeep.reconcile()).requeued == ("d1",)
     assert (await house.claim_one()).delivery.status is DeliveryStatus.SENDING
 
 
@@ -53,14 +53,14 @@ async def test_large_content_that_cannot_be_read_is_parked_when_it_is_loaded(
     readable = cast("bytes", house.run("HGET", k.payload("d1"), "content"))
     house.run("HSET", k.payload("d1"), field, "x" * len(readable))
     claim = await house.claim_one()
-    with pytest.raises(Parked):
+    with pytest.raises(Quarantined):
         await house.store.load(claim)
     assert house.run("ZSCORE", house.keys.schedule, "d1") == b"inf"
     assert house.run("HLEN", k.CLAIMS) == 0
-    assert (await house.upkeep.reconcile()).taken_up == ()
+    assert (await house.upkeep.reconcile()).requeued == ()
     house.run("HDEL", k.payload("d1"), "rendered")
     house.run("HSET", k.payload("d1"), "content", readable)
-    assert (await house.upkeep.reconcile()).taken_up == ("d1",)
+    assert (await house.upkeep.reconcile()).requeued == ("d1",)
 
 
 async def test_members_that_a_later_release_adds_are_no_obstacle(house: Storehouse) -> None:

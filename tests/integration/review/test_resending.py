@@ -6,10 +6,10 @@ import pytest
 
 from galaxy_mail.domain.records import DeliveryStatus
 from galaxy_mail.domain.resend_job import ResendFilter, ResendJobRequest
-from galaxy_mail.intake import Intake
-from galaxy_mail.resending import OWNED_FOR_MS, Resending, Resent
-from galaxy_mail.storage.reader import Reader
-from galaxy_mail.storage.resend_jobs import ResendJobStore
+from galaxy_mail.intake.intake import Intake
+from galaxy_mail.intake.resending import OWNED_FOR_MS, Resending, Resent
+from galaxy_mail.storage.operations.job_store import ResendJobStore
+from galaxy_mail.storage.records.reader import Reader
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import REFUSED, request_of

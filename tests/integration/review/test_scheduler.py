@@ -13,10 +13,10 @@ from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.scheduler import STOP_WITHIN_S, Scheduler
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, Failure, Lane
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.claims import Claimed
-from galaxy_mail.storage.errors import RedisUnavailable
-from galaxy_mail.storage.store import LOST_PLACES
+from galaxy_mail.storage.links.errors import RedisUnavailable
+from galaxy_mail.storage.operations.claims import Claimed
+from galaxy_mail.storage.operations.store import LOST_PLACES
+from galaxy_mail.storage.records import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.deliveries import login_code_of, request_of
 from tests.storehouse import POLICY, START_MS, TTL_MS, Fault, Storehouse
@@ -75,7 +75,7 @@ async def test_a_login_code_is_claimed_at_once_behind_any_backlog(
     async with running(scheduler.run):
         await trio.sleep(0.5)
         await house.accept(login_code_of())
-        scheduler.lanes.ring()
+        scheduler.lanes.wake()
         claim = await scheduler.lanes.take(priority_only=True)
         assert claim.delivery_id == "c1"
         assert trio.current_time() < 0.6

@@ -26,7 +26,7 @@ from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.storage import keys as k
+from galaxy_mail.storage.records import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import ACCEPTED, request_of

@@ -3,7 +3,7 @@
 import pytest
 
 from galaxy_mail.config import Config
-from galaxy_mail.service import Service
+from galaxy_mail.service.service import Service
 
 
 @pytest.mark.parametrize(

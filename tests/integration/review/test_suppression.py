@@ -1,8 +1,8 @@
 """Who is not mailed, in the less usual cases."""
 
 from galaxy_mail.domain.acceptance import suppression_entries
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.answers import UNREADABLE, NewlySuppressed
+from galaxy_mail.storage.operations.answers import UNREADABLE, NewlySuppressed
+from galaxy_mail.storage.records import keys as k
 from tests.deliveries import request_of
 from tests.storehouse import Storehouse
 
@@ -14,5 +14,5 @@ async def test_an_entry_that_cannot_be_read_suppresses_and_stops_nothing(house: 
     request = request_of()
     entries = suppression_entries(request.content.envelope)
     assert await house.accept(request, look=True) == NewlySuppressed({"@example.org": UNREADABLE})
-    known = await house.stream.look_up([], [], entries)
+    known = await house.stream.read_known([], [], entries)
     assert known.suppressed == {"@example.org": UNREADABLE}

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from galaxy_mail.cli import main
-from galaxy_mail.storage.errors import OutcomeUnknown
+from galaxy_mail.storage.links.errors import OutcomeUnknown
 from tests.servers import ValkeyServer
 
 

@@ -9,11 +9,11 @@ import pytest
 import trio
 
 from galaxy_mail.settings.redis_address import parse_redis_address
-from galaxy_mail.storage.commands import Pipeline
-from galaxy_mail.storage.durability import Durability
-from galaxy_mail.storage.errors import RedisUnavailable
-from galaxy_mail.storage.gateway import Gateway, OnConnect
-from galaxy_mail.storage.script import Script
+from galaxy_mail.storage.links.durability import Durability
+from galaxy_mail.storage.links.errors import RedisUnavailable
+from galaxy_mail.storage.links.gateway import Gateway, OnConnect
+from galaxy_mail.storage.links.protocol import Pipeline
+from galaxy_mail.storage.links.script import Script
 
 LIMIT_S: Final = 40.0  # for what takes milliseconds: a hanging test ends here
 COUNT: Final = Script.of("count", "return redis.call('INCR', KEYS[1])")

@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galaxy_mail.domain.records import MalformedCommand, Source, decode
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.answers import Accepted, NotNext, accept_answer
-from galaxy_mail.storage.command_stream import BATCH_BYTES, BATCH_ENTRIES
-from galaxy_mail.storage.commands import Call
-from galaxy_mail.storage.epoch import StoreIsStrange, Verdict
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused
-from galaxy_mail.storage.store import BACKSTOP_MS, StreamPosition
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisRefused
+from galaxy_mail.storage.links.protocol import Call
+from galaxy_mail.storage.operations.answers import Accepted, NotNext, accept_answer
+from galaxy_mail.storage.operations.command_stream import BATCH_BYTES, BATCH_ENTRIES
+from galaxy_mail.storage.operations.identity import StoreReplaced, Verdict
+from galaxy_mail.storage.operations.store import BACKSTOP_MS, StreamPosition
+from galaxy_mail.storage.records import keys as k
 from tests.deliveries import DAY_MS, acceptance_of, request_of
 from tests.servers import ValkeyServer
 from tests.storehouse import START_MS, Storehouse, refused
@@ -140,9 +140,9 @@ async def test_waiting_ends_with_the_next_entry_or_with_its_time(house: Storehou
 async def test_a_strange_store_is_not_read(house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
-    with pytest.raises(StoreIsStrange):
+    with pytest.raises(StoreReplaced):
         await house.stream.offset()
-    with pytest.raises(StoreIsStrange):
+    with pytest.raises(StoreReplaced):
         await house.stream.apply([accepting(house, "d1", "1-0", "")])
     assert house.dump() == {}
 
@@ -151,7 +151,7 @@ async def test_one_look_tells_a_batch_apart(house: Storehouse) -> None:
     await house.accept(request_of())
     await house.suppress("@x.example", "why")
     house.link.asked.clear()
-    known = await house.stream.look_up(
+    known = await house.stream.read_known(
         [
             (Source.NOTIFICATION, "key of d1"),
             (Source.NOTIFICATION, "none"),
@@ -171,7 +171,7 @@ async def test_one_look_tells_a_batch_apart(house: Storehouse) -> None:
 
 async def test_a_batch_of_garbage_needs_no_look(house: Storehouse) -> None:
     house.link.asked.clear()
-    known = await house.stream.look_up([], [], [])
+    known = await house.stream.read_known([], [], [])
     assert (known.records, known.deliveries, known.suppressed) == ({}, frozenset(), {})
     assert house.link.asked == []
 

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from galaxy_mail.storage.commands import Call
-from galaxy_mail.storage.durability import Durability
-from galaxy_mail.storage.errors import NotDurable
+from galaxy_mail.storage.links.durability import Durability
+from galaxy_mail.storage.links.errors import NotDurable
+from galaxy_mail.storage.links.protocol import Call
 from tests.integration.storage.gateways import COUNT, LIMIT_S, running
 from tests.servers import ValkeyServer, free_port, run_command, run_commands, valkey_server
 

@@ -13,8 +13,8 @@ import trio
 
 from galaxy_mail.storage import embedded
 from galaxy_mail.storage.embedded import EmbeddedValkey, EmbeddedValkeyError
-from galaxy_mail.storage.gateway import Gateway
-from galaxy_mail.storage.startup import check_redis
+from galaxy_mail.storage.links.gateway import Gateway
+from galaxy_mail.storage.links.startup_checks import check_redis
 from tests.integration.storage.gateways import LIMIT_S, running
 
 

@@ -10,10 +10,10 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from galaxy_mail.storage import control_link, data_link
-from galaxy_mail.storage.commands import Call, Pipeline
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
-from galaxy_mail.storage.gateway import Gateway
+from galaxy_mail.storage.links import control_link, data_link
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
+from galaxy_mail.storage.links.gateway import Gateway
+from galaxy_mail.storage.links.protocol import Call, Pipeline
 from tests.integration.storage.gateways import COUNT, ECHO, LIMIT_S, running, until, until_refused
 from tests.proxy import proxy_before
 from tests.servers import ValkeyServer, run_command, valkey_server
@@ -178,7 +178,7 @@ async def test_a_control_command_without_an_answer_is_unknown_and_the_next_has_a
         valkey.pause()
         with trio.fail_after(LIMIT_S), pytest.raises(OutcomeUnknown):
             await gateway.control_pipeline([("INCR", "counter")])
-        with trio.fail_after(LIMIT_S), pytest.raises(RedisTrouble):
+        with trio.fail_after(LIMIT_S), pytest.raises(RedisFailure):
             await gateway.control_pipeline([("INCR", "counter")])
         valkey.resume()
         run_command(valkey.socket, "SET", "counter", 7)
@@ -256,7 +256,7 @@ async def test_a_server_that_loads_its_data_is_waited_for() -> None:
 
 
 async def test_callers_outside_are_answered_when_the_gateway_stops(valkey: ValkeyServer) -> None:
-    errors: list[RedisTrouble] = []
+    errors: list[RedisFailure] = []
     async with trio.open_nursery() as outside:
         async with running(valkey.url) as gateway:
             await gateway.control_pipeline([("PING",)])
@@ -265,7 +265,7 @@ async def test_callers_outside_are_answered_when_the_gateway_stops(valkey: Valke
             async def caller(pipeline: Pipeline) -> None:
                 try:
                     await pipeline([("PING",)])
-                except RedisTrouble as error:
+                except RedisFailure as error:
                     errors.append(error)
 
             for pipeline in (gateway.pipeline, gateway.control_pipeline):
@@ -388,14 +388,14 @@ async def test_only_so_many_batches_are_in_flight_and_the_rest_follows(valkey: V
 
 
 async def test_a_full_queue_holds_callers_until_their_deadline(valkey: ValkeyServer) -> None:
-    outcomes: list[type[RedisTrouble]] = []
+    outcomes: list[type[RedisFailure]] = []
     async with running(valkey.url, timeout_s=LIMIT_S) as gateway:
         valkey.pause()
 
         async def caller() -> None:
             try:
                 await gateway.pipeline([("SET", "key", bytes(2**20))], timeout_s=1.0)
-            except RedisTrouble as error:
+            except RedisFailure as error:
                 outcomes.append(type(error))
 
         async with trio.open_nursery() as nursery:

@@ -6,10 +6,10 @@ from typing import Final
 import pytest
 import trio
 
-from galaxy_mail.storage.commands import Call, Pipeline
-from galaxy_mail.storage.durability import Durability
-from galaxy_mail.storage.errors import RedisRefused
-from galaxy_mail.storage.script import Script
+from galaxy_mail.storage.links.durability import Durability
+from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.links.protocol import Call, Pipeline
+from galaxy_mail.storage.links.script import Script
 from tests.blocking_link import BlockingLink
 from tests.integration.storage.gateways import COUNT, ECHO, running
 from tests.servers import ValkeyServer, run_command, valkey_server

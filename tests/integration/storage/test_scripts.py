@@ -16,14 +16,14 @@ from galaxy_mail.domain.records import (
     encode,
 )
 from galaxy_mail.domain.resend_job import JobStatus, ResendFilter, ResendJob
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.commands import Call, Command, Reply
-from galaxy_mail.storage.errors import RedisRefused
-from galaxy_mail.storage.reader import Filter, Reader
-from galaxy_mail.storage.resend_jobs import ResendJobStore
-from galaxy_mail.storage.script import scripts
-from galaxy_mail.storage.store import StreamPosition
-from galaxy_mail.storage.upkeep import MEND
+from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.links.protocol import Call, Command, Reply
+from galaxy_mail.storage.links.script import scripts
+from galaxy_mail.storage.operations.job_store import ResendJobStore
+from galaxy_mail.storage.operations.store import StreamPosition
+from galaxy_mail.storage.operations.upkeep import REPAIR
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.reader import Filter, Reader
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
 from tests.storehouse import Storehouse
 
@@ -98,10 +98,10 @@ async def park(house: Storehouse) -> None:
     assert (await house.claim()).parked == ["d1"]
 
 
-async def forget(house: Storehouse) -> None:
+async def purge(house: Storehouse) -> None:
     await house.sent(request_of(), ACCEPTED)
     house.clock.ms += 31 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
 
 
 async def reschedule(house: Storehouse) -> None:
@@ -116,12 +116,12 @@ async def unschedule(house: Storehouse) -> None:
     assert (await house.upkeep.reconcile()).unscheduled == ("d1",)
 
 
-async def mend(house: Storehouse) -> None:
+async def repair(house: Storehouse) -> None:
     await house.accept(request_of())
     data = cast("bytes", house.run("GET", k.delivery("d1")))
     index = k.status_index(DeliveryStatus.QUEUED)
     house.run("ZREM", index, "d1")
-    await house.link.pipeline([Call(MEND, (k.delivery("d1"), index), ("d1", data, house.clock.ms))])
+    await house.link.pipeline([Call(REPAIR, (k.delivery("d1"), index), ("d1", data, house.clock.ms))])
 
 
 async def identify(house: Storehouse) -> None:
@@ -221,11 +221,11 @@ TWICE: Final = [
     Twice("release", release_unbegun, 0),
     Twice("release", release_begun, 0),
     Twice("renew", renew, 1),
-    Twice("park", park, 0),
-    Twice("forget", forget, 0),
+    Twice("quarantine", park, 0),
+    Twice("purge", purge, 0),
     Twice("reschedule", reschedule, 0),
     Twice("reschedule", unschedule, 0),
-    Twice("mend", mend, 1),
+    Twice("repair", repair, 1),
     Twice("identify", identify, None),
     Twice("lease", lease, 1),
     Twice("lease", give_up_lease, 1),
@@ -292,7 +292,7 @@ FENCED: Final = [
     Twice("release", release_unbegun, 0),
     Twice("release", release_begun, 0),
     Twice("renew", renew, 0),
-    Twice("park", park, 0),
+    Twice("quarantine", park, 0),
 ]
 
 
@@ -347,10 +347,10 @@ async def test_a_stale_token_changes_nothing(
 # What is compared with what the caller read
 
 COMPARED: Final = [  # and the ARGV that says what was read
-    (Twice("forget", forget, 0), 2),
+    (Twice("purge", purge, 0), 2),
     (Twice("reschedule", reschedule, 0), 2),
     (Twice("reschedule", unschedule, 0), 2),
-    (Twice("mend", mend, 0), 2),
+    (Twice("repair", repair, 0), 2),
     (Twice("note_lost", note_lost, 0), 1),
     (Twice("save_job", save_job, 2), 2),
     (Twice("accept", accept_from_stream, 5), 14),

@@ -2,10 +2,10 @@
 
 import pytest
 
-from galaxy_mail.storage.durability import Durability
-from galaxy_mail.storage.errors import UnfitRedis
-from galaxy_mail.storage.gateway import Gateway
-from galaxy_mail.storage.startup import check_redis
+from galaxy_mail.storage.links.durability import Durability
+from galaxy_mail.storage.links.errors import UnfitRedis
+from galaxy_mail.storage.links.gateway import Gateway
+from galaxy_mail.storage.links.startup_checks import check_redis
 from tests.integration.storage.gateways import running
 from tests.servers import ValkeyServer, free_port, run_command, valkey_server
 

@@ -33,12 +33,18 @@ from galaxy_mail.domain.records import (
     SendResult,
     decode,
 )
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.answers import Accepted, DeliveryExists, NewlySuppressed, Replay, accept_answer
-from galaxy_mail.storage.claims import Claim, StaleClaim
-from galaxy_mail.storage.epoch import StoreIsStrange, Verdict
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble
-from galaxy_mail.storage.store import BACKSTOP_MS, CONTENT_WITH_CLAIM_BYTES, LOST_PLACES
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused
+from galaxy_mail.storage.operations.answers import (
+    Accepted,
+    DeliveryExists,
+    NewlySuppressed,
+    Replay,
+    accept_answer,
+)
+from galaxy_mail.storage.operations.claims import Claim, StaleClaim
+from galaxy_mail.storage.operations.identity import StoreReplaced, Verdict
+from galaxy_mail.storage.operations.store import BACKSTOP_MS, CONTENT_WITH_CLAIM_BYTES, LOST_PLACES
+from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.verify import verify
 from tests.deliveries import (
     ACCEPTED,
@@ -109,9 +115,9 @@ async def test_mail_that_nobody_may_get_is_recorded_and_not_scheduled(house: Sto
     assert await house.store.accept(acceptance) == Accepted()
     dump = house.dump()
     assert not {"mail:attempts:d1:1", "mail:attempt_schedule"} & set(dump)
-    forget_at_ms = START_MS + 30 * DAY_MS
-    assert dump["mail:idx:expires"][0] == [b"d1", str(forget_at_ms).encode()]
-    assert dump["mail:deliveries:d1"][1] == dump["mail:payloads:d1"][1] == forget_at_ms + BACKSTOP_MS
+    purge_at_ms = START_MS + 30 * DAY_MS
+    assert dump["mail:idx:expires"][0] == [b"d1", str(purge_at_ms).encode()]
+    assert dump["mail:deliveries:d1"][1] == dump["mail:payloads:d1"][1] == purge_at_ms + BACKSTOP_MS
     assert "mail:idx:recipient:d1@example.org" in dump, "operators find it"
     assert (await house.claim()).claims == []
 
@@ -161,15 +167,15 @@ async def test_an_id_stays_taken_while_the_attempts_of_its_delivery_are_kept(hou
     house.clock.ms += 60_000
     await house.finish(await house.begin(await house.claim_one()), ACCEPTED)
     house.clock.ms += 31 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
     before = house.dump()
     again = request_of("d1", idempotency_key="another")
     assert await house.accept(again) == DeliveryExists()
-    assert (await house.stream.look_up([], ["d1", "d2"], [])).deliveries == {"d1"}
+    assert (await house.stream.read_known([], ["d1", "d2"], [])).deliveries == {"d1"}
     assert house.dump() == before
     house.clock.ms += 60 * DAY_MS
-    assert await house.upkeep.forget() == 1
-    assert (await house.stream.look_up([], ["d1"], [])).deliveries == frozenset()
+    assert await house.upkeep.purge() == 1
+    assert (await house.stream.read_known([], ["d1"], [])).deliveries == frozenset()
     assert await house.accept(again) == Accepted()
 
 
@@ -184,7 +190,7 @@ async def test_recipients_suppressed_meanwhile_are_named_and_nothing_is_written(
 async def test_a_strange_store_takes_nothing_in(house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
-    with pytest.raises(StoreIsStrange):
+    with pytest.raises(StoreReplaced):
         await house.accept(request_of())
     assert house.dump() == {}
 
@@ -250,7 +256,7 @@ async def test_no_more_is_claimed_than_there_are_places(
     for number in range(4):
         await house.accept(request_of(f"n{number}"))
         await house.accept(login_code_of(f"c{number}"))
-    claimed = await house.store.claim(priority_places=priority, normal_places=normal, look_for_lost=False)
+    claimed = await house.store.claim(priority_places=priority, normal_places=normal, check_lost=False)
     lanes = [claim.lane for claim in claimed.claims]
     assert lanes.count(Lane.PRIORITY) == min(priority, 4)
     assert lanes.count(Lane.NORMAL) == min(normal, 4)
@@ -906,7 +912,7 @@ async def _act(valkey: ValkeyServer, actions: list[tuple[str, int]], faults: fro
             for script in ("accept", "claim", "begin", "finish", "release", "renew"):
                 one.link.fail(script, "lost_reply")
                 two.link.fail(script, "lost_reply")
-        with suppress(StaleClaim, RedisTrouble):
+        with suppress(StaleClaim, RedisFailure):
             match action:
                 case "accept" | "accept_code":
                     accepted += 1

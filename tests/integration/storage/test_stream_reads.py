@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import trio
 
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisTrouble, RedisUnavailable
-from galaxy_mail.storage.gateway import Gateway
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
+from galaxy_mail.storage.links.gateway import Gateway
 from tests.blocking_link import BlockingLink
 from tests.integration.storage.gateways import LIMIT_S, running, until
 from tests.servers import ValkeyServer, run_command
@@ -91,7 +91,7 @@ async def test_a_server_that_stops_answering_ends_a_read_soon_after_its_block(va
     async with running(valkey.url, timeout_s=0.5) as gateway:
         await _read_nothing(gateway)
         valkey.pause()
-        with trio.fail_after(LIMIT_S), pytest.raises(RedisTrouble):
+        with trio.fail_after(LIMIT_S), pytest.raises(RedisFailure):
             await gateway.read_stream("commands", "0-0", count=10, block_ms=100)
         valkey.resume()
         await _read_nothing(gateway)
@@ -103,7 +103,7 @@ async def _read_nothing(gateway: Gateway) -> None:
         while True:
             try:
                 assert await gateway.read_stream("commands", "0-0", count=10, block_ms=1) == []
-            except RedisTrouble:
+            except RedisFailure:
                 continue
             return
 

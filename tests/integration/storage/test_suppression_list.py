@@ -3,8 +3,8 @@
 import pytest
 
 from galaxy_mail.domain.records import Suppression
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.errors import RedisRefused
+from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.records import keys as k
 from tests.storehouse import START_MS, Storehouse
 
 ANN = Suppression(address="ann@x.example", reason="bounced", created_by="op", created_at_ms=START_MS)

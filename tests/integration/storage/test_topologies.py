@@ -9,8 +9,8 @@ import pytest
 import trio
 import trustme
 
-from galaxy_mail.storage.commands import Call, Reply
-from galaxy_mail.storage.errors import RedisTrouble
+from galaxy_mail.storage.links.errors import RedisFailure
+from galaxy_mail.storage.links.protocol import Call, Reply
 from tests.integration.storage.gateways import COUNT, LIMIT_S, running, until, until_refused
 from tests.proxy import tls_before
 from tests.servers import ValkeyServer, free_port, run_command, valkey_server
@@ -94,7 +94,7 @@ async def test_a_client_certificate_is_presented_where_one_is_given(
             assert await gateway.pipeline([("PING",)]) == [b"PONG"]
             assert await gateway.control_pipeline([("PING",)]) == [b"PONG"]
         async with running(address, connected=False) as gateway:
-            with trio.fail_after(LIMIT_S), pytest.raises(RedisTrouble):
+            with trio.fail_after(LIMIT_S), pytest.raises(RedisFailure):
                 await gateway.pipeline([("PING",)])
 
 
@@ -150,7 +150,7 @@ async def test_sentinel_names_the_primary_and_its_successor() -> None:
                 while not answers:
                     try:
                         answers = await gateway.pipeline([("GET", "key"), ("SET", "key", "after")])
-                    except RedisTrouble:
+                    except RedisFailure:
                         await trio.sleep(0.05)
             assert answers == [b"before", b"OK"]
             assert run_command(replica.socket, "ROLE")[0] == b"master"  # type: ignore[index]  # ROLE answers a list

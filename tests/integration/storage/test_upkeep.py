@@ -5,11 +5,11 @@ from typing import Final, cast
 import pytest
 
 from galaxy_mail.domain.records import DeliveryStatus, Lane, MalformedCommand
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.reader import Reader
-from galaxy_mail.storage.store import BACKSTOP_MS, Retention, StreamPosition
-from galaxy_mail.storage.stored import spell_delivery
-from galaxy_mail.storage.upkeep import BATCH
+from galaxy_mail.storage.operations.store import BACKSTOP_MS, Retention, StreamPosition
+from galaxy_mail.storage.operations.upkeep import BATCH
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.encoding import encode_delivery
+from galaxy_mail.storage.records.reader import Reader
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
 from tests.servers import ValkeyServer
 from tests.storehouse import START_MS, TTL_MS, Storehouse
@@ -67,7 +67,7 @@ async def test_a_delivery_is_forgotten_thirty_days_after_its_end(
     house.clock.ms += 12_345
     await house.finish(held, REFUSED)
     house.clock.ms += 30 * DAY_MS + late_ms
-    assert await house.upkeep.forget() == gone
+    assert await house.upkeep.purge() == gone
     assert (house.run("EXISTS", k.delivery("d1")) == 0) is bool(gone)
 
 
@@ -76,7 +76,7 @@ async def test_of_a_forgotten_delivery_its_attempts_alone_are_left_and_readable(
     house.clock.ms += 60_000
     await house.finish(await house.begin(await house.claim_one()), ACCEPTED)
     house.clock.ms += 30 * DAY_MS
-    await house.upkeep.forget()
+    await house.upkeep.purge()
     assert left(house) == {"mail:attempts:d1:1", "mail:attempts:d1:2", k.IDX_EXPIRES}
     attempts = await Reader(house.store).attempts("d1")
     assert attempts is not None
@@ -86,35 +86,35 @@ async def test_of_a_forgotten_delivery_its_attempts_alone_are_left_and_readable(
 async def test_ninety_days_after_its_end_nothing_of_a_delivery_is_left(house: Storehouse) -> None:
     await house.sent(request_of(), ACCEPTED)
     house.clock.ms += 30 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
     house.clock.ms += 60 * DAY_MS - 1
-    assert await house.upkeep.forget() == 0
+    assert await house.upkeep.purge() == 0
     house.clock.ms += 1
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
     assert left(house) == set()
-    assert await house.upkeep.forget() == 0
+    assert await house.upkeep.purge() == 0
 
 
 async def test_a_dead_letter_is_kept_whole_for_ninety_days(house: Storehouse) -> None:
     """It can be sent again for as long as it is shown."""
     await dead(house, "d1")
     house.clock.ms += 90 * DAY_MS - 1
-    assert await house.upkeep.forget() == 0
+    assert await house.upkeep.purge() == 0
     claimable = await Reader(house.store).with_content("d1")
     assert claimable is not None
     assert claimable.content is not None
     house.clock.ms += 1
-    assert await house.upkeep.forget() == 1
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
+    assert await house.upkeep.purge() == 1
     assert left(house) == set()
 
 
 async def test_mail_that_nobody_might_get_is_forgotten_too(house: Storehouse) -> None:
     await house.store.accept(acceptance_of(suppressed={"@example.org": "r"}, now_ms=house.clock.ms))
     house.clock.ms += 30 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
     house.clock.ms += 60 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
     assert left(house) == set()
 
 
@@ -124,12 +124,12 @@ async def test_a_parent_is_forgotten_before_its_resend_and_both_in_whole(house: 
     await house.sent(request_of("child", parent_delivery_id="parent"), ACCEPTED)
     assert house.score(k.children_index("parent"), "child") == house.clock.ms
     house.clock.ms += 29 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
     assert house.run("EXISTS", k.children_index("parent")) == 0
     house.clock.ms += DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
     house.clock.ms += 60 * DAY_MS
-    assert await house.upkeep.forget() == 2
+    assert await house.upkeep.purge() == 2
     assert left(house) == set()
 
 
@@ -139,9 +139,9 @@ async def test_one_sweep_is_bounded_and_the_next_one_goes_on(house: Storehouse) 
             acceptance_of(request_of(f"d{number}"), suppressed={"@example.org": "r"}, now_ms=house.clock.ms)
         )
     house.clock.ms += 30 * DAY_MS
-    assert await house.upkeep.forget() == BATCH
-    assert await house.upkeep.forget() == 5
-    assert await house.upkeep.forget() == 0
+    assert await house.upkeep.purge() == BATCH
+    assert await house.upkeep.purge() == 5
+    assert await house.upkeep.purge() == 0
 
 
 async def test_what_is_not_understood_is_kept_and_holds_up_nothing_else(house: Storehouse) -> None:
@@ -156,7 +156,7 @@ async def test_what_is_not_understood_is_kept_and_holds_up_nothing_else(house: S
     await house.sent(request_of("readable"), ACCEPTED)
     house.clock.ms += 30 * DAY_MS
     for _ in range(4):
-        await house.upkeep.forget()
+        await house.upkeep.purge()
     assert house.run("EXISTS", k.delivery("readable")) == 0
     assert house.run("EXISTS", k.delivery("d0"), k.delivery(f"d{BATCH}")) == 2
 
@@ -166,7 +166,7 @@ async def test_what_has_not_ended_is_never_forgotten(house: Storehouse) -> None:
     house.run("ZADD", k.IDX_EXPIRES, house.clock.ms, "d1")
     house.clock.ms += 400 * DAY_MS
     before = house.dump()
-    assert await house.upkeep.forget() == 0
+    assert await house.upkeep.purge() == 0
     assert house.dump() == before
     house.broken = True
 
@@ -177,9 +177,9 @@ async def test_while_its_time_has_not_come_an_early_entry_of_the_index_does_noth
     await house.sent(request_of(), ACCEPTED)
     house.run("ZADD", k.IDX_EXPIRES, house.clock.ms, "d1")
     house.clock.ms += 30 * DAY_MS - 1
-    assert await house.upkeep.forget() == 0
+    assert await house.upkeep.purge() == 0
     house.clock.ms += 1
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
 
 
 async def test_attempts_are_kept_in_full_where_the_record_ended_by_its_time_to_live(
@@ -190,12 +190,12 @@ async def test_attempts_are_kept_in_full_where_the_record_ended_by_its_time_to_l
     house.clock.ms += 40 * DAY_MS
     house.run("DEL", k.delivery("d1"), k.payload("d1"))
     house.broken = True  # its index entries are for `verify-store --repair`
-    assert await house.upkeep.forget() == 0
+    assert await house.upkeep.purge() == 0
     assert house.attempt("d1", 1).attempt_no == 1
     house.clock.ms += 50 * DAY_MS - 1
-    assert await house.upkeep.forget() == 0
+    assert await house.upkeep.purge() == 0
     house.clock.ms += 1
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
     assert house.run("EXISTS", k.attempt("d1", 1)) == 0
     assert house.score(k.IDX_EXPIRES, "d1") is None
 
@@ -207,7 +207,7 @@ async def test_many_attempts_are_forgotten_together(house: Storehouse) -> None:
     house.run("DEL", k.delivery("d1"))
     house.broken = True
     house.clock.ms += 90 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
     assert [key for key in house.dump() if key.startswith(k.ATTEMPTS)] == []
 
 
@@ -225,7 +225,7 @@ async def test_other_retentions_are_kept_to(
     house.broken = True  # as the default retention sees it
     other.clock.ms += max(delivery_days, attempt_days) * DAY_MS
     for _ in range(3):
-        await other.upkeep.forget()
+        await other.upkeep.purge()
     assert left(other) == set()
     other.close()
 
@@ -242,14 +242,14 @@ async def test_malformed_commands_are_forgotten_after_ninety_days(house: Storeho
         predecessor = f"{number}-0"
         house.clock.ms += 1
     house.clock.ms = START_MS + 90 * DAY_MS + 1
-    assert await house.upkeep.forget_malformed() == 2
+    assert await house.upkeep.purge_malformed() == 2
     assert {key for key in house.dump() if "malformed" in key} == {
         "mail:malformed_commands:3-0",
         k.IDX_MALFORMED,
     }
-    assert await house.upkeep.forget_malformed() == 0
+    assert await house.upkeep.purge_malformed() == 0
     house.clock.ms += 1
-    assert await house.upkeep.forget_malformed() == 1
+    assert await house.upkeep.purge_malformed() == 1
     assert not [key for key in house.dump() if "malformed" in key]
 
 
@@ -262,8 +262,8 @@ async def test_a_sound_store_is_left_as_it_is(house: Storehouse) -> None:
     await house.claim(1)
     await house.sent(request_of("sent"), ACCEPTED)
     before = house.dump()
-    mended = await house.upkeep.reconcile()
-    assert (mended.rescheduled, mended.unscheduled, mended.not_understood) == ((), (), ())
+    repaired = await house.upkeep.reconcile()
+    assert (repaired.rescheduled, repaired.unscheduled, repaired.not_understood) == ((), (), ())
     assert house.dump() == before
 
 
@@ -313,8 +313,8 @@ async def test_what_is_not_understood_is_told_and_left_alone(record: bytes | Non
         house.run("SET", k.delivery("d1"), record)
     house.broken = True
     before = house.dump()
-    mended = await house.upkeep.reconcile()
-    assert (mended.rescheduled, mended.unscheduled, mended.not_understood) == ((), (), ("d1",))
+    repaired = await house.upkeep.reconcile()
+    assert (repaired.rescheduled, repaired.unscheduled, repaired.not_understood) == ((), (), ("d1",))
     assert house.dump() == before
 
 
@@ -349,7 +349,7 @@ async def test_a_decision_from_an_old_look_changes_nothing(house: Storehouse) ->
     before = house.dump()
     assert not await house.upkeep._reschedule("d1", stored, Lane.NORMAL, house.clock.ms)
     assert (
-        house.upkeep._forget_call("d1", spell_delivery(held.begun.delivery), house.clock.ms + 10**12) is None
+        house.upkeep._purge_call("d1", encode_delivery(held.begun.delivery), house.clock.ms + 10**12) is None
     )
     assert house.dump() == before
 

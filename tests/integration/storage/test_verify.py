@@ -13,9 +13,9 @@ from trio.testing import MockClock
 from galaxy_mail.domain.conclusion import RetryPolicy, conclude, conclude_lost_owner
 from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, RenderedContent, Suppression
 from galaxy_mail.domain.resend_job import JobStatus, ResendFilter, ResendJobRequest, new_job
-from galaxy_mail.storage import keys as k
-from galaxy_mail.storage.resend_jobs import ResendJobStore
-from galaxy_mail.storage.store import StreamPosition
+from galaxy_mail.storage.operations.job_store import ResendJobStore
+from galaxy_mail.storage.operations.store import StreamPosition
+from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.verify import Violation, verify
 from tests.deliveries import (
     ACCEPTED,
@@ -108,19 +108,19 @@ async def orphan_of_its_parent(house: Storehouse) -> None:
     house.clock.ms += 29 * DAY_MS
     await house.accept(request_of(parent_delivery_id="parent"))
     house.clock.ms += DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
 
 
 async def forgotten(house: Storehouse) -> None:
     await sent(house)
     house.clock.ms += 30 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
 
 
-async def forgotten_altogether(house: Storehouse) -> None:
+async def purged_altogether(house: Storehouse) -> None:
     await forgotten(house)
     house.clock.ms += 60 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
 
 
 async def malformed(house: Storehouse) -> None:
@@ -192,15 +192,15 @@ async def read_from(house: Storehouse) -> None:
     assert await house.stream.hold_lease(5_000)
 
 
-async def forgotten_of_two_attempts(house: Storehouse) -> None:
+async def purged_of_two_attempts(house: Storehouse) -> None:
     await retried(house)
     house.clock.ms += 60_000
     await house.finish(await house.begin(await house.claim_one()), REFUSED)
     house.clock.ms += 30 * DAY_MS
-    assert await house.upkeep.forget() == 1
+    assert await house.upkeep.purge() == 1
 
 
-async def dead_and_forgotten(house: Storehouse) -> None:
+async def dead_and_purged(house: Storehouse) -> None:
     """Its delivery is gone, and its dead letter is not: the attempts' time was made longer since."""
     await dead(house)
     house.run("DEL", D1, "mail:payloads:d1")
@@ -236,7 +236,7 @@ SOUND: Final = [
     resent,
     orphan_of_its_parent,
     forgotten,
-    forgotten_altogether,
+    purged_altogether,
     malformed,
     job_runs,
     job_done,
@@ -245,8 +245,8 @@ SOUND: Final = [
     partly_suppressed,
     suppression,
     read_from,
-    forgotten_of_two_attempts,
-    dead_and_forgotten,
+    purged_of_two_attempts,
+    dead_and_purged,
     nothing,
 ]
 
@@ -277,7 +277,7 @@ class Broken(Struct, frozen=True):
     delivery: dict[str, object] = {}  # members of d1's record that are exchanged
     attempt: dict[str, object] = {}  # likewise, of an attempt
     attempt_no: int | None = None  # None: of the newest
-    mended: bool = False
+    repaired: bool = False
     where: str = "d1"
     job: dict[str, object] = {}  # members of j's record that are exchanged
 
@@ -289,70 +289,70 @@ BROKEN: Final = [
         queued,
         "is not in mail:idx:status:queued",
         (("ZREM", "mail:idx:status:queued", "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "in its status by another time",
         queued,
         "is in mail:idx:status:queued by 7, and was created at 4100000000123",
         (("ZADD", "mail:idx:status:queued", 7, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "in two statuses",
         sent,
         "is in mail:idx:status:sending, where its record does not belong",
         (("ZADD", "mail:idx:status:sending", 1, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "not by its time",
         queued,
         "is not in mail:idx:created_at",
         (("ZREM", "mail:idx:created_at", "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "not by its recipient",
         sent,
         "is not in mail:idx:recipient:d1@example.org",
         (("DEL", "mail:idx:recipient:d1@example.org"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "not by its source",
         queued,
         "is not in mail:idx:source:notification",
         (("DEL", "mail:idx:source:notification"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "not by its template",
         rendered,
         "is not in mail:idx:template:auth.login_code",
         (("DEL", "mail:idx:template:auth.login_code"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "not by its key",
         queued,
         "is not in mail:idx:idempotency:notification:key of d1",
         (("DEL", "mail:idx:idempotency:notification:key of d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "not among the children",
         resent,
         "is not in mail:idx:children:parent",
         (("DEL", "mail:idx:children:parent"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "an index entry without a record",
         nothing,
         "stands in mail:idx:created_at and has no record",
         (("ZADD", "mail:idx:created_at", 1, "ghost"),),
-        mended=True,
+        repaired=True,
         where="ghost",
     ),
     # The schedule
@@ -361,45 +361,45 @@ BROKEN: Final = [
         queued,
         "is queued and not scheduled",
         (("ZREM", SCHEDULE, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "a retry that is not scheduled",
         retried,
         "is queued and not scheduled",
         (("ZREM", SCHEDULE, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "rendered and not scheduled",
         rendered,
         "is rendered and not scheduled",
         (("ZREM", SCHEDULE + ":priority", "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
-        "claimed and not scheduled", claimed, "would never expire", (("ZREM", SCHEDULE, "d1"),), mended=True
+        "claimed and not scheduled", claimed, "would never expire", (("ZREM", SCHEDULE, "d1"),), repaired=True
     ),
     Broken(
         "scheduled for another time",
         retried,
         "is scheduled for 5, and its record says",
         (("ZADD", SCHEDULE, 5, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "scheduled in the wrong lane",
         queued,
         "is scheduled in the wrong lane",
         (("ZADD", SCHEDULE + ":priority", 5, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "scheduled in the wrong lane alone",
         rendered,
         "is scheduled in the wrong lane",
         (("ZREM", SCHEDULE + ":priority", "d1"), ("ZADD", SCHEDULE, 5, "d1")),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "claimed in the wrong lane",
@@ -409,21 +409,25 @@ BROKEN: Final = [
     ),
     Broken("parked", queued, "is parked", (("ZADD", SCHEDULE, "+inf", "d1"),)),
     Broken(
-        "an end that is scheduled", sent, "is sent and scheduled", (("ZADD", SCHEDULE, 5, "d1"),), mended=True
+        "an end that is scheduled",
+        sent,
+        "is sent and scheduled",
+        (("ZADD", SCHEDULE, 5, "d1"),),
+        repaired=True,
     ),
     Broken(
         "an end that is claimed",
         failed,
         "is failed and claimed",
         (("HSET", k.CLAIMS, "d1", "1-1"), ("ZADD", SCHEDULE, 5, "d1")),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "an end whose losses are counted",
         sent,
         "is sent and its losses are counted",
         (("HSET", k.CLAIM_LOSSES, "d1", 2),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "an end with a next attempt",
@@ -455,7 +459,7 @@ BROKEN: Final = [
         nothing,
         "its losses are counted and it has no record",
         (("HSET", k.CLAIM_LOSSES, "ghost", 1),),
-        mended=True,
+        repaired=True,
         where="ghost",
     ),
     # Attempts
@@ -565,7 +569,7 @@ BROKEN: Final = [
         nothing,
         "content without a delivery",
         (("HSET", "mail:payloads:ghost", "content", "{}"),),
-        mended=True,
+        repaired=True,
         where="ghost",
     ),
     # The record
@@ -590,21 +594,21 @@ BROKEN: Final = [
         dead,
         "is not in mail:idx:dead_letters",
         (("ZREM", k.IDX_DEAD_LETTERS, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "among the dead letters by another time",
         dead,
         "is not in mail:idx:dead_letters",
         (("ZADD", k.IDX_DEAD_LETTERS, 7, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "among the dead letters and alive",
         sent,
         "stands in mail:idx:dead_letters and has no record",
         (("ZADD", k.IDX_DEAD_LETTERS, 7, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "a dead letter that can't be read",
@@ -623,42 +627,42 @@ BROKEN: Final = [
         sent,
         "is sent and would never be forgotten",
         (("ZREM", k.IDX_EXPIRES, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "forgotten on its way",
         queued,
         "is queued and would be forgotten",
         (("ZADD", k.IDX_EXPIRES, 5, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "a key that lives for ever",
         failed,
         "is failed and its keys have no time to live",
         (("PERSIST", D1),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "content that lives for ever",
         failed,
         "is failed and its keys have no time to live",
         (("PERSIST", "mail:payloads:d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "a key that ends on its way",
         queued,
         "is queued and its keys would expire",
         (("PEXPIRE", D1, 10**9),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "content that ends on its way",
         sending,
         "is sending and its keys would expire",
         (("PEXPIRE", "mail:payloads:d1", 10**9),),
-        mended=True,
+        repaired=True,
     ),
     # Idempotency
     Broken(
@@ -692,7 +696,7 @@ BROKEN: Final = [
         malformed,
         "is not in its index",
         (("ZREM", k.IDX_MALFORMED, "5-0"),),
-        mended=True,
+        repaired=True,
         where="mail:malformed_commands:5-0",
     ),
     Broken(
@@ -700,7 +704,7 @@ BROKEN: Final = [
         malformed,
         "is not in its index",
         (("ZADD", k.IDX_MALFORMED, 7, "5-0"),),
-        mended=True,
+        repaired=True,
         where="mail:malformed_commands:5-0",
     ),
     Broken(
@@ -722,7 +726,7 @@ BROKEN: Final = [
         malformed,
         "stands in mail:idx:malformed_commands and has no record",
         (("DEL", "mail:malformed_commands:5-0"),),
-        mended=True,
+        repaired=True,
         where="5-0",
     ),
     Broken(
@@ -777,42 +781,42 @@ BROKEN: Final = [
         queued,
         "is in mail:idx:recipient:b@example.org, where its record does not belong",
         (("ZADD", "mail:idx:recipient:b@example.org", 1, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "among the mail of a template",
         queued,
         "is in mail:idx:template:t, where its record does not belong",
         (("ZADD", "mail:idx:template:t", 1, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "by another's key",
         queued,
         "is in mail:idx:idempotency:notification:k, where its record does not belong",
         (("ZADD", "mail:idx:idempotency:notification:k", 1, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "from another source",
         queued,
         "is in mail:idx:source:authsession, where its record does not belong",
         (("ZADD", "mail:idx:source:authsession", 1, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "another's child",
         resent,
         "is in mail:idx:children:other, where its record does not belong",
         (("ZADD", "mail:idx:children:other", 1, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "a status that there is not",
         queued,
         "is in mail:idx:status:lost, where its record does not belong",
         (("ZADD", "mail:idx:status:lost", 1, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     *(
         Broken(
@@ -820,7 +824,7 @@ BROKEN: Final = [
             nothing,
             f"stands in {index} and has no record",
             (("ZADD", index, 1, "ghost"),),
-            mended=True,
+            repaired=True,
             where="ghost",
         )
         for index in (
@@ -949,7 +953,7 @@ BROKEN: Final = [
     ),
     Broken(
         "attempts of the forgotten with a gap",
-        forgotten_of_two_attempts,
+        purged_of_two_attempts,
         "attempt 1 is missing",
         (("DEL", "mail:attempts:d1:1"),),
     ),
@@ -1031,12 +1035,12 @@ BROKEN: Final = [
         dead,
         "has no time to live",
         (("PERSIST", "mail:dead_letters:d1"),),
-        mended=True,
+        repaired=True,
         where="mail:dead_letters:d1",
     ),
     Broken(
         "a dead letter that nobody forgets",
-        dead_and_forgotten,
+        dead_and_purged,
         "a dead letter without a delivery",
         (("ZREM", k.IDX_EXPIRES, "d1"),),
     ),
@@ -1046,56 +1050,56 @@ BROKEN: Final = [
         sent,
         "and would be forgotten at 5",
         (("ZADD", k.IDX_EXPIRES, 5, "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "forgotten at the end of time",
         sent,
         "and would be forgotten at inf",
         (("ZADD", k.IDX_EXPIRES, "+inf", "d1"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "a key that ends too early",
         sent,
         "is sent and its keys end before it is forgotten",
         (("PEXPIREAT", D1, 4_100_000_000_200),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "content that ends too early",
         sent,
         "is sent and its keys end before it is forgotten",
         (("PEXPIREAT", "mail:payloads:d1", 4_100_000_000_200),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "an attempt that lives for ever",
         dead,
         "is dead_letter and attempt 2 has no time to live",
         (("PERSIST", "mail:attempts:d1:2"),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "an attempt that ends too early",
         dead,
         "attempt 2 ends before its delivery is forgotten",
         (("PEXPIREAT", "mail:attempts:d1:2", 4_100_000_000_200),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "an attempt that ends on its way",
         retried,
         "is queued and its keys would expire",
         (("PEXPIRE", "mail:attempts:d1:1", 10**9),),
-        mended=True,
+        repaired=True,
     ),
     Broken(
         "an attempt of the forgotten that lives for ever",
         forgotten,
         "is forgotten and has no time to live",
         (("PERSIST", "mail:attempts:d1:1"),),
-        mended=True,
+        repaired=True,
         where="mail:attempts:d1:1",
     ),
     # Idempotency
@@ -1139,7 +1143,7 @@ BROKEN: Final = [
         sent,
         "has no time to live",
         (("PERSIST", "mail:idempotency:notification:key of d1"),),
-        mended=True,
+        repaired=True,
         where="mail:idempotency:notification:key of d1",
     ),
     Broken(
@@ -1147,7 +1151,7 @@ BROKEN: Final = [
         sent,
         "ends before its time",
         (("PEXPIREAT", "mail:idempotency:notification:key of d1", 4_100_000_000_200),),
-        mended=True,
+        repaired=True,
         where="mail:idempotency:notification:key of d1",
     ),
     # Malformed commands and the stream
@@ -1170,7 +1174,7 @@ BROKEN: Final = [
         malformed,
         "has no time to live",
         (("PERSIST", "mail:malformed_commands:5-0"),),
-        mended=True,
+        repaired=True,
         where="mail:malformed_commands:5-0",
     ),
     Broken(
@@ -1188,7 +1192,7 @@ BROKEN: Final = [
         read_from,
         "1 entries went unread, and nobody counted them",
         (("XTRIM", "mail:delivery_commands", "MAXLEN", 0),),
-        mended=True,
+        repaired=True,
         where=CONSUMED,
     ),
     Broken(
@@ -1196,7 +1200,7 @@ BROKEN: Final = [
         read_from,
         "2 entries are counted as consumed, and 0 can be",
         (("DEL", "mail:delivery_commands"), ("XADD", "mail:delivery_commands", "9-0", "f", "v")),
-        mended=True,
+        repaired=True,
         where=CONSUMED,
     ),
     Broken(
@@ -1221,7 +1225,7 @@ BROKEN: Final = [
         job_runs,
         "is running and not in mail:idx:jobs",
         (("ZREM", k.IDX_JOBS, "j"),),
-        mended=True,
+        repaired=True,
         where=JOB,
     ),
     Broken(
@@ -1229,7 +1233,7 @@ BROKEN: Final = [
         job_runs,
         "is running and its key would expire",
         (("PEXPIRE", JOB, 10**9),),
-        mended=True,
+        repaired=True,
         where=JOB,
     ),
     Broken(
@@ -1247,7 +1251,7 @@ BROKEN: Final = [
         job_done,
         "is done and in mail:idx:jobs",
         (("ZADD", k.IDX_JOBS, 5, "j"),),
-        mended=True,
+        repaired=True,
         where=JOB,
     ),
     Broken(
@@ -1255,7 +1259,7 @@ BROKEN: Final = [
         job_done,
         "has no time to live",
         (("PERSIST", JOB),),
-        mended=True,
+        repaired=True,
         where=JOB,
     ),
     Broken(
@@ -1334,10 +1338,10 @@ async def test_what_is_broken_is_found_and_what_may_be_mended_is(broken: Broken,
     repaired = await verify(house.store, repair=True, looks=1)
     assert {(v.where, v.what) for v in repaired} == {(v.where, v.what) for v in found}
     [about] = [v for v in repaired if v.where == broken.where and broken.what in v.what][:1]
-    assert about.mended is broken.mended
-    assert (f"(mended: {about.did})" in str(about)) is broken.mended
+    assert about.repaired is broken.repaired
+    assert (f"(mended: {about.did})" in str(about)) is broken.repaired
     left = [v for v in await verify(house.store, looks=1) if broken.what in v.what]
-    assert bool(left) is not broken.mended
+    assert bool(left) is not broken.repaired
 
 
 async def test_what_was_mended_is_sound(house: Storehouse) -> None:
@@ -1355,7 +1359,7 @@ async def test_what_was_mended_is_sound(house: Storehouse) -> None:
     house.run("HSET", "mail:payloads:ghost", "content", "{}")
     found = await verify(house.store, repair=True, looks=1)
     assert len(found) > 10
-    assert all(violation.mended for violation in found), list(map(str, found))
+    assert all(violation.repaired for violation in found), list(map(str, found))
     assert await verify(house.store, looks=1) == []
     claims = (await house.claim()).claims
     assert [claim.delivery_id for claim in claims] == ["a", "b", "c"]
@@ -1368,8 +1372,8 @@ async def test_a_delivery_that_moved_on_meanwhile_is_not_mended(house: Storehous
     house.run("ZADD", SCHEDULE, house.clock.ms, "d1")
     await house.finish(await house.begin(await house.claim_one()), ACCEPTED)
     before = house.dump()
-    assert violation.mend is not None
-    await house.link.pipeline(violation.mend.calls)
+    assert violation.repair is not None
+    await house.link.pipeline(violation.repair.calls)
     assert house.dump() == before
 
 
@@ -1452,8 +1456,8 @@ async def test_a_store_in_motion_is_sound(house: Storehouse, autojump_clock: Moc
         [saved] = await jobs.unfinished()
         await jobs.save(saved.job.finished(JobStatus.DONE, at_ms=house.clock.ms), instead_of=saved)
         house.clock.ms += 31 * DAY_MS
-        await house.upkeep.forget()
-        await house.upkeep.forget_malformed()
+        await house.upkeep.purge()
+        await house.upkeep.purge_malformed()
         await trio.sleep(0.2)
 
     async def look() -> None:

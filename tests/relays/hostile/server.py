@@ -1,4 +1,4 @@
-"""A relay that behaves, and remembers what it was told. What misbehaves overrides `react`. Never: delivers mail.
+"""A relay that behaves, and remembers what it was told. What misbehaves overrides `react`.
 
 It refuses recipients called `nobody`, and for now those called `later`.
 

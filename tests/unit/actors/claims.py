@@ -1,7 +1,7 @@
 """Claims without a store: for actors that only hand them on."""
 
 from galaxy_mail.domain.records import Lane
-from galaxy_mail.storage.claims import Claim
+from galaxy_mail.storage.operations.claims import Claim
 from tests.deliveries import acceptance_of, login_code_of, request_of
 
 

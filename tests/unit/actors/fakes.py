@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from galaxy_mail.domain.conclusion import Begun, Conclusion, Returned
 from galaxy_mail.domain.records import Failure, Lane, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message, SendDeadline
-from galaxy_mail.storage.answers import NewlySuppressed
-from galaxy_mail.storage.claims import Claim, Claimed
+from galaxy_mail.storage.operations.answers import NewlySuppressed
+from galaxy_mail.storage.operations.claims import Claim, Claimed
 from tests.deliveries import ACCEPTED, HUNG_UP, UNKNOWN
 
 START_MS: Final = 4_100_000_000_123
@@ -57,7 +57,7 @@ class FakeStore:
             if trouble is not None:
                 raise trouble
 
-    async def claim(self, *, priority_places: int, normal_places: int, look_for_lost: bool) -> Claimed:
+    async def claim(self, *, priority_places: int, normal_places: int, check_lost: bool) -> Claimed:
         # Whoever is cancelled while it waits for the answer can't undo what Redis does: so it is done first.
         places = {Lane.PRIORITY: priority_places, Lane.NORMAL: normal_places}
         claims: list[Claim] = []
@@ -67,7 +67,7 @@ class FakeStore:
             places[claim.lane] -= fits
             (claims if fits else left).append(claim)
         self.due = deque(left)
-        await self._call("claim", f"{priority_places}/{normal_places}" + ("/lost" if look_for_lost else ""))
+        await self._call("claim", f"{priority_places}/{normal_places}" + ("/lost" if check_lost else ""))
         return Claimed(
             claims=claims,
             now_ms=self.now_ms(),

@@ -19,9 +19,9 @@ from galaxy_mail.actors.janitor import (
 )
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import Lane
-from galaxy_mail.storage.command_stream import StreamState
-from galaxy_mail.storage.errors import RedisUnavailable
-from galaxy_mail.storage.upkeep import BATCH, Depths, Mended
+from galaxy_mail.storage.links.errors import RedisUnavailable
+from galaxy_mail.storage.operations.command_stream import StreamState
+from galaxy_mail.storage.operations.upkeep import BATCH, Depths, Repaired
 
 DEPTHS = Depths(scheduled=dict.fromkeys(Lane, 3), oldest_due_ms=dict.fromkeys(Lane), claims=2)
 STATE = StreamState(offset="1-0", length=9, last_entry_id="9-0", lag=8, lost=0, restarted=False, consumed=1)
@@ -35,7 +35,7 @@ class Store:
         self.trouble: dict[str, Exception] = {}
         self.takes_s: dict[str, float] = {}
         self.past_their_time = 0
-        self.mended = Mended()
+        self.repaired = Repaired()
         self.kept_ms: list[int] = []
 
     async def _call(self, name: str) -> None:
@@ -52,19 +52,19 @@ class Store:
         await self._call("depths")
         return DEPTHS
 
-    async def forget(self) -> int:
+    async def purge(self) -> int:
         await self._call("forget")
         gone = min(BATCH, self.past_their_time)
         self.past_their_time -= gone
         return gone
 
-    async def forget_malformed(self) -> int:
+    async def purge_malformed(self) -> int:
         await self._call("forget_malformed")
         return 0
 
-    async def reconcile(self) -> Mended:
+    async def reconcile(self) -> Repaired:
         await self._call("reconcile")
-        return self.mended
+        return self.repaired
 
     async def trim(self, *, keep_ms: int) -> int:
         await self._call("trim")
@@ -134,12 +134,12 @@ async def test_a_bug_is_a_crash(autojump_clock: MockClock) -> None:
 async def test_it_forgets_as_much_as_there_is_within_a_bound(autojump_clock: MockClock) -> None:
     desk = Desk()
     desk.store.past_their_time = 10 * BATCH + 7
-    assert await desk.janitor.forget() == 10 * BATCH + 7
+    assert await desk.janitor.purge() == 10 * BATCH + 7
     assert desk.store.asked["forget"] == 11
     desk.store.past_their_time = 10**9
     desk.store.takes_s["forget"] = 0.1
     began_s = trio.current_time()
-    await desk.janitor.forget()
+    await desk.janitor.purge()
     assert FORGET_FOR_S <= trio.current_time() - began_s <= FORGET_FOR_S + 0.2
 
 
@@ -166,7 +166,9 @@ async def test_its_heart_beats_while_its_chores_take_their_time(autojump_clock: 
 
 async def test_what_it_mended_is_told_by_name(autojump_clock: MockClock) -> None:
     desk = Desk()
-    desk.store.mended = Mended(rescheduled=("a",), unscheduled=("b",), not_understood=("c",), taken_up=("d",))
+    desk.store.repaired = Repaired(
+        rescheduled=("a",), unscheduled=("b",), not_understood=("c",), requeued=("d",)
+    )
     with structlog.testing.capture_logs() as logs:
         await desk.janitor.reconcile()
     assert [(line["event"], line["delivery_id"]) for line in logs] == [

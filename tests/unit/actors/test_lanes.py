@@ -276,19 +276,19 @@ def test_no_places_are_false() -> None:
 # The bell
 
 
-async def rings(lanes: Lanes, timeout_s: float = 10) -> bool:
+async def wakes(lanes: Lanes, timeout_s: float = 10) -> bool:
     """Whether the bell rings before the time is over; virtual time, of course."""
     began_s = trio.current_time()
-    await lanes.wait_rung(timeout_s)
+    await lanes.wait_woken(timeout_s)
     return trio.current_time() < began_s + timeout_s
 
 
 async def test_the_bell_is_heard_later_too_and_once(autojump_clock: MockClock) -> None:
     lanes = Lanes(1)
-    lanes.ring()
-    lanes.ring()
-    assert await rings(lanes)
-    assert not await rings(lanes)
+    lanes.wake()
+    lanes.wake()
+    assert await wakes(lanes)
+    assert not await wakes(lanes)
 
 
 async def test_a_place_that_comes_free_is_news_only_where_more_is_due(autojump_clock: MockClock) -> None:
@@ -296,25 +296,25 @@ async def test_a_place_that_comes_free_is_news_only_where_more_is_due(autojump_c
     put(lanes, *map(str, range(PREFETCH_MIN)))
     for _ in range(PREFETCH_MIN):
         await take(lanes)
-    assert not await rings(lanes)
+    assert not await wakes(lanes)
     put(lanes, *map(str, range(PREFETCH_MIN)))
-    lanes.hungry = frozenset({P})
+    lanes.backlog = frozenset({P})
     assert lanes.has_places_for_more(), "the priority lane has places"
-    lanes.hungry = frozenset({N})
+    lanes.backlog = frozenset({N})
     assert not lanes.has_places_for_more()
     for number in range(PREFETCH_MIN // 2):
-        assert not await rings(lanes, 0.1), number
+        assert not await wakes(lanes, 0.1), number
         await take(lanes)
-    assert await rings(lanes)
+    assert await wakes(lanes)
     assert lanes.has_places_for_more()
 
 
 async def test_a_slot_that_becomes_free_is_news_as_well(autojump_clock: MockClock) -> None:
     lanes = Lanes(4)
-    lanes.hungry = frozenset({N})
+    lanes.backlog = frozenset({N})
     async with trio.open_nursery() as nursery:
         await Slots(lanes, nursery).park()
-        assert await rings(lanes)
+        assert await wakes(lanes)
         nursery.cancel_scope.cancel()
 
 

@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.actors.lanes import PREFETCH_MIN, Lanes
-from galaxy_mail.actors.scheduler import LOOK_EVERY_S, PAUSE_AFTER_TROUBLE_S, STOP_WITHIN_S, Scheduler
+from galaxy_mail.actors.scheduler import CHECK_EVERY_S, PAUSE_AFTER_TROUBLE_S, STOP_WITHIN_S, Scheduler
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import CRASH_LOOP, LOSSES_MAX, OWNERSHIP_LOST, RetryPolicy, begin
 from galaxy_mail.domain.records import DeliveryStatus, Lane
-from galaxy_mail.storage.claims import Claim, StaleClaim
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisUnavailable
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisUnavailable
+from galaxy_mail.storage.operations.claims import Claim, StaleClaim
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.unit.actors.claims import claim_of
 from tests.unit.actors.fakes import START_MS, TTL_S, FakeStore
@@ -86,7 +86,7 @@ async def test_full_lanes_are_not_filled_further(desk: Desk, autojump_clock: Moc
     await desk.scheduler.turn()
     await desk.scheduler.turn()
     assert len(desk.store.calls) == 1
-    await trio.sleep(LOOK_EVERY_S)
+    await trio.sleep(CHECK_EVERY_S)
     await desk.scheduler.turn()
     assert desk.store.calls[1:] == [("claim", "0/0/lost")], "what owners lost is looked for all the same"
 
@@ -97,12 +97,12 @@ async def test_what_was_lost_is_looked_for_every_second_and_not_more_often(
     async with desk.running():
         for _ in range(30):
             await trio.sleep(0.1)
-            desk.lanes.ring()
+            desk.lanes.wake()
     asked = zip(desk.store.calls, desk.store.at_s, strict=True)
     looks = [at_s for (_, about), (_, at_s) in asked if "lost" in about]
     assert looks[0] == 0
     assert [later - earlier for earlier, later in pairwise(looks)] == [
-        pytest.approx(LOOK_EVERY_S, abs=0.01)
+        pytest.approx(CHECK_EVERY_S, abs=0.01)
     ] * 2
     assert len(desk.asked_at_s()) >= 30
 
@@ -130,7 +130,7 @@ async def test_a_due_time_far_away_keeps_it_from_nothing(desk: Desk, autojump_cl
 async def test_rung_it_asks_at_once(desk: Desk, autojump_clock: MockClock) -> None:
     async with desk.running():
         await trio.sleep(0.3)
-        desk.lanes.ring()
+        desk.lanes.wake()
         await trio.sleep(0.1)
     assert desk.asked_at_s() == pytest.approx([0, 0.3], abs=0.001)
 
@@ -153,11 +153,11 @@ async def test_what_comes_while_the_lanes_are_full_is_claimed_once_there_are_pla
     async with desk.running(), trio.open_nursery() as nursery:
         for lane in Lane:
             desk.due(*(f"{lane}-{number}" for number in range(PREFETCH_MIN)), lane=lane)
-        desk.lanes.ring()
+        desk.lanes.wake()
         await wait_all_tasks_blocked()
         assert (desk.lanes.waiting(P), desk.lanes.waiting(N)) == (PREFETCH_MIN, PREFETCH_MIN)
         desk.due(*map(str, range(20)))
-        desk.lanes.ring()
+        desk.lanes.wake()
         await wait_all_tasks_blocked()
         began_s = trio.current_time()
         for _ in range(2 * PREFETCH_MIN + 20):
@@ -244,7 +244,7 @@ async def test_what_redis_never_records_is_let_go_with_our_claim_and_holds_up_no
     async with desk.running():
         await wait_all_tasks_blocked()
         desk.due("good")
-        desk.lanes.ring()
+        desk.lanes.wake()
         assert await desk.take() == "good"
         await trio.sleep(desk.store.claim_ttl_ms / 1000)
         tries = desk.store.names().count("finish")
@@ -270,7 +270,7 @@ async def test_redis_being_away_is_no_crash(desk: Desk, autojump_clock: MockCloc
     desk.due("a")
     async with desk.running():
         await trio.sleep(2 * PAUSE_AFTER_TROUBLE_S + 0.1)
-        desk.lanes.ring()
+        desk.lanes.wake()
         await wait_all_tasks_blocked()
     assert desk.asked_at_s()[:3] == pytest.approx(
         [0, PAUSE_AFTER_TROUBLE_S, 2 * PAUSE_AFTER_TROUBLE_S], abs=0.01
@@ -366,7 +366,7 @@ async def test_after_a_stop_nothing_is_claimed_any_more(desk: Desk, autojump_clo
     async with desk.running():
         await wait_all_tasks_blocked()
     asked = len(desk.store.calls)
-    desk.lanes.ring()
+    desk.lanes.wake()
     await trio.sleep(5)
     assert len(desk.store.calls) == asked
 

@@ -25,8 +25,8 @@ from galaxy_mail.domain.records import (
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.storage.claims import Claim, Parked, StaleClaim
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisUnavailable
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisUnavailable
+from galaxy_mail.storage.operations.claims import Claim, Quarantined, StaleClaim
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import ACCEPTED, DEFERRED, REFUSED, UNKNOWN, acceptance_of, request_of
@@ -365,7 +365,7 @@ async def test_a_stale_claim_ends_its_attempt_alone(name: str, autojump_clock: M
 
 async def test_what_can_not_be_read_ends_its_attempt_alone(autojump_clock: MockClock) -> None:
     desk = Desk()
-    desk.store.fail("load", Parked("d1"))
+    desk.store.fail("load", Quarantined("d1"))
     await desk.send(claim_of("d1"), claim_of("d2"))
     assert [message.delivery_id for message in desk.provider.taken] == ["d2"]
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from galaxy_mail.cli import dev as dev_module
 from galaxy_mail.cli import main
-from galaxy_mail.service import Service
+from galaxy_mail.service.service import Service
 
 NOWHERE = "http://127.0.0.1:1"
 

@@ -9,7 +9,7 @@ from galaxy_mail.cli.api import MOMENT
 
 @given(st.integers(0, 4_000_000_000_000))
 def test_a_time_that_is_printed_means_the_same_when_it_is_typed(at_ms: int) -> None:
-    assert MOMENT.convert(MOMENT.spelt(at_ms), None, None) == at_ms
+    assert MOMENT.convert(MOMENT.encoded(at_ms), None, None) == at_ms
 
 
 @pytest.mark.parametrize(

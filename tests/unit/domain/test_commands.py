@@ -353,8 +353,8 @@ def test_spelling_order_tracing_and_empty_lists_do_not_count() -> None:
         assert accepted(same).fingerprint == first
     numbers = [b'{"a":1}', b'{"a":1.0}', b'{ "a" : 10e-1 }']
     template = json.dumps(TEMPLATE | {"variables": None}).encode()
-    spelt = [entry(template.replace(b"null", number), payload_mode="template") for number in numbers]
-    assert len({accepted(fields).fingerprint for fields in spelt}) == 1
+    encoded = [entry(template.replace(b"null", number), payload_mode="template") for number in numbers]
+    assert len({accepted(fields).fingerprint for fields in encoded}) == 1
 
 
 def test_all_else_counts() -> None:

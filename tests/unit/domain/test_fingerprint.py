@@ -35,7 +35,7 @@ def test_every_character_is_spelt_as_the_reference_spells_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "spelt"),
+    ("number", "encoded"),
     [
         (0.0, b"0"),
         (-0.0, b"0"),
@@ -54,8 +54,8 @@ def test_every_character_is_spelt_as_the_reference_spells_it() -> None:
         (True, b"true"),
     ],
 )
-def test_numbers_are_spelt_as_ecmascript_spells_them(number: float, spelt: bytes) -> None:
-    assert canonical([number]) == b"[" + spelt + b"]"
+def test_numbers_are_spelt_as_ecmascript_spells_them(number: float, encoded: bytes) -> None:
+    assert canonical([number]) == b"[" + encoded + b"]"
 
 
 def test_the_example_of_the_rfc() -> None:

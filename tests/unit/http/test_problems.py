@@ -13,9 +13,9 @@ from galaxy_mail.domain.records import Failure
 from galaxy_mail.domain.resend import ResendNotAllowed
 from galaxy_mail.http.problems import NothingThere, RequestTimedOut, WillNotRender, problem
 from galaxy_mail.http.tokens import Forbidden, Unauthorized
-from galaxy_mail.intake import IdempotencyConflict
-from galaxy_mail.storage.epoch import StoreIsStrange
-from galaxy_mail.storage.errors import NotDurable, OutcomeUnknown, RedisRefused, RedisUnavailable
+from galaxy_mail.intake.intake import IdempotencyConflict
+from galaxy_mail.storage.links.errors import NotDurable, OutcomeUnknown, RedisRefused, RedisUnavailable
+from galaxy_mail.storage.operations.identity import StoreReplaced
 from tests.contracts.documents import openapi, validator
 
 BAD_CODE = [FieldError("code", "must be text")]
@@ -37,7 +37,7 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (RedisUnavailable("gone"), 503, "service_unavailable"),
     (OutcomeUnknown("lost"), 503, "service_unavailable"),
     (NotDurable("no disk"), 503, "service_unavailable"),
-    (StoreIsStrange("wiped"), 503, "service_unavailable"),
+    (StoreReplaced("wiped"), 503, "service_unavailable"),
     (RedisRefused("OOM command not allowed"), 503, "service_unavailable"),
     (RedisRefused("READONLY You can't write"), 503, "service_unavailable"),
     (RuntimeError("secret-493027"), 500, "internal_error"),

@@ -11,7 +11,7 @@ from galaxy_mail.domain.errors import FieldError
 from galaxy_mail.domain.ids import DELIVERY_ID, ENTRY_ID
 from galaxy_mail.domain.invalid import InvalidRequest
 from galaxy_mail.http import requests as r
-from galaxy_mail.storage.reader import Position
+from galaxy_mail.storage.records.reader import Position
 
 
 def members(**values: Any) -> r.Members:
@@ -94,10 +94,10 @@ def test_a_parser_takes_what_is_right_and_says_what_is_wrong(
 @given(st.integers(0, 2**53 - 1), st.from_regex(DELIVERY_ID, fullmatch=True))
 def test_a_cursor_leads_back_to_its_position(at_ms: int, delivery_id: str) -> None:
     position = Position(at_ms, delivery_id)
-    spelt = r.spelt_cursor(position)
-    assert spelt is not None
-    assert r.cursor(DELIVERY_ID)(spelt) == position
-    assert r.cursor(DELIVERY_ID)(spelt + "=" * (-len(spelt) % 4)) == position
+    encoded = r.encode_cursor(position)
+    assert encoded is not None
+    assert r.cursor(DELIVERY_ID)(encoded) == position
+    assert r.cursor(DELIVERY_ID)(encoded + "=" * (-len(encoded) % 4)) == position
 
 
 @given(st.text(max_size=40) | st.binary(max_size=40).map(lambda data: data.decode("latin-1")))
@@ -108,11 +108,11 @@ def test_whatever_is_no_cursor_is_refused_by_a_sentence(text: str) -> None:
 
 
 def test_a_cursor_of_another_list_is_refused() -> None:
-    spelt = r.spelt_cursor(Position(1, "notify.4711"))
+    encoded = r.encode_cursor(Position(1, "notify.4711"))
     with pytest.raises(ValueError, match="is not a cursor"):
-        r.cursor(ENTRY_ID)(spelt)
+        r.cursor(ENTRY_ID)(encoded)
 
 
 @given(st.text(max_size=100).filter(lambda text: text.isprintable() and text))
 def test_a_plain_cursor_leads_back_to_its_text(text: str) -> None:
-    assert r.plain_cursor(r.spelt_plain_cursor(text)) == text
+    assert r.plain_cursor(r.encode_plain_cursor(text)) == text

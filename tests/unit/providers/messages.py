@@ -1,4 +1,4 @@
-"""Messages for tests of providers: complete, each part replaceable. Never: a valid delivery of any store."""
+"""Messages for tests of providers: complete, each part replaceable."""
 
 from base64 import b64encode
 

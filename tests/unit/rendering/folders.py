@@ -8,8 +8,8 @@ import pytest
 
 from galaxy_mail.domain.records import Failure, RenderedContent
 from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.rendering.catalog_problems import BrokenCatalog, Severity
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.rendering.problems import BrokenCatalog, Severity
 
 
 def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:

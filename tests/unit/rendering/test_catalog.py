@@ -4,8 +4,8 @@ import pytest
 
 from galaxy_mail.domain.records import RenderedContent
 from galaxy_mail.rendering.catalog import Catalog, TemplateInfo
+from galaxy_mail.rendering.catalog_problems import BrokenCatalog
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.rendering.problems import BrokenCatalog
 from tests.unit.rendering.folders import errors_of, failed, one, rendered, warnings_of, write
 
 GREETING = {

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from galaxy_mail.domain.records import Failure, RenderedContent
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.rendering.catalog_problems import Severity
 from galaxy_mail.rendering.failures import RenderFailureCode
 from galaxy_mail.rendering.limits import Meter, RenderLimits
 from galaxy_mail.rendering.part import PartFailed, compile_part, new_environment
-from galaxy_mail.rendering.problems import Severity
 from galaxy_mail.rendering.sources import PARTS, Source
 from tests.unit.rendering.folders import write
 from tests.unit.rendering.reader import tags_of, words_of

@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import sys
 import trio.testing
-from galaxy_mail.storage.gateway import Gateway
+from galaxy_mail.storage.links.gateway import Gateway
 from galaxy_mail.settings.redis_address import parse_redis_address
 
 async def main():

@@ -2,13 +2,13 @@
 
 import pytest
 
-from galaxy_mail.storage.commands import Reply
-from galaxy_mail.storage.durability import Durability
-from galaxy_mail.storage.errors import RedisRefused
+from galaxy_mail.storage.links.durability import Durability
+from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.links.protocol import Reply
 
 
 def test_each_durability_has_its_barrier() -> None:
-    assert {each: each.barrier(4000) for each in Durability} == {
+    assert {each: each.wait_command(4000) for each in Durability} == {
         Durability.SERVER: None,
         Durability.FSYNC: ("WAITAOF", 1, 0, 4000),
         Durability.REPLICA: ("WAIT", 1, 4000),

@@ -3,11 +3,11 @@
 import pytest
 
 from galaxy_mail.domain.errors import GalaxyMailError
-from galaxy_mail.storage.errors import (
+from galaxy_mail.storage.links.errors import (
     NotDurable,
     OutcomeUnknown,
+    RedisFailure,
     RedisRefused,
-    RedisTrouble,
     RedisUnavailable,
     UnfitRedis,
 )
@@ -15,12 +15,12 @@ from galaxy_mail.storage.errors import (
 
 def test_who_catches_trouble_with_redis_catches_all_of_it() -> None:
     assert all(
-        issubclass(kind, RedisTrouble)
+        issubclass(kind, RedisFailure)
         for kind in (RedisUnavailable, OutcomeUnknown, NotDurable, RedisRefused)
     )
     assert issubclass(NotDurable, OutcomeUnknown)
     assert not issubclass(RedisUnavailable, OutcomeUnknown)
-    assert issubclass(RedisTrouble, GalaxyMailError)
+    assert issubclass(RedisFailure, GalaxyMailError)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from galaxy_mail.storage.commands import Call, Command, Reply
-from galaxy_mail.storage.errors import RedisRefused
-from galaxy_mail.storage.redis_clock import HELD_MS, RedisClock
+from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.links.protocol import Call, Command, Reply
+from galaxy_mail.storage.links.redis_clock import HELD_MS, RedisClock
 
 MS = 1_000_000
 REDIS_EPOCH_NS = 1_111_111_111_111_111_000  # odd: mixed-up clocks show at once

@@ -6,10 +6,10 @@ import pytest
 import trio
 import trio.testing
 
-from galaxy_mail.storage.commands import Call, Command, Reply
-from galaxy_mail.storage.errors import OutcomeUnknown, RedisRefused, RedisUnavailable
-from galaxy_mail.storage.requests import Request, RequestQueue, pack
-from galaxy_mail.storage.script import Script
+from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisRefused, RedisUnavailable
+from galaxy_mail.storage.links.protocol import Call, Command, Reply
+from galaxy_mail.storage.links.request_queue import Request, RequestQueue, pack
+from galaxy_mail.storage.links.script import Script
 
 ONE = Script.of("one", "return 1")
 TWO = Script.of("two", "return 2")

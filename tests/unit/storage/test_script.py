@@ -2,7 +2,7 @@
 
 import pytest
 
-from galaxy_mail.storage.script import Script, script, scripts
+from galaxy_mail.storage.links.script import Script, script, scripts
 
 
 def test_a_script_is_named_by_the_sha1_of_its_text() -> None:

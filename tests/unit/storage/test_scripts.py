@@ -7,8 +7,10 @@ from typing import Final
 import pytest
 from msgspec import Struct
 
-from galaxy_mail.storage import answers, command_stream, epoch, reader, resend_jobs, store, upkeep, verify
-from galaxy_mail.storage.script import Script, scripts
+from galaxy_mail.storage import verify
+from galaxy_mail.storage.links.script import Script, scripts
+from galaxy_mail.storage.operations import answers, command_stream, identity, job_store, store, upkeep
+from galaxy_mail.storage.records import reader
 
 HEADER: Final = re.compile(
     r"\A#!lua(?: flags=(?P<flags>[a-z,-]+))?\n--\[\[ (?P<name>\w+): (?P<text>.*?)\n\]\]\n", re.DOTALL
@@ -192,7 +194,7 @@ def test_only_what_takes_mail_in_is_refused_when_redis_is_full() -> None:
 def test_every_script_is_used_and_every_used_script_exists() -> None:
     used = {
         value.name
-        for module in (command_stream, epoch, reader, resend_jobs, store, upkeep, verify)
+        for module in (command_stream, identity, reader, job_store, store, upkeep, verify)
         for value in vars(module).values()
         if isinstance(value, Script)
     }

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from galaxy_mail.storage.commands import Call, Command, Pipeline, Reply
-from galaxy_mail.storage.durability import Durability
-from galaxy_mail.storage.errors import RedisRefused, UnfitRedis
-from galaxy_mail.storage.startup import check_redis
+from galaxy_mail.storage.links.durability import Durability
+from galaxy_mail.storage.links.errors import RedisRefused, UnfitRedis
+from galaxy_mail.storage.links.protocol import Call, Command, Pipeline, Reply
+from galaxy_mail.storage.links.startup_checks import check_redis
 
 
 def server(info: str | None = None, **hello: str) -> Pipeline:

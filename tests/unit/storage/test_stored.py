@@ -20,14 +20,14 @@ from galaxy_mail.domain.records import (
     Result,
     Source,
 )
-from galaxy_mail.storage.stored import (
-    read_attempt,
-    read_delivery,
+from galaxy_mail.storage.records.encoding import (
+    decode_attempt,
+    decode_delivery,
+    encode_attempt,
+    encode_delivery,
     readable,
     readable_attempt,
     readable_delivery,
-    spell_attempt,
-    spell_delivery,
 )
 from tests.deliveries import NOW_MS, delivery_of
 
@@ -85,7 +85,7 @@ def deliveries(draw: Any) -> Delivery:
 
 @given(deliveries())
 def test_a_delivery_comes_back_as_it_was(delivery: Delivery) -> None:
-    assert read_delivery(spell_delivery(delivery), delivery.delivery_id) == delivery
+    assert decode_delivery(encode_delivery(delivery), delivery.delivery_id) == delivery
 
 
 @given(
@@ -103,8 +103,8 @@ def test_a_delivery_comes_back_as_it_was(delivery: Delivery) -> None:
     )
 )
 def test_an_attempt_comes_back_as_it_was(attempt: Attempt) -> None:
-    data = spell_attempt(attempt)
-    assert read_attempt(data, attempt.delivery_id, attempt.attempt_no) == attempt
+    data = encode_attempt(attempt)
+    assert decode_attempt(data, attempt.delivery_id, attempt.attempt_no) == attempt
 
 
 def test_nothing_is_said_twice() -> None:
@@ -128,7 +128,7 @@ def test_nothing_is_said_twice() -> None:
         updated_at_ms=NOW_MS + 5,
         finished_at_ms=NOW_MS + 5,
     )
-    data = spell_delivery(delivery)
+    data = encode_delivery(delivery)
     members = msgspec.json.decode(data)
     assert list(members) == sorted(members)
     assert members["message_id"] == "@mail.example"
@@ -142,7 +142,7 @@ def test_nothing_is_said_twice() -> None:
 
 def test_a_locale_that_was_not_asked_for_is_said() -> None:
     delivery = replace(delivery_of(), locale="pt-BR", locale_used="en", locale_fallback_used=True)
-    members = msgspec.json.decode(spell_delivery(delivery))
+    members = msgspec.json.decode(encode_delivery(delivery))
     assert (members["locale"], members["locale_used"], members["locale_fallback_used"]) == (
         "pt-BR",
         "en",
@@ -161,14 +161,14 @@ def test_a_mail_that_was_taken_says_so_once() -> None:
         started_at_ms=2,
         finished_at_ms=3,
     )
-    assert spell_attempt(attempt) == (
+    assert encode_attempt(attempt) == (
         b'{"finished_at_ms":3,"scheduled_for_ms":1,"started_at_ms":2,"status":"provider_accepted"}'
     )
 
 
 def test_an_attempt_is_an_object_without_its_delivery_and_number() -> None:
     attempt = Attempt(delivery_id="some-id", attempt_no=3, status=AttemptStatus.SCHEDULED, scheduled_for_ms=1)
-    assert spell_attempt(attempt) == b'{"scheduled_for_ms":1,"status":"scheduled"}'
+    assert encode_attempt(attempt) == b'{"scheduled_for_ms":1,"status":"scheduled"}'
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ def test_an_attempt_is_an_object_without_its_delivery_and_number() -> None:
 )
 def test_what_is_no_record_is_told(data: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        read_delivery(data, "d")
+        decode_delivery(data, "d")
     with pytest.raises(msgspec.DecodeError):
-        read_attempt(data, "d", 1)
+        decode_attempt(data, "d", 1)
     assert readable_delivery(data, "d") is None
     assert readable_attempt(data, "d", 1) is None
     assert readable(data, Failure) is None
@@ -193,4 +193,4 @@ def test_where_nothing_is_there_is_no_record() -> None:
 def test_an_id_of_another_alphabet_is_quoted() -> None:
     """Keys may be anybody's: an id that no acceptance lets in is read as it is, or not at all."""
     delivery = replace(delivery_of(), delivery_id='a"},\\', message_id="m@x")
-    assert read_delivery(spell_delivery(delivery), delivery.delivery_id) == delivery
+    assert decode_delivery(encode_delivery(delivery), delivery.delivery_id) == delivery

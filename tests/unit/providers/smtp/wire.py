@@ -1,4 +1,4 @@
-"""A provider and a relay of our own, joined in memory. Never: a socket, so that mock clocks may jump."""
+"""A provider and a relay of our own, joined in memory."""
 
 import ssl
 from collections.abc import AsyncIterator, Callable

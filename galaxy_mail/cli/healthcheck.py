@@ -1,0 +1,114 @@
+"""`galaxy-mail healthcheck`: asks the service on this host how it is, for platforms' probes."""
+
+import http.client
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+
+from galaxy_mail.config import Config, ConfigError, HostPort, Problem
+from galaxy_mail.domain.errors import GalaxyMailError
+
+ADDRESS: Final = "MAIL_INTERNAL_HTTP_ADDR"
+CERT: Final = "MAIL_TLS_CERT_FILE"
+KEY: Final = "MAIL_TLS_KEY_FILE"
+ANSWER_MAX_BYTES: Final = 64 * 1024
+EVERY_INTERFACE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # told apart, not bound
+
+
+class NotHealthy(GalaxyMailError):
+    """The service is not ready, or not alive, or does not answer."""
+
+
+@click.command("healthcheck")
+@click.option(
+    "--live", is_flag=True, help="Ask whether it is alive (/livez), not whether it is ready (/readyz)."
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1, 60),
+    default=3.0,
+    show_default=True,
+    help="Seconds to wait for it.",
+)
+@click.option(
+    "--cert", type=click.Path(path_type=Path), help="Our certificate, PEM, where the service asks for one."
+)
+@click.option("--key", type=click.Path(path_type=Path), help="Its private key, PEM.")
+def healthcheck(*, live: bool, timeout_s: float, cert: Path | None, key: Path | None) -> None:
+    """Ask the service on this host whether it is ready. The exit status is 0 where it is, else 1.
+
+    It is found by MAIL_INTERNAL_HTTP_ADDR and MAIL_TLS_CERT_FILE, as for `serve`. Where it asks for certificates
+    (MAIL_TLS_CLIENT_CA_FILE), its own one is shown to it unless --cert and --key name another.
+    """
+    env = os.environ
+    path = "/livez" if live else "/readyz"
+    tls = _tls(env, cert, key) if env.get(CERT) else None
+    failing = _ask(_address(env), f"{path}?verbose", tls, timeout_s)
+    if failing:
+        raise NotHealthy(f"{path}: {'; '.join(failing)}")
+    click.echo("alive" if live else "ready")
+
+
+def _ask(address: HostPort, target: str, tls: ssl.SSLContext | None, timeout_s: float) -> list[str]:
+    """What is not well. Raises NotHealthy where there is no answer."""
+    host, port = address
+    link = (
+        http.client.HTTPConnection(host, port, timeout=timeout_s)
+        if tls is None
+        else http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
+    )
+    try:
+        link.request("GET", target, headers={"Connection": "close"})
+        answer = link.getresponse()
+        body = answer.read(ANSWER_MAX_BYTES)
+    except TimeoutError:
+        raise NotHealthy(f"no answer from {address} within {timeout_s:g} s") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise NotHealthy(f"no answer from {address}: {reason or type(error).__name__}") from None
+    finally:
+        link.close()
+    if answer.status == http.client.OK:
+        return []
+    return _failing(body) or [f"it answers {answer.status}"]
+
+
+def _failing(body: bytes) -> list[str]:
+    try:
+        checks = json.loads(body)["checks"]
+        return [f"{check['name']}: {check['detail']}" for check in checks if not check["ok"]]
+    except (ValueError, LookupError, TypeError):
+        return []
+
+
+def _address(env: Mapping[str, str]) -> HostPort:
+    """Where the service is to be reached from this host. Raises ConfigError."""
+    [setting] = (one for one in Config.settings() if one.variable == ADDRESS)
+    try:
+        listener = setting.parse(env.get(ADDRESS, "").strip() or setting.default or "")
+    except ValueError as error:
+        raise ConfigError((Problem(ADDRESS, str(error)),)) from None
+    assert isinstance(listener, HostPort)
+    if listener.port == 0:
+        raise ConfigError((Problem(ADDRESS, "has port 0, so that nobody knows where the service listens"),))
+    return listener._replace(host=EVERY_INTERFACE.get(listener.host, listener.host))
+
+
+def _tls(env: Mapping[str, str], cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Verifies nothing: whoever could listen in our place on this host needs no certificate to deceive a probe."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        context.load_cert_chain(cert or env[CERT], key or env.get(KEY) or None)
+    except (OSError, ssl.SSLError) as error:
+        raise NotHealthy(
+            f"{cert or env[CERT]} is no certificate with its key: {error.strerror or error}"
+        ) from None
+    return context

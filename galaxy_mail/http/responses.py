@@ -1,0 +1,30 @@
+"""What the API answers: a status, headers, a body, ready for the wire."""
+
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+Header = tuple[bytes, bytes]
+
+JSON: Final[Header] = (b"content-type", b"application/json")
+PROBLEM: Final[Header] = (b"content-type", b"application/problem+json")
+CSV: Final[Header] = (b"content-type", b"text/csv; charset=utf-8; header=present")
+NO_STORE: Final[Header] = (b"cache-control", b"no-store")  # who was mailed what is no matter for caches
+REPLAYED: Final[Header] = (b"idempotency-replayed", b"true")
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """A response. What has no bound comes in parts, each sent before the next one is made."""
+
+    status: int
+    headers: tuple[Header, ...] = ()
+    body: bytes = b""
+    parts: AsyncGenerator[bytes, None] | None = None
+
+
+def json_answer(value: object, *headers: Header, status: int = 200) -> Answer:
+    return Answer(status=status, headers=(JSON, NO_STORE, *headers), body=_ENCODER.encode(value))

@@ -1,0 +1,1 @@
+"""The verbs of the store: one Lua script and its typed call for each."""

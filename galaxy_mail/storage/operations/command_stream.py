@@ -1,0 +1,246 @@
+"""The intake stream: its offset, its reader's lease, what it lost.
+
+The offset moves inside the script that makes an entry safe, and only from the entry's predecessor. So a batch sent in one
+pipeline stops at its first failure (everything behind it answers "not next"), and a second reader changes nothing.
+The lease only keeps readers from working twice; the offset is what makes them correct.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+from msgspec import DecodeError, Struct
+
+from galaxy_mail.domain.records import (
+    IdempotencyRecord,
+    MalformedCommand,
+    Source,
+    decode,
+    encode,
+)
+from galaxy_mail.storage.links.protocol import Call, Command, Entry, RedisLink, Reply
+from galaxy_mail.storage.links.script import script
+from galaxy_mail.storage.operations.answers import answered, suppression_reason
+from galaxy_mail.storage.operations.identity import StoreIdentity, entry_number
+from galaxy_mail.storage.operations.store import BACKSTOP_MS, SKIP, StreamPosition
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.keys import Keys
+
+READ_COMMANDS: Final = script("read_commands")
+RECORD_MALFORMED: Final = script("record_malformed")
+LEASE: Final = script("lease")
+NOTE_LOST: Final = script("note_lost")
+STREAM_STATE: Final = script("stream_state")
+
+BATCH_ENTRIES: Final = 250
+BATCH_BYTES: Final = 4 * 1024 * 1024
+UNREADABLE_UNTIL_MS: Final = 2**53  # for ever
+
+
+class Known(Struct, frozen=True):
+    """What Redis knew about a batch before it was accepted."""
+
+    records: dict[tuple[Source, str], IdempotencyRecord]  # by (source, idempotency key)
+    raw_records: dict[tuple[Source, str], bytes]
+    deliveries: frozenset[str]  # ids that exist
+    suppressed: dict[str, str]  # suppression entry -> reason
+
+
+class StreamState(Struct, frozen=True, kw_only=True):
+    """How the stream stands to the offset."""
+
+    offset: str  # "" before the first entry
+    length: int
+    last_entry_id: str
+    lag: int  # entries that nobody has read; exact while the stream lost none
+    lost: int  # trimmed or deleted unread and not counted yet; less than 0: made anew, counting begins again
+    restarted: bool  # it was deleted and begins again below the offset: nothing would ever be read
+    consumed: int
+
+
+class CommandStream:
+    """One reader's view of the intake stream."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        keys: Keys,
+        epoch: StoreIdentity,
+        malformed_kept_ms: int,
+        owner: str,
+        script_now: Callable[[], int] | None = None,
+    ) -> None:
+        self.link = link
+        self.keys = keys
+        self.epoch = epoch
+        self._owner = owner
+        self._malformed_kept_ms = malformed_kept_ms
+        self._script_now = script_now
+
+    # The lease
+
+    async def hold_lease(self, ttl_ms: int) -> bool:
+        """Takes or keeps the right to read; False while another process has it. Raises RedisTrouble."""
+        now = self._script_now() if self._script_now is not None else ""
+        [reply] = await self.link.pipeline([Call(LEASE, (k.INGRESS_LEASE,), (self._owner, now, ttl_ms))])
+        return cast("list[int]", answered(reply))[0] == 1
+
+    async def give_up_lease(self) -> None:
+        """Lets the next reader in at once. Raises RedisTrouble."""
+        await self.hold_lease(0)
+
+    # Reading
+
+    async def offset(self) -> str:
+        """The last entry that needs no more work; "" before the first one. Raises RedisTrouble."""
+        self.epoch.refuse_if_replaced()
+        [reply] = await self.link.pipeline([("GET", self.keys.offset)])
+        offset = cast("bytes | None", answered(reply)) or b""
+        return offset.decode()
+
+    async def read(self, after: str) -> tuple[list[Entry], bool]:
+        """The entries behind `after`, bounded by number and bytes, and whether none before them is left to read.
+
+        That may mean that entries were trimmed unread: `state` tells. Raises RedisTrouble.
+        """
+        [reply] = await self.link.pipeline(
+            [Call(READ_COMMANDS, (self.keys.command_stream,), (after or "0-0", BATCH_ENTRIES, BATCH_BYTES))]
+        )
+        first, raw = cast("tuple[bytes, list[tuple[bytes, list[bytes]]]]", answered(reply))
+        entries = [
+            (entry_id.decode(), list(zip(parts[::2], parts[1::2], strict=True))) for entry_id, parts in raw
+        ]
+        return entries, entry_number(first.decode()) > entry_number(after)
+
+    async def wait_for_more(self, after: str, *, block_ms: int) -> bool:
+        """Waits until there is an entry behind `after`, at most `block_ms`. Raises RedisTrouble."""
+        return bool(
+            await self.link.read_stream(self.keys.command_stream, after or "0-0", count=1, block_ms=block_ms)
+        )
+
+    async def read_known(
+        self,
+        idempotency: Sequence[tuple[Source, str]],
+        delivery_ids: Sequence[str],
+        suppressions: Sequence[str],
+    ) -> Known:
+        """What a batch has to be told apart by, in one round trip. Raises RedisTrouble."""
+        commands: list[Command | Call] = []
+        if idempotency:
+            commands.append(("MGET", *(k.idempotency(source, key) for source, key in idempotency)))
+        if suppressions:
+            commands.append(("HMGET", k.SUPPRESSIONS, *suppressions))
+        # Attempts outlive their delivery and stay readable by its id, so that the id stays taken: `accept` sees it so, too.
+        commands += [
+            ("EXISTS", k.delivery(delivery_id), k.attempt(delivery_id, 1)) for delivery_id in delivery_ids
+        ]
+        replies = [answered(reply) for reply in await self.link.pipeline(commands)] if commands else []
+        raw: dict[tuple[Source, str], bytes] = {}
+        if idempotency:
+            found = cast("list[bytes | None]", replies.pop(0))
+            raw = {key: data for key, data in zip(idempotency, found, strict=True) if data is not None}
+        suppressed: dict[str, str] = {}
+        if suppressions:
+            found = cast("list[bytes | None]", replies.pop(0))
+            suppressed = {
+                entry: suppression_reason(data)
+                for entry, data in zip(suppressions, found, strict=True)
+                if data is not None
+            }
+        return Known(
+            records={key: _promise(data) for key, data in raw.items()},
+            raw_records=raw,
+            deliveries=frozenset(i for i, exists in zip(delivery_ids, replies, strict=True) if exists != 0),
+            suppressed=suppressed,
+        )
+
+    # Accepting: calls for one pipeline, each moving the offset past its entry
+
+    def skip_call(self, position: StreamPosition) -> Call:
+        return Call(SKIP, (self.keys.offset, self.keys.consumed), (position.entry_id, position.predecessor))
+
+    def malformed_call(self, record: MalformedCommand, position: StreamPosition) -> Call:
+        return Call(
+            RECORD_MALFORMED,
+            (k.malformed(record.entry_id), k.IDX_MALFORMED, self.keys.offset, self.keys.consumed),
+            (
+                encode(record),
+                record.recorded_at_ms,
+                record.recorded_at_ms + self._malformed_kept_ms + BACKSTOP_MS,
+                position.entry_id,
+                position.predecessor,
+            ),
+        )
+
+    async def apply(self, calls: Sequence[Call]) -> list[Reply]:
+        """Runs the calls in order, as durably as configured. Raises RedisTrouble: some may have been run."""
+        self.epoch.refuse_if_replaced()
+        return await self.link.accept_pipeline(calls)
+
+    # Losses
+
+    async def state(self) -> StreamState:
+        """How the stream stands to the offset. Raises RedisTrouble."""
+        keys = self.keys
+        [reply] = await self.link.pipeline(
+            [Call(STREAM_STATE, (keys.command_stream, keys.offset, keys.consumed))]
+        )
+        raw_offset, raw_consumed, *facts = cast("list[bytes]", answered(reply))
+        offset, consumed = raw_offset.decode(), int(raw_consumed)
+        if not facts:  # never written to, or deleted: the next entry may come below the offset
+            return StreamState(
+                offset=offset, length=0, last_entry_id="", lag=0, lost=0, restarted=False, consumed=consumed
+            )
+        length, added, raw_last, raw_first = cast("tuple[int, int, bytes, bytes]", facts)
+        last, first = raw_last.decode(), raw_first.decode()
+        restarted = entry_number(last) < entry_number(offset)
+        lost = 0
+        # Trimming takes the oldest: while an entry that was consumed is still there, none was lost unread.
+        everything_is_ahead = not first or entry_number(first) > entry_number(offset)
+        if everything_is_ahead and not restarted:
+            lost = added - length - consumed
+        lag = length if everything_is_ahead else max(0, added - consumed)
+        return StreamState(
+            offset=offset,
+            length=length,
+            last_entry_id=last,
+            lag=length if restarted else lag,  # none of them will be read
+            lost=lost,
+            restarted=restarted,
+            consumed=consumed,
+        )
+
+    async def note_lost(self, state: StreamState) -> bool:
+        """Counts what `state` says was lost, once over all processes; True where it was here. Raises RedisTrouble."""
+        [reply] = await self.link.pipeline(
+            [Call(NOTE_LOST, (self.keys.consumed, k.META), (state.consumed, state.lost, self.link.now_ms()))]
+        )
+        return state.lost > 0 and cast("list[int]", answered(reply))[0] == 1
+
+    async def trim(self, *, keep_ms: int) -> int:
+        """Removes entries older than `keep_ms`, never one past the offset; how many went. Raises RedisTrouble."""
+        self.epoch.refuse_if_replaced()
+        state = await self.state()
+        if not state.offset or state.restarted:  # what stands below the offset then was not read
+            return 0
+        old = self.link.now_ms() - keep_ms
+        milliseconds, sequence = entry_number(state.offset)
+        # MINID keeps its argument; the entry at the offset may go, so the bound is the next possible id.
+        bound = min((max(old, 0), 0), (milliseconds, sequence + 1))
+        [reply] = await self.link.pipeline(
+            [("XTRIM", self.keys.command_stream, "MINID", "=", f"{bound[0]}-{bound[1]}")]
+        )
+        return cast("int", answered(reply))
+
+
+def _promise(data: bytes) -> IdempotencyRecord:
+    """The record. One that another release wrote, and this can't read, is of another request: a conflict that all can see.
+
+    To fail at it would keep every command behind it from being read.
+    """
+    try:
+        return decode(data, IdempotencyRecord)
+    except DecodeError:
+        return IdempotencyRecord(
+            fingerprint="", delivery_id="", outcome="", expires_at_ms=UNREADABLE_UNTIL_MS
+        )

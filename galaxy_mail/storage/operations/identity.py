@@ -1,0 +1,106 @@
+"""Whether the store is still the one that this process knows: its epoch.
+
+On every connect a process compares the store's id, the sequence of claims and the stream's offset with the highest that
+it saw. Another id, or none: the store was wiped or exchanged; intake stops until an operator restarts the service, since
+what was promised is gone. Lower figures: it was rolled back (a failover, a restored snapshot); what this process had
+claimed is worth nothing any more, and the service goes on.
+"""
+
+import secrets
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final, cast
+
+from galaxy_mail.storage.links.errors import RedisFailure, RedisRefused
+from galaxy_mail.storage.links.protocol import Call, Pipeline
+from galaxy_mail.storage.links.script import script
+from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.records.keys import Keys
+
+IDENTIFY: Final = script("identify")
+
+
+class Verdict(StrEnum):
+    """What a connect found."""
+
+    SAME = "same"
+    REPLACED = "strange"  # wiped or exchanged
+    ROLLED_BACK = "rolled_back"
+
+
+class StoreReplaced(RedisFailure):
+    """Redis is not the store that this process knows: it was wiped or exchanged. Intake is stopped."""
+
+
+class StoreIdentity:
+    """The store's identity over reconnects. `number` grows when held claims are worth nothing any more."""
+
+    def __init__(
+        self, keys: Keys, *, now_ms: Callable[[], int], on_verdict: Callable[[Verdict], None]
+    ) -> None:
+        self.number = 0
+        self.replaced = False
+        self.store_id: str | None = None
+        self._keys = keys
+        self._now_ms = now_ms
+        self._on_verdict = on_verdict
+        self._sequence = 0
+        self._offset = (0, 0)
+
+    def saw_sequence(self, sequence: int) -> None:
+        if not self.replaced:  # another store's figures say nothing of the known one, should it come back
+            self._sequence = max(self._sequence, sequence)
+
+    def saw_offset(self, entry_id: str) -> None:
+        if not self.replaced:
+            self._offset = max(self._offset, entry_number(entry_id))
+
+    def refuse_if_replaced(self) -> None:
+        """Raises StoreIsStrange while nothing may be accepted."""
+        if self.replaced:
+            raise StoreReplaced("Redis was wiped or exchanged since this process started")
+
+    async def check(self, pipeline: Pipeline) -> Verdict:
+        """Run on every connect, before anything else uses the connection. Raises RedisTrouble."""
+        new_id = secrets.token_hex(8) if self.store_id is None else ""
+        # Only what was seen before it is asked: meanwhile another connection may see what is newer than the answer.
+        seen = (self._sequence, self._offset)
+        [reply] = await pipeline(
+            [Call(IDENTIFY, (k.META, k.CLAIM_SEQUENCE, self._keys.offset), (new_id, self._now_ms()))]
+        )
+        if isinstance(reply, RedisRefused):
+            raise reply
+        store_id, sequence, offset = (part.decode() for part in cast("list[bytes]", reply))
+        if self.store_id is None:
+            self.store_id = store_id
+        verdict = self._verdict(store_id, int(sequence), entry_number(offset), *seen)
+        self.replaced = verdict is Verdict.REPLACED
+        if verdict is not Verdict.SAME:
+            self.number += 1
+        if verdict is Verdict.ROLLED_BACK:  # what it lost is lost; from here on it is measured anew
+            self._sequence, self._offset = int(sequence), entry_number(offset)
+        else:
+            self.saw_sequence(int(sequence))
+            self.saw_offset(offset)
+        self._on_verdict(verdict)
+        return verdict
+
+    def _verdict(
+        self,
+        store_id: str,
+        sequence: int,
+        offset: tuple[int, int],
+        seen_sequence: int,
+        seen_offset: tuple[int, int],
+    ) -> Verdict:
+        if store_id != self.store_id:
+            return Verdict.REPLACED
+        if sequence < seen_sequence or offset < seen_offset:
+            return Verdict.ROLLED_BACK
+        return Verdict.SAME
+
+
+def entry_number(entry_id: str) -> tuple[int, int]:
+    """A stream entry id as what it is, two integers: "9-0" comes before "10-0". The empty one comes first."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return (int(milliseconds or 0), int(sequence or 0))

@@ -1,0 +1,1 @@
+"""What is stored and how: key names, encodings, and the pages that operators read."""
