@@ -16,7 +16,7 @@ import trio._core._run as trio_run
 from trio.testing import MockClock
 
 import galaxy_mail.intake.resending
-from galaxy_mail import intake
+from galaxy_mail.intake import intake
 from galaxy_mail.actors import resend_jobs
 from galaxy_mail.config import Config
 from galaxy_mail.domain.records import decode

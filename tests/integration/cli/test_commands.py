@@ -177,7 +177,7 @@ async def test_what_may_not_be_resent_is_refused_in_words(shell: Shell) -> None:
 async def working(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """The service works on jobs, and the command looks often."""
     monkeypatch.setattr(dead_letters_module, "CHECK_EVERY_S", 0.01)
-    monkeypatch.setattr("galaxy_mail.actors.resend_jobs.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("galaxy_mail.actors.resend_jobs.CHECK_EVERY_S", 0.01)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ResendJobs(resending=shell.api.resending, heartbeat=Heartbeat()).run)
         yield
