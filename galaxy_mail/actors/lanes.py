@@ -1,16 +1,21 @@
-"""The hand-over between the scheduler and the sender slots: one queue a lane.
+"""The hand-over between the scheduler and the sender slots.
 
-The scheduler puts claims in as long as there are `places`; a slot takes the next one. The priority lane comes first, but
-every `FAIR_SHARE`-th claim of a slot that may take both is a normal one while some wait, so that neither lane starves
-the other. What waited too long is withdrawn by the scheduler and given back: nobody renews a claim that waits here.
+The scheduler's side keeps one queue for each lane. A slot with nothing to do waits on its own memory channel of size 0.
+`send_nowait` to that channel succeeds only while the slot waits in `receive`, also when the slot is cancelled in the same
+moment. So a claim is either in a queue or with a slot, and none is dropped between the two.
+
+The priority lane comes first, but every `FAIR_SHARE`-th claim of a slot that takes both lanes is a normal one while some
+wait, so that neither lane starves the other. Nobody renews a claim that waits here: the scheduler takes back those that
+waited too long.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from contextlib import suppress
 from math import inf
 from typing import Final
 
 import trio
+import trio.lowlevel
 from msgspec import Struct
 
 from galaxy_mail.domain.records import Lane
@@ -39,8 +44,15 @@ class Waiting(Struct, frozen=True):
     since_s: float  # trio.current_time() when it was claimed
 
 
+class IdleSlot(Struct, frozen=True, eq=False):
+    """A slot that waits for a claim on its own channel."""
+
+    claims: trio.MemorySendChannel[Claim]
+    priority_only: bool
+
+
 class Lanes:
-    """Two bounded queues with one way in and one way out.
+    """Two bounded queues, and the slots that wait because theirs are empty.
 
     With two slots or more, one takes the priority lane only, so that a login code never waits for a long attempt.
     """
@@ -49,9 +61,7 @@ class Lanes:
         self.slots = slots
         self._prefetch = max(PREFETCH_MIN, slots)
         self._queues: dict[Lane, deque[Waiting]] = {Lane.PRIORITY: deque(), Lane.NORMAL: deque()}
-        # Slots that wait, the longest first, and whether they take the priority lane only.
-        self._takers: OrderedDict[trio.lowlevel.Task, bool] = OrderedDict()
-        self._handed_over: dict[trio.lowlevel.Task, Claim] = {}  # to slots that are about to wake up
+        self._idle: list[IdleSlot] = []  # the one that waits longest first
         self._since_normal = 0
         self._closed = False
         # In these lanes more was due at the last claim than there were places: a free place there is news.
@@ -73,21 +83,22 @@ class Lanes:
         return any(map(self._places_in, self.backlog))
 
     def _places_in(self, lane: Lane) -> int:
-        free = len(self._takers)
+        free = len(self._idle)
         if free and lane is Lane.NORMAL:
-            free -= sum(self._takers.values())
+            free -= sum(slot.priority_only for slot in self._idle)
         count = free + self._prefetch - len(self._queues[lane])
         return count if count >= self._prefetch // 2 else 0
 
     def put(self, claim: Claim, *, since_s: float) -> None:
         """Hands a claim over. Never blocks: the scheduler claims no more than there are places."""
-        task = self._taker(claim.lane)
-        if task is None:
-            self._queues[claim.lane].append(Waiting(claim, since_s))
-        else:
-            del self._takers[task]
-            self._handed_over[task] = claim
-            trio.lowlevel.reschedule(task)
+        for slot in self._idle_slots(claim.lane):
+            try:
+                slot.claims.send_nowait(claim)
+            except trio.WouldBlock:  # it was cancelled, and is about to leave
+                continue
+            self._idle.remove(slot)
+            return
+        self._queues[claim.lane].append(Waiting(claim, since_s))
 
     def withdraw(self, *, before_s: float) -> list[Claim]:
         """Takes back what waits since before then."""
@@ -114,7 +125,8 @@ class Lanes:
 
     async def take(self, *, priority_only: bool) -> Claim:
         """The next claim for this slot. Raises EndOfLanes once the lanes are closed and empty."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # first, so that what is taken is never dropped
+        if trio.current_effective_deadline() == -inf:
+            await trio.lowlevel.checkpoint()  # raises Cancelled now, before a claim is taken
         claim = self._next(priority_only=priority_only) or await self._wait(priority_only=priority_only)
         if self.has_places_for_more():
             self.wake()
@@ -123,29 +135,26 @@ class Lanes:
     async def _wait(self, *, priority_only: bool) -> Claim:
         if self._closed:
             raise EndOfLanes
-        task = trio.lowlevel.current_task()
-        self._takers[task] = priority_only
+        send, receive = trio.open_memory_channel[Claim](0)
+        slot = IdleSlot(send, priority_only)
+        self._idle.append(slot)
         if self.has_places_for_more():
             self.wake()
+        try:
+            return await receive.receive()
+        except trio.EndOfChannel:
+            raise EndOfLanes from None
+        finally:
+            if slot in self._idle:  # it was cancelled
+                self._idle.remove(slot)
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            del self._takers[task]
-            return trio.lowlevel.Abort.SUCCEEDED
+    def _idle_slots(self, lane: Lane) -> list[IdleSlot]:
+        """Slots that may take a claim of this lane, in order of preference, and the one that waits longest first.
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        # Handed to this slot alone: cancelled in the same moment, it still has it, and gives it back.
-        claim = self._handed_over.pop(task, None)
-        if claim is None:
-            raise EndOfLanes
-        return claim
-
-    def _taker(self, lane: Lane) -> trio.lowlevel.Task | None:
-        """The slot for this lane that waits longest. Codes leave those that take both lanes to bulk, if they can."""
-        if lane is Lane.PRIORITY:
-            for task, priority_only in self._takers.items():
-                if priority_only:
-                    return task
-        return next((task for task, priority_only in self._takers.items() if not priority_only), None)
+        A login code goes to a slot of the priority lane if it can, so that the others stay free for normal mail.
+        """
+        both = [slot for slot in self._idle if not slot.priority_only]
+        return both if lane is Lane.NORMAL else [slot for slot in self._idle if slot.priority_only] + both
 
     def _next(self, *, priority_only: bool) -> Claim | None:
         priority, normal = self._queues[Lane.PRIORITY], self._queues[Lane.NORMAL]
@@ -168,12 +177,12 @@ class Lanes:
     def close(self) -> None:
         """No more claims will come: slots end when they have finished what they hold and what waits here."""
         self._closed = True
-        while self._takers:
-            task, _ = self._takers.popitem(last=False)
-            trio.lowlevel.reschedule(task)
+        for slot in self._idle:
+            slot.claims.close()
+        self._idle.clear()
 
     def idle_slots(self) -> int:
-        return len(self._takers)
+        return len(self._idle)
 
     def waiting(self, lane: Lane) -> int:
         return len(self._queues[lane])

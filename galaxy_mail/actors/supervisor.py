@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 import trio
+import trio.lowlevel
 from msgspec import Struct
 
 from galaxy_mail.domain.errors import GalaxyMailError, leaves
@@ -164,7 +165,7 @@ class Supervisor:
 
     async def _back_off(self, ward: "_ChildState", crash: Exception, retired: trio.Event) -> None:
         """Waits until the child may be started anew, or shall not be. Raises RestartsExhausted."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # a crash during a stop is nobody's restart
+        await trio.lowlevel.checkpoint()  # a crash during a stop is nobody's restart
         if retired.is_set():
             return
         now_s = trio.current_time()

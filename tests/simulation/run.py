@@ -16,11 +16,11 @@ import trio._core._run as trio_run
 from trio.testing import MockClock
 
 import galaxy_mail.intake.resending
-from galaxy_mail.intake import intake
 from galaxy_mail.actors import resend_jobs
 from galaxy_mail.config import Config
 from galaxy_mail.domain.records import decode
 from galaxy_mail.domain.resend_job import ResendJob
+from galaxy_mail.intake import intake
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.records import keys as k
 from tests.blocking_link import BlockingLink

@@ -114,6 +114,40 @@ async def test_a_waiting_slot_gets_what_comes() -> None:
         assert slots.taken == ["a"]
 
 
+async def test_a_claim_for_a_slot_that_is_cancelled_in_the_same_moment_stays_in_its_queue() -> None:
+    """The slot has not run since it was cancelled, so it still stands among those that wait."""
+    lanes = Lanes(2)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        scope = await slots.park()
+        scope.cancel()
+        put(lanes, "a")
+        assert lanes.waiting(N) == 1
+        await wait_all_tasks_blocked()
+        assert (slots.taken, lanes.waiting(N), lanes.idle_slots()) == ([], 1, 0)
+
+
+async def test_a_slot_that_is_cancelled_behind_the_hand_over_has_the_claim() -> None:
+    lanes = Lanes(1)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        scope = await slots.park()
+        put(lanes, "a")
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert (slots.taken, lanes.waiting(N)) == (["a"], 0)
+
+
+async def test_lanes_that_close_while_a_slot_is_cancelled_end_it() -> None:
+    lanes = Lanes(1)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        (await slots.park()).cancel()
+        lanes.close()
+        await wait_all_tasks_blocked()
+    assert (slots.taken, lanes.idle_slots()) == ([], 0)
+
+
 async def test_as_many_slots_wake_as_there_are_claims() -> None:
     lanes = Lanes(4)
     async with trio.open_nursery() as nursery:
@@ -370,7 +404,7 @@ async def _play(count: int, actions: list[tuple[str, int]]) -> None:
                     await wait_all_tasks_blocked()
                     # Nobody who could take it waits beside a claim.
                     assert not (lanes.waiting(P) and lanes.idle_slots())
-                    assert not (lanes.waiting(N) and any(not only for only in lanes._takers.values()))
+                    assert not (lanes.waiting(N) and any(not slot.priority_only for slot in lanes._idle))
                 case _:
                     pass
         await wait_all_tasks_blocked()
