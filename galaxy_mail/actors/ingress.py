@@ -7,10 +7,12 @@ import structlog
 import trio
 
 from galaxy_mail.actors.supervisor import Heartbeat
+from galaxy_mail.domain.errors import ungrouped
 from galaxy_mail.intake.intake import Batch, CommandIntake, Progress
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.operations.command_stream import BATCH_ENTRIES, CommandStream, StreamState
 from galaxy_mail.telemetry.metrics import Metrics
+from galaxy_mail.telemetry.repeated import Repeated
 
 log = structlog.get_logger()
 
@@ -41,9 +43,9 @@ class Ingress:
         self.metrics = metrics
         self.heartbeat = heartbeat
         self.reading = False
-        self.trouble: str | None = None  # what keeps commands from being read, for operators
         self._held_s = float("-inf")  # trio.current_time() at the latest confirmed hold of the lease
-        self._restarted_told = False
+        self._failure = Repeated()
+        self._restarted = Repeated()
 
     async def run(self) -> None:
         try:
@@ -53,10 +55,9 @@ class Ingress:
                     if await self._hold_lease():
                         await self._read_while_leased()
                     await trio.sleep(LEASE_EVERY_S)
-                except RedisFailure as trouble:
-                    if self.trouble != str(trouble):  # once for each reason, not for each try
-                        self.trouble = str(trouble)
-                        log.warning("reading_commands_failed", error=self.trouble)
+                except RedisFailure as failure:
+                    if self._failure.is_new(str(failure)):
+                        log.warning("reading_commands_failed", error=str(failure))
                     await trio.sleep(PAUSE_AFTER_TROUBLE_S)
         finally:
             with trio.move_on_after(GIVE_UP_WITHIN_S, shield=True):
@@ -77,19 +78,15 @@ class Ingress:
 
     async def _read_while_leased(self) -> None:
         """Reads until the lease is another's or runs out. Raises RedisTrouble."""
-        trouble: RedisFailure | None = None
-        async with trio.open_nursery() as nursery:
-            self.reading = True
-            nursery.start_soon(self._keep_lease, nursery.cancel_scope)
-            try:
-                await self._read()
-            except RedisFailure as error:  # carried out of the nursery by hand, so that it stays itself
-                trouble = error
-            finally:
-                self.reading = False
-                nursery.cancel_scope.cancel()
-        if trouble is not None:
-            raise trouble
+        with ungrouped(RedisFailure):
+            async with trio.open_nursery() as nursery:
+                self.reading = True
+                nursery.start_soon(self._keep_lease, nursery.cancel_scope)
+                try:
+                    await self._read()
+                finally:
+                    self.reading = False
+                    nursery.cancel_scope.cancel()
 
     async def _keep_lease(self, reading: trio.CancelScope) -> None:
         while trio.current_time() - self._held_s < LEASE_TTL_MS / 1000:
@@ -113,11 +110,12 @@ class Ingress:
                     state = await self._check_for_losses()
                     if state.offset != offset:  # the store was set back: what it lost is read again
                         offset = await self.stream.offset()
+                self._failure.over()
                 continue
             progress, ahead = await self._accept(batch, offset)
             if progress.refusal is not None:
                 raise progress.refusal
-            self.trouble = None
+            self._failure.over()
             if progress.offset != batch.entries[-1][0]:  # it stopped on the way, or somebody moved the offset
                 ahead = None
                 offset = await self.stream.offset()
@@ -140,17 +138,11 @@ class Ingress:
             with suppress(RedisFailure):  # then it is read again
                 ahead.append(await self._fetch(batch.entries[-1][0]))
 
-        outcome: Progress | RedisFailure
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_ahead)
-            try:
-                outcome = await self.intake.accept(batch, offset=offset)
-            except RedisFailure as trouble:  # carried out by hand, as above
-                outcome = trouble
-                nursery.cancel_scope.cancel()
-        if isinstance(outcome, RedisFailure):
-            raise outcome
-        return outcome, ahead[0] if ahead else None
+        with ungrouped(RedisFailure):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_ahead)
+                progress = await self.intake.accept(batch, offset=offset)
+        return progress, ahead[0] if ahead else None
 
     async def _check_for_losses(self) -> StreamState:
         """Notices entries that were trimmed unread, and a stream that begins again below the offset."""
@@ -159,15 +151,11 @@ class Ingress:
             self.metrics.ingress_gap(state.lost)
             log.error("stream_entries_lost", lost=state.lost, offset=state.offset)
         if state.restarted:
-            self.trouble = (
-                f"the stream begins again below the offset {state.offset}: its entries are not read"
-            )
-            if not self._restarted_told:
-                self._restarted_told = True
+            if self._restarted.is_new("restarted"):
                 self.metrics.store_alarm("stream_restarted")
                 log.error(
                     "stream_begins_again_below_offset", offset=state.offset, last_entry_id=state.last_entry_id
                 )
         else:
-            self._restarted_told = False
+            self._restarted.over()
         return state

@@ -16,6 +16,7 @@ from galaxy_mail.storage.operations.claims import Claim, StaleClaim
 from galaxy_mail.storage.operations.store import LOST_PLACES, Store
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
+from galaxy_mail.telemetry.repeated import Repeated
 
 log = structlog.get_logger()
 
@@ -51,7 +52,7 @@ class Scheduler:
         self._check_again_s = float("-inf")  # when to look for what was lost, and for what others scheduled
         self._lost: deque[Lost] = deque()
         self._stopping = False
-        self._failure: str | None = None  # what keeps it from claiming
+        self._failure = Repeated()
 
     async def run(self) -> None:
         # What Redis has claimed while nobody listened would be lost until it expires: a turn goes on to its end.
@@ -72,11 +73,10 @@ class Scheduler:
                     self.heartbeat.beat()
                     try:
                         wait_s = await self.turn()
-                        self._failure = None
-                    except RedisFailure as trouble:
-                        if self._failure != str(trouble):  # once for each reason, not for each try
-                            self._failure = str(trouble)
-                            log.warning("claiming_failed", error=self._failure)
+                        self._failure.over()
+                    except RedisFailure as failure:
+                        if self._failure.is_new(str(failure)):
+                            log.warning("claiming_failed", error=str(failure))
                         wait_s = PAUSE_AFTER_TROUBLE_S
                     if not self._stopping:
                         await self.lanes.wait_woken(min(wait_s, self._until_withdrawal_s()))

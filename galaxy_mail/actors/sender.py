@@ -34,6 +34,7 @@ from galaxy_mail.storage.operations.claims import Claim, Quarantined, StaleClaim
 from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
+from galaxy_mail.telemetry.repeated import Repeated
 from galaxy_mail.telemetry.traces import Traces
 
 log = structlog.get_logger()
@@ -292,15 +293,14 @@ class Sender:
 
     async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeats a call until Redis has answered it: all of them may be run twice. Redis being away is no crash."""
-        told: str | None = None
+        repeated = Repeated()
         for pause_s in chain(PAUSES_S, repeat(PAUSES_S[-1])):
             self.heartbeat.beat()
             try:
                 return await call()
-            except RedisFailure as trouble:
-                if told != str(trouble):  # once for each reason, not for each try
-                    told = str(trouble)
-                    log.warning("redis_trouble", error=told)
+            except RedisFailure as failure:
+                if repeated.is_new(str(failure)):
+                    log.warning("redis_trouble", error=str(failure))
             await trio.sleep(pause_s)
         raise AssertionError("an endless loop ended")
 

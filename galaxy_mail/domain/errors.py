@@ -1,6 +1,7 @@
 """The root of this package's exceptions, and those that the domain raises."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class GalaxyMailError(Exception):
@@ -17,6 +18,37 @@ class FieldError(GalaxyMailError):
         super().__init__(f"{field}: {message}" if field else message)
         self.field = field
         self.message = message
+
+
+@contextmanager
+def ungrouped(kind: type[Exception]) -> Iterator[None]:
+    """Raises what a nursery in this block raises as a group of `kind` alone as one exception, the first of them.
+
+    Whatever else is in the group goes on instead, such as a cancellation.
+    """
+    failure: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        of_kind, others = group.split(kind)
+        if of_kind is None:
+            raise
+        if others is not None:
+            raise others from None
+        failure = next(leaves(of_kind))
+    if failure is not None:
+        raise failure from failure.__cause__
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The innermost of what it was raised from; of a group, its first exception counts."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif error.__cause__ is not None:
+            error = error.__cause__
+        else:
+            return error
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -216,7 +216,7 @@ class CommandIntake:
         if len(batch.entries) <= at_a_time:
             steps = list(plan)
             return self._progress(steps, await _apply(self._stream, steps), progress)
-        trouble: RedisFailure | None = None
+        failures: list[RedisFailure] = []
         async with trio.open_nursery() as nursery:
             under_way: list[_Pipeline] = []
             while steps := list(islice(plan, at_a_time)):
@@ -225,13 +225,11 @@ class CommandIntake:
             for pipeline in under_way:
                 await pipeline.ended.wait()
                 if isinstance(pipeline.outcome, RedisFailure):
-                    trouble = (
-                        trouble or pipeline.outcome
-                    )  # out of the nursery by hand, so that it stays itself
+                    failures.append(pipeline.outcome)
                 else:
                     progress = self._progress(pipeline.steps, pipeline.outcome, progress)
-        if trouble is not None:
-            raise trouble
+        if failures:
+            raise failures[0]
         return progress
 
     async def decode(self, entries: Sequence[Entry]) -> "Batch":

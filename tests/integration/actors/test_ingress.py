@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from galaxy_mail.actors.ingress import LEASE_TTL_MS, Ingress
@@ -53,10 +54,6 @@ class Reader:
 
     def reads(self) -> bool:
         return self.ingress is not None and self.ingress.reading
-
-    def trouble(self) -> str | None:
-        assert self.ingress is not None
-        return self.ingress.trouble
 
 
 @pytest.fixture
@@ -265,17 +262,32 @@ async def test_no_trouble_with_redis_is_a_crash_or_a_loss(
 async def test_a_full_redis_is_waited_out(reader: Reader, autojump_clock: MockClock) -> None:
     house = reader.house
     publish(house, "n1")
-    async with reader.running():
-        await until_read(house)
-        publish(house, "n2")
-        house.run("CONFIG", "SET", "maxmemory", "1")
-        await trio.sleep(10)
-        assert "OOM" in (reader.trouble() or "")
-        assert count(house) == 1
-        house.run("CONFIG", "SET", "maxmemory", "0")
-        await until_read(house)
-        assert reader.trouble() is None
-    assert count(house) == 2
+    with capture_logs() as lines:
+        async with reader.running():
+            await until_read(house)
+            for number in (2, 3):
+                publish(house, f"n{number}")
+                house.run("CONFIG", "SET", "maxmemory", "1")
+                await trio.sleep(10)
+                assert count(house) == number - 1
+                house.run("CONFIG", "SET", "maxmemory", "0")
+                await until_read(house)
+    assert count(house) == 3
+    told = [line["error"] for line in lines if line["event"] == "reading_commands_failed"]
+    assert ["OOM" in error for error in told] == [True, True], "once for each time that it was full"
+
+
+async def test_a_redis_that_is_away_twice_is_told_twice_though_nothing_came_meanwhile(
+    reader: Reader, autojump_clock: MockClock
+) -> None:
+    house = reader.house
+    with capture_logs() as lines:
+        async with reader.running():
+            for _ in range(2):
+                faults: list[Fault] = ["lost_call"] * 8
+                house.link.fail("lease", *faults)
+                await trio.sleep(20)
+    assert [line["event"] for line in lines].count("reading_commands_failed") == 2
 
 
 async def test_a_read_ahead_that_fails_costs_nothing(reader: Reader, autojump_clock: MockClock) -> None:
@@ -362,12 +374,13 @@ async def test_a_stream_that_begins_again_below_the_offset_is_an_alarm(
 ) -> None:
     house = reader.house
     house.run("XADD", STREAM, "9999999999999-0", *(p for pair in entry("", "n1")[1] for p in pair))
-    async with reader.running():
-        await until_read(house)
-        house.run("DEL", STREAM)
-        publish(house, "n2")
-        await trio.sleep(10)
-        assert "begins again below the offset" in (reader.trouble() or "")
+    with capture_logs() as lines:
+        async with reader.running():
+            await until_read(house)
+            house.run("DEL", STREAM)
+            publish(house, "n2")
+            await trio.sleep(10)
+        assert [line["event"] for line in lines].count("stream_begins_again_below_offset") == 1
         assert reader.desk.metrics.store_alarms_total.value("stream_restarted") == 1
     assert count(house) == 1
     house.broken = True  # what was published will never be read
