@@ -57,6 +57,11 @@ def valid_tracing_id(text: str | None) -> str | None:
     return text if text is not None and TRACING_ID.fullmatch(text) else None
 
 
+def trace_id_in(traceparent: str) -> str:
+    """The trace that a valid traceparent belongs to (W3C Trace Context §3.2.2: version, trace id, parent id, flags)."""
+    return traceparent[3:35]
+
+
 def valid_traceparent(text: str | None) -> str | None:
     """As `valid_tracing_id`, for the header `traceparent`."""
     return text if text is not None and TRACEPARENT.fullmatch(text) else None

@@ -19,6 +19,7 @@ from galaxy_mail.domain.ids import (
     IDEMPOTENCY_KEY_MAX_CHARS,
     TEMPLATE_ID,
     TEMPLATE_ID_MAX_CHARS,
+    trace_id_in,
     valid_traceparent,
     valid_tracing_id,
 )
@@ -57,7 +58,7 @@ class Tracing(Struct, frozen=True):
         traceparent = valid_traceparent(headers.get("Traceparent"))
         return cls(
             request_id=valid_tracing_id(headers.get("X-Request-Id")),
-            trace_id=traceparent[3:35] if traceparent else None,  # version, trace id, parent id, flags
+            trace_id=trace_id_in(traceparent) if traceparent else None,
             traceparent=traceparent,
         )
 

@@ -8,6 +8,7 @@ import trio
 from galaxy_mail.domain.addresses import BadAddress, parse_suppression_entry
 from galaxy_mail.domain.errors import FieldError
 from galaxy_mail.domain.invalid import Fault, InvalidRequest
+from galaxy_mail.domain.media_type import name_of
 from galaxy_mail.domain.records import Suppression
 from galaxy_mail.http import requests as r
 from galaxy_mail.http import suppression_csv
@@ -91,8 +92,7 @@ class Suppressions:
 
     async def take_csv(self, request: Request) -> Answer:
         r.Members.of_query(request).finish()
-        media_type = (request.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
-        if media_type != "text/csv":
+        if name_of(request.headers.get("Content-Type")) != "text/csv":
             problem = FieldError("Content-Type", "must be text/csv")
             raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
         body = await request.read_body(IMPORT_MAX_BYTES)

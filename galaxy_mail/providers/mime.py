@@ -28,7 +28,9 @@ from msgspec import Struct
 
 from galaxy_mail.domain import addresses
 from galaxy_mail.domain.addresses import BadAddress, parse_address
+from galaxy_mail.domain.base64 import base64_bytes
 from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.media_type import parse_media_type
 from galaxy_mail.domain.records import Attachment
 from galaxy_mail.providers.provider import Message
 
@@ -351,29 +353,16 @@ def _attachment(where: str, attachment: Attachment) -> _Part:
     return _Part((head.encode(), _base64_lines(_base64(where, attachment.content_base64))))
 
 
-_MIME_NAME: Final = r"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]+"  # RFC 2045 §5.1: a token
-_MEDIA_TYPE: Final = re.compile(rf"({_MIME_NAME})/({_MIME_NAME})(.*)", re.ASCII)
-_PARAMETER: Final = re.compile(rf'\s*;\s*({_MIME_NAME}=(?:{_MIME_NAME}|"(?:[^"\\]|\\.)*"))', re.ASCII)
-_CONTENT_TYPE_MAX: Final = 512
-
-
 @lru_cache(maxsize=64)
 def _content_type(where: str, content_type: str) -> str:
     _refuse_line_ends(f"{where}.content_type", content_type)
-    media_type = _MEDIA_TYPE.fullmatch(content_type.strip())
-    if not media_type or not content_type.isascii() or len(content_type) > _CONTENT_TYPE_MAX:
+    media_type = parse_media_type(content_type)
+    if media_type is None:
         raise BadMessage(f"{where}.content_type: not a media type")
-    kind, subtype, rest = media_type.groups()
-    if kind.lower() in ("multipart", "message"):
+    if media_type.type.lower() in ("multipart", "message"):
         # RFC 2046 §5: these may not be in base64, which alone brings the bytes over unchanged.
         return "Content-Type: application/octet-stream\r\n"
-    lines = [f"Content-Type: {kind}/{subtype}"]
-    at = 0
-    while parameter := _PARAMETER.match(rest, at):
-        lines.append(parameter[1])
-        at = parameter.end()
-    if rest[at:].strip(" \t;"):
-        raise BadMessage(f"{where}.content_type: not a media type")
+    lines = [f"Content-Type: {media_type.type}/{media_type.subtype}", *media_type.parameters]
     return ";\r\n ".join(lines) + "\r\n"
 
 
@@ -405,15 +394,13 @@ def _filename(where: str, filename: str) -> str:
     return "".join([f";\r\n filename*{at}*={piece}" for at, piece in enumerate(pieces)])
 
 
-_BASE64_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _MANY_LINES: Final = BinaryLayout(f"{_BASE64_LINE}s" * 256)
 
 
 def _base64(where: str, content: str) -> bytes:
     """The content, checked: it is sent in the encoding that it came in, only cut into lines."""
-    data = content.encode("ascii", "replace")
-    padding = data.translate(None, _BASE64_ALPHABET)
-    if len(data) % 4 or padding not in (b"", b"=", b"==") or not data.endswith(padding):
+    data = base64_bytes(content)
+    if data is None:
         raise BadMessage(f"{where}.content_base64: not base64 (RFC 4648 §4)")
     return data
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from galaxy_mail.domain.addresses import BadAddress, parse_address, parse_allowlist
 from galaxy_mail.domain.secrets import MASK, mentions_secret
+from galaxy_mail.network.loopback import is_loopback
 from galaxy_mail.settings.redis_address import InvalidRedisAddress, RedisAddress, parse_redis_address
 
 T = TypeVar("T")
@@ -29,8 +30,7 @@ class HostPort(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether what is said there stays on this machine."""
-        host = self.host.lower()
-        return host in {"localhost", "::1"} or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

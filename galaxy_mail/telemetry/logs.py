@@ -21,6 +21,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from galaxy_mail.domain.ids import trace_id_in
 from galaxy_mail.domain.records import Delivery
 from galaxy_mail.domain.secrets import MASK, OUR_NAMES, is_secret_name
 
@@ -41,7 +42,7 @@ def delivery_fields(delivery: Delivery, attempt_no: int | None = None) -> dict[s
     """What every line about a delivery carries. Its trace is its caller's, by either of the two ways to name one."""
     trace_id = delivery.trace_id
     if trace_id is None and delivery.traceparent is not None:
-        trace_id = delivery.traceparent[3:35]  # W3C Trace Context §3.2.2: version, trace id, parent id, flags
+        trace_id = trace_id_in(delivery.traceparent)
     return {
         "delivery_id": delivery.delivery_id,
         "source": delivery.source,

@@ -26,6 +26,7 @@ import trio
 from msgspec import Struct
 
 from galaxy_mail.domain.errors import root_cause
+from galaxy_mail.network.loopback import is_loopback
 from galaxy_mail.network.socket_stream import ConversationStream
 from galaxy_mail.providers.provider import SendDeadline
 from galaxy_mail.providers.smtp.outcomes import (
@@ -39,7 +40,7 @@ from galaxy_mail.providers.smtp.outcomes import (
 )
 from galaxy_mail.providers.smtp.protocol import Extensions, OutOfTurn, SmtpClient, State
 from galaxy_mail.providers.smtp.replies import NotSmtp, Reply, one_line
-from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, is_loopback
+from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
 

@@ -23,6 +23,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct
 
+from galaxy_mail.domain.ids import trace_id_in
 from galaxy_mail.domain.login_code import LOGIN_CODE_TEMPLATE_ID
 from galaxy_mail.domain.records import (
     Attempt,
@@ -38,7 +39,6 @@ from galaxy_mail.domain.records import (
 
 _MESSAGE_ID: Final = b'"message_id":"'
 _ACCEPTED: Final = b'"status":"provider_accepted"'
-_TRACE_ID_IN_TRACEPARENT: Final = slice(3, 35)  # W3C Trace Context §3.2.2: behind the version
 _LOGIN_CODE: Final = msgspec.json.encode(LOGIN_CODE_TEMPLATE_ID)
 
 
@@ -67,7 +67,7 @@ def encode_delivery(delivery: Delivery) -> bytes:
         data = _less(data, b'"locale":', locale_used, delivery.locale, delivery.locale_used)
         data = _less(data, b'"locale_fallback_used":', b"false", delivery.locale_fallback_used, False)
     if delivery.traceparent is not None:
-        trace_id = delivery.traceparent[_TRACE_ID_IN_TRACEPARENT]
+        trace_id = trace_id_in(delivery.traceparent)
         data = _less(data, b'"trace_id":', _spelt(trace_id), delivery.trace_id, trace_id)
     if delivery.updated_at_ms == delivery.finished_at_ms:  # the last member, as they are sorted
         data = data.replace(b',"updated_at_ms":%d' % delivery.updated_at_ms, b"", 1)
@@ -86,7 +86,7 @@ def decode_delivery(data: bytes, delivery_id: str) -> Delivery:
     if said.locale_used is not None:
         unsaid += b'"locale":%b,"locale_fallback_used":false,' % _spelt(said.locale_used)
     if said.traceparent is not None:
-        unsaid += b'"trace_id":%b,' % _spelt(said.traceparent[_TRACE_ID_IN_TRACEPARENT])
+        unsaid += b'"trace_id":%b,' % _spelt(trace_id_in(said.traceparent))
     data = data.replace(_MESSAGE_ID + b"@", _MESSAGE_ID + own_id[1:-1] + b"@", 1)
     return decode(unsaid + data[1:], Delivery)
 

@@ -14,14 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from galaxy_mail.domain.base64 import BASE64_SYNTAX
 from galaxy_mail.domain.commands import (
-    BASE64_SYNTAX,
     CONTENT_ID_SYNTAX,
-    CONTENT_TYPE_MAX_CHARS,
-    CONTENT_TYPE_SYNTAX,
     FILENAME_SYNTAX,
     HEADER_TEXT_SYNTAX,
 )
+from galaxy_mail.domain.media_type import CONTENT_TYPE_MAX_CHARS, CONTENT_TYPE_SYNTAX
 from galaxy_mail.domain.records import Attachment
 from galaxy_mail.providers.mime import BadMessage, MailFrom, build, needs_smtputf8
 from galaxy_mail.providers.provider import Message
@@ -594,7 +593,7 @@ def test_an_id_that_no_html_could_name_is_refused(content_id: str) -> None:
     [
         ("image/png", ["image/png"]),
         ("Text/CSV; charset=utf-8;header=present", ["Text/CSV;", " charset=utf-8;", " header=present"]),
-        ('text/calendar; method="RE;QUEST" ;', ["text/calendar;", ' method="RE;QUEST"']),
+        ('text/calendar; method="RE;QUEST"', ["text/calendar;", ' method="RE;QUEST"']),
         ("application/vnd.ms-excel", ["application/vnd.ms-excel"]),
         ("message/rfc822", ["application/octet-stream"]),
         ("Multipart/Mixed; boundary=x", ["application/octet-stream"]),
