@@ -98,11 +98,13 @@ class _Tour:
 
     async def _ready(self, service: Service) -> str:
         with trio.move_on_after(READY_WITHIN_S):
-            while service.server is None or any(service.checks().values()):  # noqa: ASYNC110  # seen as a caller sees it
+            while service.parts.server is None or any(service.parts.gauges.checks().values()):  # noqa: ASYNC110  # seen as a caller sees it
                 await trio.sleep(CHECK_EVERY_S)
-            return service.server.url
+            return service.parts.server.url
         service.cancel()
-        wrong = ", ".join(f"{name}: {reason}" for name, reason in service.checks().items() if reason)
+        wrong = ", ".join(
+            f"{name}: {reason}" for name, reason in service.parts.gauges.checks().items() if reason
+        )
         raise NotSent(
             f"the service was not ready within {READY_WITHIN_S:g} s ({wrong}); see {self._log_file}"
         )
@@ -137,11 +139,11 @@ class _Tour:
             "source": "notification",
             "payload_mode": "rendered",
             "idempotency_key": delivery_id,
-            "requested_at_ms": str(service.store.now_ms()),
+            "requested_at_ms": str(service.parts.store.now_ms()),
             "payload_json": msgspec.json.encode(payload).decode(),
         }
         stream = self._config.redis_command_stream
-        [entry_id] = await service.gateway.pipeline(
+        [entry_id] = await service.parts.gateway.pipeline(
             [("XADD", stream, "*", *(part for pair in fields.items() for part in pair))]
         )
         shown = entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)

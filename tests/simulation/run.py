@@ -164,7 +164,7 @@ class Simulation:
                     witness.wrong("not everything reached its end")
                 platform.cancel_scope.cancel()
             for process in self.processes:
-                if stuck := () if process.over else process.service.supervisor.stuck():
+                if stuck := () if process.over else process.service.parts.supervisor.stuck():
                     witness.wrong(f"{process.name}: {stuck} did not turn")
                 process.stop()
                 with trio.move_on_after(300):
@@ -173,7 +173,7 @@ class Simulation:
                     witness.wrong(f"{process.name} did not stop")
             self.nursery.cancel_scope.cancel()
         self.virtual_s = trio.current_time()
-        store = self.processes[-1].service.store
+        store = self.processes[-1].service.parts.store
         for violation in Oracle(self.world, self.workload.asked, self.config).violations(store):
             witness.wrong(violation)
 
@@ -240,7 +240,7 @@ class Simulation:
 
     def look(self) -> None:
         """The store is sound at this moment, too, whatever is going on."""
-        for violation in verified(self.world, self.processes[-1].service.store):
+        for violation in verified(self.world, self.processes[-1].service.parts.store):
             self.world.witness.wrong(f"in between: {violation}")
 
     async def _keep_one_living(self, every_s: float) -> None:
