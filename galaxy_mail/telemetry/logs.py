@@ -53,11 +53,6 @@ def delivery_fields(delivery: Delivery, attempt_no: int | None = None) -> dict[s
     }
 
 
-def delivery_log(log: Any, delivery: Delivery, attempt_no: int | None = None) -> Any:
-    """The logger with the fields of a delivery on each of its lines."""
-    return log.bind(**delivery_fields(delivery, attempt_no))
-
-
 def configure(
     level: str = "info", form: Format = "json", stream: BinaryIO | None = None
 ) -> Callable[[], None]:

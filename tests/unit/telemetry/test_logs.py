@@ -446,8 +446,7 @@ DELIVERY = Delivery(
 
 
 def test_every_line_about_a_delivery_says_which_one(lines: Lines) -> None:
-    about = logs.delivery_log(log, DELIVERY, attempt_no=2)
-    about.info("attempt_finished", status=DeliveryStatus.SENT)
+    log.info("attempt_finished", **logs.delivery_fields(DELIVERY, attempt_no=2), status=DeliveryStatus.SENT)
     [line] = lines.json()
     assert line.pop("timestamp")
     assert line == {
