@@ -8,7 +8,7 @@ import trio
 
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.errors import ungrouped
-from galaxy_mail.intake.intake import Batch, CommandIntake, Progress
+from galaxy_mail.intake.stream_intake import Batch, CommandIntake, Progress
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.operations.command_stream import BATCH_ENTRIES, CommandStream, StreamState
 from galaxy_mail.telemetry.metrics import Metrics

@@ -6,7 +6,7 @@ import structlog
 import trio
 
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.intake.resending import Resending
+from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.storage.links.errors import RedisFailure
 
 log = structlog.get_logger()
@@ -22,8 +22,8 @@ class ResendJobs:
     Ends when cancelled. Touches jobs and intake; the clones are anybody's to send.
     """
 
-    def __init__(self, *, resending: Resending, heartbeat: Heartbeat) -> None:
-        self._resending = resending
+    def __init__(self, *, runner: ResendJobRunner, heartbeat: Heartbeat) -> None:
+        self._runner = runner
         self._heartbeat = heartbeat
         self._paid_up_to_s: dict[str, float] = {}  # by job: the moment up to which its pace is used up
 
@@ -39,7 +39,7 @@ class ResendJobs:
 
     async def step(self) -> int:
         """Works once on each job that is due; how many there were. Raises RedisTrouble."""
-        jobs = await self._resending.jobs_to_work_on()
+        jobs = await self._runner.jobs_to_work_on()
         known = {saved.job.job_id for saved in jobs}
         for job_id in self._paid_up_to_s.keys() - known:
             del self._paid_up_to_s[job_id]
@@ -50,7 +50,7 @@ class ResendJobs:
             if allowance == 0:
                 continue
             worked_on += 1
-            job = await self._resending.work_on(saved, at_most=allowance)
+            job = await self._runner.work_on(saved, at_most=allowance)
             if job is not None and not job.running:
                 log.info(
                     "resend_job_finished",

@@ -22,6 +22,7 @@ from galaxy_mail.http.suppressions import Suppressions
 from galaxy_mail.http.templates import Templates
 from galaxy_mail.http.tokens import Forbidden, Tokens, Unauthorized
 from galaxy_mail.intake.intake import Intake
+from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
@@ -40,6 +41,7 @@ class Api(Struct, frozen=True, kw_only=True):
     reader: Reader
     suppressions: SuppressionList
     resending: Resending
+    resend_jobs: ResendJobRunner
     catalog: Catalog
     supervisor: Supervisor
     checks: Callable[[], Checks]  # what `/readyz` shows
@@ -123,7 +125,7 @@ def build_app(api: Api) -> App:
     """The whole API. Every route is declared with its role by the group that it belongs to."""
     groups: tuple[Routes, ...] = (
         LoginCodes(api.intake, api.metrics),
-        Deliveries(api.reader, api.resending),
+        Deliveries(api.reader, api.resending, api.resend_jobs),
         Review(api.reader),
         Suppressions(api.suppressions, api.reader),
         Templates(api.catalog),

@@ -22,6 +22,7 @@ from galaxy_mail.http.responses import REPLAYED, Answer, json_answer
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import attempt_view, delivery_view, resend_job_view
+from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending, UnknownParent
 from galaxy_mail.storage.records.reader import Filter, Reader
 
@@ -35,9 +36,10 @@ _PACE: Final = r.number(1, PER_SECOND_MAX)
 class Deliveries:
     """Finds deliveries, tells their story, and resends them."""
 
-    def __init__(self, reader: Reader, resending: Resending) -> None:
+    def __init__(self, reader: Reader, resending: Resending, resend_jobs: ResendJobRunner) -> None:
         self._reader = reader
         self._resending = resending
+        self._resend_jobs = resend_jobs
 
     def routes(self) -> tuple[Route, ...]:
         one = f"{API}/deliveries/<delivery_id>"
@@ -136,7 +138,7 @@ class Deliveries:
             created_by=asked.created_by,
             reason=asked.reason,
         ) as action:
-            job, replayed = await self._resending.start_job(asked, members.values, idempotency_key=key)
+            job, replayed = await self._resend_jobs.start(asked, members.values, idempotency_key=key)
             action.found(job_id=job.job_id, replayed=replayed)
         if replayed:
             return json_answer(resend_job_view(job), REPLAYED)
@@ -145,7 +147,7 @@ class Deliveries:
 
     async def job(self, request: Request, job_id: str) -> Answer:
         r.Members.of_query(request).finish()
-        job = await self._resending.job(job_id)
+        job = await self._resend_jobs.get(job_id)
         if job is None:
             raise NothingThere("resend job")
         return json_answer(resend_job_view(job))

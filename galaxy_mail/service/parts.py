@@ -21,8 +21,10 @@ from galaxy_mail.domain.conclusion import RetryPolicy
 from galaxy_mail.http.app import Api, build_app
 from galaxy_mail.http.server import HttpServer, Tls, bind
 from galaxy_mail.http.tokens import Tokens
-from galaxy_mail.intake.intake import CommandIntake, Intake
+from galaxy_mail.intake.intake import Intake
+from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
+from galaxy_mail.intake.stream_intake import CommandIntake
 from galaxy_mail.service.dependencies import NO_DOMAIN, Dependencies, ProductionDependencies
 from galaxy_mail.service.gauges import Gauges
 from galaxy_mail.storage.embedded import EmbeddedValkey
@@ -129,7 +131,8 @@ class Parts:
             delays_ms=config.retry_delays_ms, fail_unknown_outcome=config.unknown_outcome == "fail"
         )
         self.reader = Reader(self.store)
-        self.resending = Resending(self.reader, self.intake, ResendJobStore(self.store), self.traces)
+        self.resending = Resending(self.reader, self.intake, self.traces)
+        self.resend_job_runner = ResendJobRunner(self.reader, self.resending, ResendJobStore(self.store))
         self.gauges = Gauges(
             gateway=self.gateway,
             store_identity=self.store_identity,
@@ -213,7 +216,7 @@ class Parts:
         return self._ingress
 
     def _build_resend_jobs(self, heartbeat: Heartbeat) -> ResendJobs:
-        return ResendJobs(resending=self.resending, heartbeat=heartbeat)
+        return ResendJobs(runner=self.resend_job_runner, heartbeat=heartbeat)
 
     def _api(self) -> Child:
         config = self.config
@@ -223,6 +226,7 @@ class Parts:
                 reader=self.reader,
                 suppressions=SuppressionList(self.gateway),
                 resending=self.resending,
+                resend_jobs=self.resend_job_runner,
                 catalog=self.catalog,
                 supervisor=self.supervisor,
                 checks=self.gauges.checks,

@@ -14,15 +14,8 @@ from msgspec.structs import replace
 
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, Source, decode
-from galaxy_mail.intake.intake import (
-    APPLIED_AT_A_TIME,
-    LARGE_ENTRY_BYTES,
-    CommandIntake,
-    IdempotencyConflict,
-    Intake,
-    Outcome,
-    Progress,
-)
+from galaxy_mail.intake.intake import IdempotencyConflict, Intake, Outcome
+from galaxy_mail.intake.stream_intake import APPLIED_AT_A_TIME, LARGE_ENTRY_BYTES, CommandIntake, Progress
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
 from galaxy_mail.storage.operations.identity import StoreReplaced

@@ -15,12 +15,11 @@ import trio
 import trio._core._run as trio_run
 from trio.testing import MockClock
 
-import galaxy_mail.intake.resending
 from galaxy_mail.actors import resend_jobs
 from galaxy_mail.config import Config
 from galaxy_mail.domain.records import decode
 from galaxy_mail.domain.resend_job import ResendJob
-from galaxy_mail.intake import intake
+from galaxy_mail.intake import resend_job_runner, resending, stream_intake
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.records import keys as k
 from tests.blocking_link import BlockingLink
@@ -80,11 +79,13 @@ def simulate(seed: int, link: BlockingLink, catalog: Catalog) -> Run:
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # private and final, but for exactly this
     link.run([("FLUSHALL",)])
     simulation = Simulation(seed, link, catalog)
+    seeded = Seeded(Random(seed))
     with (
-        patch.object(galaxy_mail.intake.resending, "secrets", Seeded(Random(seed))),
+        patch.object(resending, "secrets", seeded),
+        patch.object(resend_job_runner, "secrets", seeded),
         patch.object(resend_jobs, "CHECK_EVERY_S", 1.0),  # mostly there is no job, and looking costs
         # A batch here is small, and is to have several pipelines.
-        patch.object(intake, "APPLIED_AT_A_TIME", 3),
+        patch.object(stream_intake, "APPLIED_AT_A_TIME", 3),
     ):
         try:
             trio.run(simulation.run, clock=MockClock(autojump_threshold=0))

@@ -268,7 +268,7 @@ class Workload:
         )
 
         async def once(process: Process) -> bool:
-            job, _ = await process.service.parts.resending.start_job(
+            job, _ = await process.service.parts.resend_job_runner.start(
                 request, {"key": key}, idempotency_key=key
             )
             self.asked.jobs.append(job.job_id)

@@ -179,7 +179,7 @@ async def working(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(dead_letters_module, "CHECK_EVERY_S", 0.01)
     monkeypatch.setattr("galaxy_mail.actors.resend_jobs.CHECK_EVERY_S", 0.01)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ResendJobs(resending=shell.api.resending, heartbeat=Heartbeat()).run)
+        nursery.start_soon(ResendJobs(runner=shell.api.resend_jobs, heartbeat=Heartbeat()).run)
         yield
         nursery.cancel_scope.cancel()
 

@@ -11,7 +11,7 @@ from galaxy_mail.actors.supervisor import Child, Heartbeat
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.records import MalformedCommand, encode
 from galaxy_mail.http.tokens import Role, Tokens
-from galaxy_mail.intake.intake import CommandIntake
+from galaxy_mail.intake.stream_intake import CommandIntake
 from galaxy_mail.storage.operations.command_stream import CommandStream
 from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.telemetry.traces import Traces

@@ -28,6 +28,7 @@ from galaxy_mail.domain.records import (
 from galaxy_mail.http.app import Api, App, build_app
 from galaxy_mail.http.tokens import Tokens
 from galaxy_mail.intake.intake import Intake
+from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
@@ -143,7 +144,8 @@ class World:
         self.reader = Reader(self.store)
         self.suppressions = SuppressionList(self.link)
         self.jobs = ResendJobStore(self.store)
-        self.resending = Resending(self.reader, self.intake, self.jobs, Traces())
+        self.resending = Resending(self.reader, self.intake, Traces())
+        self.resend_jobs = ResendJobRunner(self.reader, self.resending, self.jobs)
         self.supervisor = Supervisor()
         self.checks: dict[str, str | None] = {"redis": None, "actors": None}
         self.app: App = build_app(
@@ -152,6 +154,7 @@ class World:
                 reader=self.reader,
                 suppressions=self.suppressions,
                 resending=self.resending,
+                resend_jobs=self.resend_jobs,
                 catalog=Catalog.load(bundled_templates(), limits=RenderLimits()),
                 supervisor=self.supervisor,
                 checks=lambda: self.checks,
