@@ -13,7 +13,8 @@ import trio
 
 from galaxy_mail.config import Config
 from galaxy_mail.service.service import Service
-from galaxy_mail.telemetry import logs, traces
+from galaxy_mail.telemetry import logs
+from galaxy_mail.telemetry.otel_settings import traces_from_env
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ def run(config: Config, beside: Beside | None = None) -> None:
 
 
 async def _run(config: Config, beside: Beside | None) -> None:
-    service = Service(config, traces=traces.from_env(os.environ))
+    service = Service(config, traces=traces_from_env(os.environ))
     _spare_the_collector()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:

@@ -15,8 +15,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased,
 from structlog.testing import capture_logs
 
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Envelope, PayloadMode, Source
+from galaxy_mail.telemetry.otel_settings import traces_from_env
 from galaxy_mail.telemetry.otlp import FollowsLink
-from galaxy_mail.telemetry.traces import OFF, Span, Traces, from_env
+from galaxy_mail.telemetry.traces import OFF, Span, Traces
 from tests.collector import Collector, collector_running
 from tests.spans import Spans
 
@@ -239,7 +240,7 @@ async def test_while_traces_are_off_every_span_is_the_same_nothing() -> None:
 
 def test_while_traces_are_off_opentelemetry_is_not_imported() -> None:
     script = (
-        "import sys; from galaxy_mail.telemetry.traces import from_env; assert not from_env({}).on;"
+        "import sys; from galaxy_mail.telemetry.otel_settings import traces_from_env; assert not traces_from_env({}).on;"
         "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=50)
@@ -262,7 +263,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 )
 def test_traces_stay_off_unless_they_are_wanted_and_possible(env: dict[str, str], reason: str | None) -> None:
     with capture_logs() as lines:
-        assert not from_env(env).on
+        assert not traces_from_env(env).on
     assert [line["event"] for line in lines] == ["traces_off"] * bool(reason)
     assert not lines or str(reason) in lines[0]["reason"]
 
@@ -270,7 +271,7 @@ def test_traces_stay_off_unless_they_are_wanted_and_possible(env: dict[str, str]
 def test_a_missing_extra_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "galaxy_mail.telemetry.otlp", None)
     with capture_logs() as lines:
-        assert not from_env(ENDPOINT).on
+        assert not traces_from_env(ENDPOINT).on
     [line] = lines
     assert "galaxy-mail[otel]" in line["reason"]
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line["reason"]
@@ -280,7 +281,7 @@ def test_settings_that_make_no_exporter_leave_traces_off(monkeypatch: pytest.Mon
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://u:{SECRET}@127.0.0.1:9")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
     with capture_logs() as lines:
-        assert not from_env(ENDPOINT).on
+        assert not traces_from_env(ENDPOINT).on
     assert [line["event"] for line in lines] == ["traces_off"]
     assert SECRET not in str(lines)
 
@@ -298,7 +299,7 @@ async def test_spans_reach_a_collector(
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url} | ({"OTEL_SERVICE_NAME": name} if name else {})
     for variable, value in env.items():
         monkeypatch.setenv(variable, value)
-    traces = from_env(env)
+    traces = traces_from_env(env)
     assert traces.on
     with traces.accepting(Source.NOTIFICATION, "d1", CALLER) as accepting:
         delivery = replace(DELIVERY, traceparent=accepting.traceparent())
@@ -321,7 +322,7 @@ async def test_a_collector_that_hangs_holds_nobody_up(monkeypatch: pytest.Monkey
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listener[0].socket.getsockname()[1]}"}
     for variable, value in (endpoint | {"OTEL_EXPORTER_OTLP_TIMEOUT": "0.5"}).items():
         monkeypatch.setenv(variable, value)
-    traces = from_env(endpoint)
+    traces = traces_from_env(endpoint)
     with traces.sending(DELIVERY, 1, "smtp"):
         pass
     with capture_logs() as lines, trio.fail_after(10):
