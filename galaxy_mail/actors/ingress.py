@@ -77,7 +77,7 @@ class Ingress:
             log.warning("lease_not_given_up", error=str(trouble))  # it runs out by itself
 
     async def _read_while_leased(self) -> None:
-        """Reads until the lease is another's or runs out. Raises RedisTrouble."""
+        """Reads until the lease is another's or runs out. Raises RedisFailure."""
         with ungrouped(RedisFailure):
             async with trio.open_nursery() as nursery:
                 self.reading = True

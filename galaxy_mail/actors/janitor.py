@@ -63,12 +63,12 @@ class Janitor:
             await trio.sleep_until(min(due_s))
 
     async def sample(self) -> None:
-        """Reads the gauges. Raises RedisTrouble."""
+        """Reads the gauges. Raises RedisFailure."""
         state = await self.stream.state()
         self._on_sample(await self.upkeep.depths(), state.lag)
 
     async def purge(self) -> int:
-        """What is past its time, a batch after the other as long as there is time for it. Raises RedisTrouble."""
+        """What is past its time, a batch after the other as long as there is time for it. Raises RedisFailure."""
         until_s = trio.current_time() + FORGET_FOR_S
         gone, batch = 0, BATCH
         while batch >= BATCH and trio.current_time() <= until_s:
@@ -80,7 +80,7 @@ class Janitor:
         return gone
 
     async def reconcile(self) -> None:
-        """One batch of states against the schedule. Raises RedisTrouble."""
+        """One batch of states against the schedule. Raises RedisFailure."""
         repaired = await self.upkeep.reconcile()
         for delivery_id in repaired.rescheduled:
             log.error("delivery_was_not_scheduled", delivery_id=delivery_id)
@@ -92,5 +92,5 @@ class Janitor:
             log.info("parked_delivery_taken_up", delivery_id=delivery_id)
 
     async def trim(self) -> int:
-        """Removes old stream entries that need no more work. Raises RedisTrouble."""
+        """Removes old stream entries that need no more work. Raises RedisFailure."""
         return await self.stream.trim(keep_ms=self.stream_kept_ms)

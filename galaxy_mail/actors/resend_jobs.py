@@ -38,7 +38,7 @@ class ResendJobs:
             await trio.sleep(CHECK_EVERY_S)
 
     async def step(self) -> int:
-        """Works once on each job that is due; how many there were. Raises RedisTrouble."""
+        """Works once on each job that is due; how many there were. Raises RedisFailure."""
         jobs = await self._runner.jobs_to_work_on()
         known = {saved.job.job_id for saved in jobs}
         for job_id in self._paid_up_to_s.keys() - known:

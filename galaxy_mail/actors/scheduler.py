@@ -85,7 +85,7 @@ class Scheduler:
                     await self._release(self.lanes.drain())
 
     async def turn(self) -> float:
-        """One look at the schedule; how many seconds to wait for the next. Raises RedisTrouble."""
+        """One look at the schedule; how many seconds to wait for the next. Raises RedisFailure."""
         now_s = trio.current_time()
         await self._conclude_lost()  # before a claim can find them expired
         await self._release(self.lanes.withdraw(before_s=now_s - self._may_wait_s))
@@ -149,7 +149,7 @@ class Scheduler:
         return conclusion
 
     async def _conclude_lost(self) -> None:
-        """Raises RedisTrouble; what is left then comes again with the next turn.
+        """Raises RedisFailure; what is left then comes again with the next turn.
 
         To let its claim expire would count as another loss, and a delivery has few of them.
         """

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 class GalaxyMailError(Exception):
-    """Everything that Galaxy Mail raises on purpose."""
+    """The base of all exceptions that Galaxy Mail raises itself."""
 
 
 class FieldError(GalaxyMailError):
@@ -52,7 +52,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """What an exception consists of: itself, or what is in the group, however deep."""
+    """The exception itself, or all exceptions of a group, at any depth."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)

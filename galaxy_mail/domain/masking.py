@@ -1,4 +1,4 @@
-"""What operators may see of what callers sent: secrets by their name masked, free text withheld."""
+"""Masks what callers sent before operators see it: values with a secret name are masked, free text is withheld."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from galaxy_mail.domain.raw_fields import Kept, numbered, read_back
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.secrets import MASK, is_secret_name, mentions_secret
 
-# Fields whose grammar leaves no room for content: shown as they came, so that an operator sees what is wrong with them.
+# Fields that hold no content: shown as they came, so that an operator sees what is wrong with them.
 _PLAIN_FIELDS: Final = frozenset(
     {
         "delivery_id",
@@ -47,7 +47,7 @@ def _shown(name: str, kept: Kept) -> str:
 
 
 def _shown_bytes(kept: Kept) -> str:
-    """Base64, unless what it spells names a secret: `{"code":"…"}` in Latin-1 or UTF-16 is no less readable."""
+    """The bytes in base64, unless they mention a secret: `{"code":"…"}` in Latin-1 or UTF-16 is as readable as in UTF-8."""
     encoded = kept.base64 or ""
     try:
         raw = b64decode(encoded, validate=True)
@@ -61,7 +61,7 @@ def _shown_bytes(kept: Kept) -> str:
 def _masked_json(text: str) -> str | None:
     """This JSON object or array with secret-named members masked; None where the text is neither.
 
-    Read leniently: what the strict decoder refused, such as a name that comes twice, is what an operator looks for.
+    The decoder is lenient: an operator wants to see what the strict one refused, such as a duplicate name.
     """
     if not text.lstrip().startswith(("{", "[")):
         return None
@@ -70,7 +70,7 @@ def _masked_json(text: str) -> str | None:
         masked = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         return None
-    return masked.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair fits no answer
+    return masked.encode("utf-8", "backslashreplace").decode()  # a lone surrogate can't be encoded
 
 
 def _masked_members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -81,5 +81,5 @@ def _masked_members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 
 def _digest(kept: Kept, shown: bytes) -> str:
-    """What identifies withheld text without telling it."""
+    """The length and hash of withheld text, which identify it without showing it."""
     return f"{kept.whole_bytes} bytes, SHA-256 {kept.whole_sha256 or sha256(shown).hexdigest()}"

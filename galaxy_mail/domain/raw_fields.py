@@ -8,7 +8,7 @@ fits a JSON record:
     base64:<...>                bytes that are not UTF-8
     cut:<bytes>:<sha256>:<...>  a value that was cut, with the length and the hash of the whole; then one of the above
 
-Names are spelt alike. The second `source` is kept as `source (2)`.
+Names are encoded in the same way. The second `source` is kept as `source (2)`.
 """
 
 from base64 import b64encode
@@ -20,7 +20,7 @@ from msgspec import Struct
 
 RAW_FIELDS_MAX_BYTES: Final = 64 * 1024  # names and values as kept, in all
 NAME_MAX_BYTES: Final = 256
-LEFT_OUT: Final = "(left out)"  # stands for fields that no space was left for
+LEFT_OUT: Final = "(left out)"  # in the place of fields that don't fit
 
 _TEXT: Final = "text:"
 _BASE64: Final = "base64:"
@@ -34,7 +34,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 
 class Kept(Struct, frozen=True):
-    """One kept value, read back."""
+    """One kept value, decoded."""
 
     text: str | None  # None: it was not UTF-8
     base64: str | None  # set when `text` is not
@@ -43,10 +43,10 @@ class Kept(Struct, frozen=True):
 
 
 def keep(fields: Fields) -> dict[str, str]:
-    """The fields as they are stored: the short ones whole, the long ones cut where space ends."""
+    """The fields as they are stored: short ones whole, long ones cut to what fits."""
     room = RAW_FIELDS_MAX_BYTES - _LEFT_OUT_COST_BYTES
     kept: dict[int, tuple[str, str]] = {}
-    # Shortest first: a payload of megabytes must not crowd out the ids that tell whose it is.
+    # Shortest first, so that a payload of megabytes leaves room for the ids.
     for index in sorted(range(len(fields)), key=lambda index: len(fields[index][0]) + len(fields[index][1])):
         raw_name, raw_value = fields[index]
         name = _encode(raw_name, NAME_MAX_BYTES)
@@ -66,7 +66,7 @@ def keep(fields: Fields) -> dict[str, str]:
 
 
 def read_back(stored: str) -> Kept:
-    """What `keep` made of a value. Text that it did not make is taken for what it looks like; never raises."""
+    """Decodes a value that `keep` encoded. Any other text is decoded as far as possible; nothing is raised."""
     whole_bytes, whole_sha256 = None, None
     if stored.startswith(_CUT) and stored.count(":") >= 3:
         _, length, whole_sha256, stored = stored.split(":", 3)

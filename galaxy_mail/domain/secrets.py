@@ -28,7 +28,7 @@ _SECRET: Final = frozenset(
         "privatekey",
     }
 )
-# Names of log fields that have a secret's word and tell none. Callers can't name these: a variable `failure_code` is masked.
+# Log fields whose names have a secret word but whose values are no secrets. A caller's variable of such a name is masked.
 OUR_NAMES: Final = frozenset({"failure_code", "provider_code"})
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")

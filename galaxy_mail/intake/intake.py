@@ -38,7 +38,7 @@ class IdempotencyConflict(GalaxyMailError):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What a caller is told: the same for a repeat."""
+    """The answer to a caller. A repeat gets the same."""
 
     outcome: str  # "sent" | "suppressed"
     delivery_id: str
@@ -46,7 +46,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class Intake:
-    """The one way by which mail comes in. `on_accepted` is called when something is due at once."""
+    """Accepts all mail, of both intakes. Calls `on_accepted` when a delivery is due at once."""
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class Intake:
         self._on_accepted = on_accepted
 
     async def accept(self, request: MailRequest) -> Outcome:
-        """Makes one request durable, or repeats its first answer. Raises IdempotencyConflict, RedisTrouble.
+        """Makes one request durable, or repeats its first answer. Raises IdempotencyConflict, RedisFailure.
 
-        A lost reply is followed by the same call once: had the first one been run, this one says so.
+        After a lost reply it makes the same call once more; the answer tells whether the first one was executed.
         """
         with self._traces.accepting(request.source, request.delivery_id, request.traceparent) as span:
             request = replace(request, traceparent=span.traceparent(request.traceparent))
@@ -111,7 +111,7 @@ class Intake:
 
     @property
     def durable(self) -> bool:
-        """Whether each pipeline that accepts waits for the disk or for a replica."""
+        """Whether each accepting pipeline waits for the disk or for a replica."""
         return self._store.durable
 
     def now_ms(self) -> int:
@@ -119,7 +119,7 @@ class Intake:
         return self._store.now_ms()
 
     def acceptance(self, request: MailRequest, suppressed: Suppressed) -> Acceptance:
-        """What this request becomes, with those entries of the suppression list and with the allowlist."""
+        """The records of this request, by these entries of the suppression list and by the allowlist."""
         return accept(
             request,
             suppressed=not_allowed(request.content.envelope, self._allowlist) | dict(suppressed),
@@ -129,11 +129,11 @@ class Intake:
         )
 
     def accept_call(self, acceptance: Acceptance, *, position: StreamPosition, replaced: bytes) -> Call:
-        """The script call that accepts a stream entry; suppression has been looked up."""
+        """The script call that accepts a stream entry. Suppression was looked up before."""
         return self._store.accept_call(acceptance, position=position, replaced=replaced)
 
     def accepted(self, acceptance: Acceptance) -> Outcome:
-        """Tells everyone that it is durable."""
+        """Counts and logs an acceptance that is durable, and wakes the scheduler."""
         delivery = acceptance.delivery
         self._metrics.accepted(delivery)
         log.info(

@@ -34,9 +34,9 @@ class ResendJobRunner:
     async def start(
         self, request: ResendJobRequest, asked: Json, *, idempotency_key: str
     ) -> tuple[ResendJob, bool]:
-        """The job and whether an earlier request made it. Raises IdempotencyConflict, RedisTrouble.
+        """The job, and whether an earlier request made it. Raises IdempotencyConflict, RedisFailure.
 
-        `asked` is the request as it came: what a repeat is compared by.
+        `asked` is the request as it came; repeats are compared by it.
         """
         job = new_job(request, asked, idempotency_key=idempotency_key, now_ms=self._reader.now_ms())
         existing = await self._jobs.create(job)
@@ -47,11 +47,11 @@ class ResendJobRunner:
         return existing.job, True
 
     async def get(self, job_id: str) -> ResendJob | None:
-        """How far it is, None where there is none. Raises RedisTrouble."""
+        """The job, or None where there is none. Raises RedisFailure."""
         return await self._jobs.get(job_id)
 
     async def jobs_to_work_on(self) -> list[SavedJob]:
-        """Unfinished jobs that no other process has in hand. Raises RedisTrouble."""
+        """Unfinished jobs that no other process has in hand. Raises RedisFailure."""
         now_ms = self._reader.now_ms()
         return [
             saved
@@ -60,15 +60,15 @@ class ResendJobRunner:
         ]
 
     async def work_on(self, saved: SavedJob, *, at_most: int) -> ResendJob | None:
-        """Resends up to so many of the job's deliveries, or counts them, and saves how far it came. Raises RedisTrouble.
+        """Resends up to `at_most` of the job's deliveries, or counts them, and saves the progress. Raises RedisFailure.
 
-        None: another process has the job now. After an exception the job goes on from where it was saved last, and
-        what was resent since is found again by its idempotency keys.
+        None: another process has the job now. After an exception the job continues from where it was saved last; the
+        idempotency keys recognise what was resent since.
         """
         owned: SavedJob | None = saved
         if not saved.job.is_owned_by(self._owner, self._reader.now_ms() + OWNED_FOR_MS // 2):
             owned = await self._save(saved.job, instead_of=saved)
-        if owned is None:  # two processes saw that nobody had it, and the other one was first
+        if owned is None:  # two processes saw an unowned job, and the other one took it
             return None
         try:
             job = await (
@@ -76,7 +76,7 @@ class ResendJobRunner:
             )
         except RedisFailure:
             raise
-        except Exception:  # a job that can't be worked on must not stop the others, or the service
+        except Exception:  # a broken job must not stop the others, or the service
             log.exception("resend_job_failed", job_id=saved.job.job_id)
             failure = Failure(code="internal_error", summary="an unexpected error; the log has more")
             job = owned.job.finished(JobStatus.FAILED, at_ms=self._reader.now_ms(), failure=failure)
@@ -107,18 +107,18 @@ class ResendJobRunner:
             if delivery is not due[-1] and not job.is_owned_by(
                 self._owner, self._reader.now_ms() + OWNED_FOR_MS // 2
             ):
-                # Redis is slow. Saved only at the page's end, the job would be another's before, time and again.
+                # Redis is slow. Saved only at the page's end, the job would time out and go to another process each time.
                 page = Page([], Position(delivery.created_at_ms, delivery.delivery_id))
                 break
         return self._advanced(job, page, matched=matched, resent=resent, skipped=matched - resent)
 
     async def _due(self, job: ResendJob, deliveries: list[Delivery]) -> list[Delivery]:
-        """Those that nobody has sent again yet: a second job for the same night must not mail everybody twice."""
+        """Those that were not resent yet: a second job with the same filter must not mail everybody twice."""
         children = await self._reader.children([delivery.delivery_id for delivery in deliveries])
         due: list[Delivery] = []
         for delivery, clones in zip(deliveries, children, strict=True):
             key = job.idempotency_key(delivery.delivery_id)
-            # Its own clone, made before a crash and not saved, counts as its work.
+            # A clone that this job made before a crash counts as its own work.
             if not clones or await self._reader.idempotency(Source.OPERATOR_RESEND, key) is not None:
                 due.append(delivery)
         return due

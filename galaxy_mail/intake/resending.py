@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class UnknownParent(GalaxyMailError):
-    """There is no such delivery to send again."""
+    """The delivery to send again does not exist."""
 
 
 class Resent(Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class Resent(Struct, frozen=True, kw_only=True):
 
     delivery_id: str
     parent_delivery_id: str
-    replayed: bool  # it was made by an earlier request with the same key
+    replayed: bool  # an earlier request with the same key made it
 
 
 class Resending:
@@ -46,9 +46,9 @@ class Resending:
         trace_id: str | None = None,
         traceparent: str | None = None,
     ) -> Resent:
-        """Accepts a clone of this delivery. Raises UnknownParent, ResendNotAllowed, IdempotencyConflict, RedisTrouble.
+        """Accepts a clone of this delivery. Raises UnknownParent, ResendNotAllowed, IdempotencyConflict, RedisFailure.
 
-        Two requests at once with different keys make two clones: that is what two keys say.
+        Two requests with different keys make two clones.
         """
         found = await self._reader.with_content(parent_delivery_id)
         try:
@@ -66,7 +66,7 @@ class Resending:
                 traceparent=traceparent,
             )
         except (UnknownParent, ResendNotAllowed):
-            # What could be resent once may have expired since; a repeat still gets the answer of the first time.
+            # The parent may have expired since the first request; a repeat still gets the first answer.
             record = await self._reader.idempotency(Source.OPERATOR_RESEND, idempotency_key)
             if record is None or record.fingerprint != resend_fingerprint(parent_delivery_id):
                 raise

@@ -32,9 +32,11 @@ from galaxy_mail.telemetry.traces import OFF, Span, Traces
 
 log = structlog.get_logger()
 
-DECODED_AT_A_TIME: Final = 16  # entries between two looks at what else is to be done
-APPLIED_AT_A_TIME: Final = 50  # entries in one pipeline: Redis works on them while the next ones are planned
-LARGE_ENTRY_BYTES: Final = 256 * 1024  # decoded in a thread: the loop must not stand still for one command
+DECODED_AT_A_TIME: Final = 16  # entries between two checkpoints
+APPLIED_AT_A_TIME: Final = 50  # entries in one pipeline: Redis executes it while the next one is planned
+LARGE_ENTRY_BYTES: Final = (
+    256 * 1024
+)  # larger ones are decoded in a thread, so that they don't block the loop
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -48,14 +50,14 @@ class Progress(Struct, frozen=True, kw_only=True):
 
 
 class Batch(Struct, frozen=True):
-    """Stream entries as they were read, and what was read from each."""
+    """Stream entries as they were read, and each of them decoded."""
 
     entries: Sequence[Entry]
     decoded: Sequence[MailRequest | Malformed]
 
 
 class Step(Struct, frozen=True):
-    """One entry of a batch: what to run for it, and what it is when that was answered."""
+    """One entry of a batch: the call for it, and what the entry is once that call was answered."""
 
     position: StreamPosition
     call: Call
@@ -77,8 +79,8 @@ class Step(Struct, frozen=True):
 class CommandIntake:
     """Accepts stream entries in batches: one look-up, then pipelines in which every entry moves the offset.
 
-    The pipelines of a batch are under way together. None waits for the one before it: an entry whose predecessor was
-    not made safe changes nothing, in whatever pipeline it is.
+    All pipelines of a batch are in flight at once, and none waits for the one before it. That is safe because the script
+    changes nothing for an entry whose predecessor was not recorded.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class CommandIntake:
         self._traces = traces
 
     async def accept(self, batch: Batch, *, offset: str) -> Progress:
-        """Accepts the entries behind `offset`, in order, up to the first that Redis refuses. Raises RedisTrouble.
+        """Accepts the entries behind `offset`, in order, up to the first that Redis refuses. Raises RedisFailure.
 
         After an exception the stored offset tells how far it came.
         """
@@ -108,7 +110,7 @@ class CommandIntake:
             list(dict.fromkeys(e for r in requests for e in suppression_entries(r.content.envelope))),
         )
         plan = self._plan(batch, known, offset)
-        # Where each pipeline waits for the disk, the others would wait behind it.
+        # Where each pipeline waits for the disk, several would wait one after the other.
         at_a_time = len(batch.entries) if self._intake.durable else APPLIED_AT_A_TIME
         progress = Progress(offset=offset)
         if len(batch.entries) <= at_a_time:
@@ -131,7 +133,7 @@ class CommandIntake:
         return progress
 
     async def decode(self, entries: Sequence[Entry]) -> Batch:
-        """What each entry asks for, or why it asks for nothing; needs no Redis, so it may be done ahead."""
+        """Each entry decoded, as a request or as malformed. Needs no Redis, so it can be done ahead."""
         decoded: list[MailRequest | Malformed] = []
         for number, (entry_id, fields) in enumerate(entries):
             if sum(len(value) for _, value in fields) > LARGE_ENTRY_BYTES:
@@ -143,7 +145,7 @@ class CommandIntake:
         return Batch(entries, decoded)
 
     def _plan(self, batch: Batch, known: Known, offset: str) -> Iterator[Step]:
-        """What is to be done for each entry, told apart by what Redis knew and by the entries before it."""
+        """The step for each entry, by what Redis knows and by the entries before it."""
         now_ms = self._intake.now_ms()
         fingerprints = {
             key: record.fingerprint for key, record in known.records.items() if record.expires_at_ms > now_ms
@@ -184,7 +186,7 @@ class CommandIntake:
         return self._traces.accepting(Source.NOTIFICATION, delivery_id, traceparent)
 
     def _progress(self, steps: Sequence[Step], replies: Sequence[Reply], before: Progress) -> Progress:
-        """How far it has come with these steps."""
+        """Counts and logs what these replies say; how far the batch has come with them."""
         offset, refusal = before.offset, before.refusal
         accepted, duplicates, malformed = before.accepted, before.duplicates, before.malformed
         for step, reply in zip(steps, replies, strict=True):
@@ -192,8 +194,8 @@ class CommandIntake:
                 refusal = refusal or reply
                 continue
             if not isinstance(accept_answer(reply), Accepted):
-                # It was not next: an earlier one was refused. Or another reader was here; then, once that one has come
-                # so far, a later one may be next again.
+                # It was not next: an earlier entry was refused, or another reader moved the offset. In the second case a
+                # later entry may be next again.
                 continue
             offset = step.position.entry_id
             match step.made:
@@ -223,7 +225,7 @@ class CommandIntake:
 
 
 class _Pipeline:
-    """Steps that Redis is to take in one go, and what came of it."""
+    """Steps that are sent in one pipeline, and the replies to them."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
@@ -233,7 +235,7 @@ class _Pipeline:
     async def run(
         self, stream: CommandStream, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        task_status.started()  # whoever started this goes on when the calls are in the queue, in their turn
+        task_status.started()  # the next pipeline starts once these calls are in the queue
         try:
             self.outcome = await _apply(stream, self.steps)
         except RedisFailure as trouble:

@@ -16,9 +16,9 @@ _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_P
 
 
 def traces_from_env(env: Mapping[str, str]) -> Traces:
-    """Traces as OpenTelemetry's own variables ask for them. What prevents them is logged and never raised.
+    """Traces, live or off, as OpenTelemetry's own variables ask for. What prevents live traces is logged, not raised.
 
-    The SDK reads the process' environment by itself; `env` only decides whether it is started.
+    `env` decides only whether traces are on; the SDK reads the environment of the process by itself.
     """
     if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Traces()
@@ -26,7 +26,7 @@ def traces_from_env(env: Mapping[str, str]) -> Traces:
         from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 
         started = get_tracer_provider()
-        if not isinstance(started, ProxyTracerProvider):  # by opentelemetry-instrument
+        if not isinstance(started, ProxyTracerProvider):  # opentelemetry-instrument has set it up
             from galaxy_mail.telemetry.live_traces import LiveTraces
 
             return LiveTraces(started)
@@ -45,6 +45,6 @@ def traces_from_env(env: Mapping[str, str]) -> Traces:
         return Traces()
     try:
         return LiveTraces(provider())
-    except (ValueError, OSError) as error:  # what a variable holds, or a certificate that can't be read
+    except (ValueError, OSError) as error:  # an invalid variable, or an unreadable certificate
         log.warning("traces_off", reason=f"OpenTelemetry refused its settings: {type(error).__name__}")
         return Traces()

@@ -1,13 +1,13 @@
 """Spans of OpenTelemetry: acceptance, rendering, sending, resend.
 
-A queue lies between acceptance and sending, and a restart may too, so that one span can't be the other's parent: the
-accepting span's `traceparent` is stored in the delivery, and the spans of its attempts link to it.
+A queue lies between acceptance and sending, and perhaps a restart, so the span of one can't be the parent of the other.
+The delivery stores the `traceparent` of the span that accepted it, and the spans of its attempts link to that.
 
-Here is what stands for traces while they are off, which is the usual case: nothing is made and OpenTelemetry is not
-even imported. `live_traces.py` has the other case, `otel_settings.py` decides between the two.
+This module has the spans that do nothing, for when traces are off, which is the usual case. OpenTelemetry is not even
+imported then. `live_traces.py` has the other case, `otel_settings.py` decides between the two.
 """
 
-# ruff: noqa: ARG002  # what is off looks at nothing
+# ruff: noqa: ARG002  # spans that do nothing ignore their arguments
 
 from types import TracebackType
 from typing import Final, Self
@@ -18,21 +18,21 @@ Value = str | int | bool | None
 
 
 class Span:
-    """What happens to one delivery at one step; in a `with` block, the parent of what starts within it."""
+    """One step of one delivery. In a `with` block it is the parent of the spans that start within the block."""
 
     __slots__ = ()
 
     def set(self, **attributes: Value) -> None:
-        """Says more about the step. Attributes without a value are left out."""
+        """Adds attributes. Those without a value are left out."""
 
     def failed(self, code: str) -> None:
-        """The step did not do what it should; `code` is from a closed set."""
+        """Marks the span as failed. `code` is from a closed set."""
 
     def end(self) -> None:
-        """It is over. A `with` block does it by itself."""
+        """Ends the span. A `with` block does it by itself."""
 
     def traceparent(self, otherwise: str | None = None) -> str | None:
-        """What to store of this span (W3C Trace Context §3.2); `otherwise`, from the caller, while traces are off."""
+        """This span's traceparent (W3C Trace Context §3.2). While traces are off it is `otherwise`, the caller's."""
         return otherwise
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ OFF: Final = Span()
 
 
 class Traces:
-    """Makes the spans: none at all, while traces are off."""
+    """Starts spans. Here traces are off, and every span does nothing."""
 
     on: bool = False
 
@@ -64,8 +64,8 @@ class Traces:
         return OFF
 
     def resending(self, parent_delivery_id: str) -> Span:
-        """An operator's resend; the acceptance of the clone belongs into it."""
+        """An operator's resend, the parent of the clone's acceptance."""
         return OFF
 
     async def flush_and_close(self, within_s: float) -> None:
-        """Exports what is left, as far as there is time. Spans that end later are lost."""
+        """Exports the spans that are left, within this time. Spans that end later are lost."""
