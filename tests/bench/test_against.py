@@ -32,9 +32,12 @@ def test_a_commit_that_git_does_not_know_is_named(tmp_path: Path) -> None:
 def test_the_service_of_the_other_checkout_is_what_runs(tmp_path: Path) -> None:
     other = extract("HEAD", tmp_path / "other")
     (other / "galaxy_mail" / "__main__.py").write_text('raise SystemExit("this is the other one")\n')
-    with Valkey(tmp_path) as valkey, Relay(tmp_path) as relay:
-        with pytest.raises(ProcessEnded, match="this is the other one"):
-            Service(tmp_path, valkey, relay, checkout=other)
+    with (
+        Valkey(tmp_path) as valkey,
+        Relay(tmp_path) as relay,
+        pytest.raises(ProcessEnded, match="this is the other one"),
+    ):
+        Service(tmp_path, valkey, relay, checkout=other)
 
 
 @linux
