@@ -257,7 +257,7 @@ def name_of(command: Command | Call) -> str:
     return command.script.name if isinstance(command, Call) else str(command[0])
 
 
-def refused(reply: Reply) -> str:
+def refused(reply: object) -> str:
     """The code of Redis' refusal."""
     assert isinstance(reply, RedisRefused), reply
     return reply.code

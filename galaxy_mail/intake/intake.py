@@ -28,14 +28,14 @@ from galaxy_mail.domain.commands import (
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.records import Source
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused
-from galaxy_mail.storage.links.protocol import Call, Entry, Reply
+from galaxy_mail.storage.links.protocol import Call, Entry
 from galaxy_mail.storage.operations.answers import (
     Accepted,
+    AcceptReply,
     DeliveryExists,
     NewlySuppressed,
     NotNext,
     Replay,
-    accept_answer,
 )
 from galaxy_mail.storage.operations.command_stream import CommandStream, Known
 from galaxy_mail.storage.operations.identity import entry_number
@@ -277,7 +277,9 @@ class CommandIntake:
         with self._traces.accepting(request.source, request.traceparent) as span:
             return replace(request, traceparent=span.traceparent(request.traceparent))
 
-    def _progress(self, steps: "Sequence[Step]", replies: Sequence[Reply], before: Progress) -> Progress:
+    def _progress(
+        self, steps: "Sequence[Step]", replies: Sequence[AcceptReply | RedisRefused], before: Progress
+    ) -> Progress:
         """How far it has come with these steps."""
         offset, refusal = before.offset, before.refusal
         accepted, duplicates, malformed = before.accepted, before.duplicates, before.malformed
@@ -285,7 +287,7 @@ class CommandIntake:
             if isinstance(reply, RedisRefused):
                 refusal = refusal or reply
                 continue
-            if not isinstance(accept_answer(reply), Accepted):
+            if not isinstance(reply, Accepted):
                 # It was not next: an earlier one was refused. Or another reader was here; then, once that one has come
                 # so far, a later one may be next again.
                 continue
@@ -337,7 +339,7 @@ class _Pipeline:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
         self.ended = trio.Event()
-        self.outcome: Sequence[Reply] | RedisFailure = ()
+        self.outcome: Sequence[AcceptReply | RedisRefused] | RedisFailure = ()
 
     async def run(
         self, stream: CommandStream, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

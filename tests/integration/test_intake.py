@@ -25,6 +25,7 @@ from galaxy_mail.intake.intake import (
 )
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
+from galaxy_mail.storage.operations.answers import AcceptReply
 from galaxy_mail.storage.operations.identity import StoreReplaced
 from galaxy_mail.storage.records import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
@@ -419,7 +420,7 @@ async def test_a_pipeline_that_is_lost_stops_those_behind_it_and_no_other(
     """What was accepted before is told; what comes behind found its predecessor missing, or is safe with it."""
     real, calls = house.stream.apply, 0
 
-    async def apply(given: Sequence[Call]) -> list[Reply]:
+    async def apply(given: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         nonlocal calls
         if calls == which:
             house.link.fail("accept", fault)
@@ -467,7 +468,7 @@ async def test_who_comes_second_is_told_what_it_accepted_all_the_same(
     other = Desk(house)
     batch = many()
 
-    async def apply(given: Sequence[Call]) -> list[Reply]:
+    async def apply(given: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         nonlocal calls
         calls += 1
         match calls:
@@ -508,7 +509,7 @@ async def test_what_another_process_does_between_look_and_write_changes_nothing_
     """The batch stops there; the next look knows better."""
     real = house.stream.apply
 
-    async def apply(calls: Sequence[Call]) -> list[Reply]:
+    async def apply(calls: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         monkeypatch.undo()
         changes: dict[str, Any] = {
             "same command": {"delivery_id": "n1", "idempotency_key": "key of n1"},

@@ -12,6 +12,8 @@ from galaxy_mail.domain.records import (
     RenderedContent,
 )
 from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.storage.operations.claim import Ticket
+from galaxy_mail.storage.operations.read_claimed import StoredRecords
 from galaxy_mail.storage.records.encoding import readable, readable_delivery
 
 
@@ -55,27 +57,14 @@ class Claimed(Struct, frozen=True, kw_only=True):
     parked: list[str]  # ids whose records can't be read: out of the way, for operators
 
 
-class Ticket(Struct, frozen=True, kw_only=True):
-    """A claim before its records are read."""
-
-    delivery_id: str
-    token: str
-    lane: Lane
-    losses: int
-
-
-Found = tuple[bytes, int, bytes, bytes]  # what `read_claimed` gives of one delivery
-
-
-def claim_of(ticket: Ticket, found: Found, epoch: int) -> Claim | None:
+def claim_of(ticket: Ticket, found: StoredRecords, epoch: int) -> Claim | None:
     """The claim with its records; None where they make none."""
-    record, content_bytes, raw_content, raw_rendered = found
-    delivery = readable_delivery(record, ticket.delivery_id)
-    if delivery is None or delivery.status in TERMINAL or content_bytes == 0:
+    delivery = readable_delivery(found.delivery, ticket.delivery_id)
+    if delivery is None or delivery.status in TERMINAL or found.content_bytes == 0:
         return None
-    content = readable(raw_content, Content) if raw_content else None
-    rendered = readable(raw_rendered, RenderedContent) if raw_rendered else None
-    if (raw_content and content is None) or (raw_rendered and rendered is None):
+    content = readable(found.content, Content) if found.content else None
+    rendered = readable(found.rendered, RenderedContent) if found.rendered else None
+    if (found.content and content is None) or (found.rendered and rendered is None):
         return None
     return Claim(
         delivery_id=ticket.delivery_id,

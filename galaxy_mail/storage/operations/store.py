@@ -13,7 +13,7 @@ Claims, in one picture (the schedule's scores are times from which a delivery ma
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -31,26 +31,20 @@ from galaxy_mail.domain.records import (
     encode,
 )
 from galaxy_mail.domain.states import TERMINAL
-from galaxy_mail.storage.links.protocol import Call, RedisLink, Reply
-from galaxy_mail.storage.links.script import script
-from galaxy_mail.storage.operations.answers import (
-    AcceptAnswer,
-    Answer,
-    NewlySuppressed,
-    accept_answer,
-    answered,
-    reasons,
-)
-from galaxy_mail.storage.operations.claims import (
-    Claim,
-    Claimed,
-    Found,
-    Quarantined,
-    StaleClaim,
-    Ticket,
-    claim_of,
-)
+from galaxy_mail.storage.links.protocol import Call, RedisLink
+from galaxy_mail.storage.links.replies import answered, as_optional_bytes_list
+from galaxy_mail.storage.operations.accept import ACCEPT, AcceptArgs, AcceptKeys
+from galaxy_mail.storage.operations.answers import AcceptAnswer, NewlySuppressed, SuppressionsFound
+from galaxy_mail.storage.operations.begin import BEGIN, BeginArgs, BeginKeys
+from galaxy_mail.storage.operations.claim import CLAIM, ClaimArgs, ClaimKeys, Ticket
+from galaxy_mail.storage.operations.claims import Claim, Claimed, Quarantined, StaleClaim, claim_of
+from galaxy_mail.storage.operations.finish import FINISH, FinishArgs, FinishKeys
 from galaxy_mail.storage.operations.identity import StoreIdentity
+from galaxy_mail.storage.operations.operation import NoKeys
+from galaxy_mail.storage.operations.quarantine import QUARANTINE, QuarantineArgs, QuarantineKeys
+from galaxy_mail.storage.operations.read_claimed import READ_CLAIMED, ReadClaimedArgs, StoredRecords
+from galaxy_mail.storage.operations.release import RELEASE, ReleaseArgs, ReleaseKeys
+from galaxy_mail.storage.operations.renew import RENEW, RenewArgs, RenewKeys
 from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import (
     encode_attempt,
@@ -67,16 +61,6 @@ CONTENT_WITH_CLAIM_BYTES: Final = (
 )  # larger content is read by the slot that sends it, not with a batch
 CONTENT_MAX_BYTES: Final = 2**29  # what one value in Redis may have: content of any size
 LOST_PLACES: Final = 50  # lost owners' work taken over in one claim at most
-
-ACCEPT: Final = script("accept")
-SKIP: Final = script("skip")
-CLAIM: Final = script("claim")
-BEGIN: Final = script("begin")
-FINISH: Final = script("finish")
-RELEASE: Final = script("release")
-RENEW: Final = script("renew")
-QUARANTINE: Final = script("quarantine")
-READ_CLAIMED: Final = script("read_claimed")
 
 
 class Retention(Struct, frozen=True, kw_only=True):
@@ -120,8 +104,9 @@ class Store:
         """Epoch milliseconds on Redis' clock."""
         return self.link.now_ms()
 
-    def _now_argument(self) -> int | str:
-        return self._script_now() if self._script_now is not None else ""
+    def _script_now_ms(self) -> int | None:
+        """What scripts are told; None: they ask the server's clock."""
+        return None if self._script_now is None else self._script_now()
 
     # Intake
 
@@ -132,7 +117,8 @@ class Store:
         self.epoch.refuse_if_replaced()
         call = self.accept_call(acceptance, unless_suppressed=unless_suppressed, replaced=replaced)
         [reply] = await self.link.accept_pipeline([call])
-        return accept_answer(reply, unless_suppressed)
+        answer = ACCEPT.decode(reply)
+        return answer.named(unless_suppressed) if isinstance(answer, SuppressionsFound) else answer
 
     def accept_call(
         self,
@@ -145,44 +131,42 @@ class Store:
         """The script call that `accept` makes, for those who send many in one pipeline."""
         delivery = acceptance.delivery
         delivery_id = delivery.delivery_id
-        keys: list[str] = [
-            k.idempotency(delivery.source, delivery.idempotency_key),
-            k.delivery(delivery_id),
-            k.payload(delivery_id),
-            k.attempt(delivery_id, 1),
-            self.keys.lane(delivery.lane),
-            k.SUPPRESSIONS,
-            k.IDX_EXPIRES,
-            self.keys.offset,
-            self.keys.consumed,
-            k.status_index(delivery.status),
-            *k.fixed_indexes(delivery),
-        ]
+        indexes = [k.status_index(delivery.status), *k.fixed_indexes(delivery)]
         if delivery.parent_delivery_id is not None:
-            keys.append(k.children_index(delivery.parent_delivery_id))
+            indexes.append(k.children_index(delivery.parent_delivery_id))
         purge_at_ms = (
             delivery.created_at_ms + self.retention.delivery_ms if acceptance.attempt is None else None
         )
-        return Call(
-            ACCEPT,
-            tuple(keys),
-            (
-                delivery_id,
-                encode(acceptance.idempotency),
-                acceptance.idempotency.expires_at_ms + BACKSTOP_MS,
-                encode_delivery(delivery),
-                encode(acceptance.content),
-                encode(acceptance.rendered) if acceptance.rendered is not None else b"",
-                encode_attempt(acceptance.attempt) if acceptance.attempt is not None else b"",
-                delivery.created_at_ms,
-                "" if purge_at_ms is None else purge_at_ms,
-                "" if purge_at_ms is None else purge_at_ms + BACKSTOP_MS,
-                replaced,
-                "1" if self.durable else "",
-                "" if position is None else position.entry_id,
-                "" if position is None else position.predecessor,
-                *unless_suppressed,
+        return ACCEPT.call(
+            AcceptKeys(
+                idempotency=k.idempotency(delivery.source, delivery.idempotency_key),
+                delivery=k.delivery(delivery_id),
+                payload=k.payload(delivery_id),
+                attempt=k.attempt(delivery_id, 1),
+                schedule=self.keys.lane(delivery.lane),
+                suppressions=k.SUPPRESSIONS,
+                expires=k.IDX_EXPIRES,
+                offset=self.keys.offset,
+                consumed=self.keys.consumed,
             ),
+            AcceptArgs(
+                delivery_id=delivery_id,
+                idempotency_record=encode(acceptance.idempotency),
+                idempotency_expires_ms=acceptance.idempotency.expires_at_ms + BACKSTOP_MS,
+                delivery_record=encode_delivery(delivery),
+                content=encode(acceptance.content),
+                rendered=None if acceptance.rendered is None else encode(acceptance.rendered),
+                attempt_record=None if acceptance.attempt is None else encode_attempt(acceptance.attempt),
+                created_at_ms=delivery.created_at_ms,
+                purge_at_ms=purge_at_ms,
+                backstop_ms=None if purge_at_ms is None else purge_at_ms + BACKSTOP_MS,
+                replaced=replaced,
+                touch="1" if self.durable else "",
+                entry_id=None if position is None else position.entry_id,
+                predecessor=None if position is None else position.predecessor,
+            ),
+            more_keys=indexes,
+            more_args=unless_suppressed,
         )
 
     # Sending
@@ -192,60 +176,41 @@ class Store:
 
         When that fails after Redis has claimed, the claims expire and are taken over: `claim_ttl_ms` later.
         """
-        [reply] = await self.link.pipeline(
-            [
-                Call(
-                    CLAIM,
-                    (
-                        k.CLAIMS,
-                        k.CLAIM_SEQUENCE,
-                        k.CLAIM_LOSSES,
-                        self.keys.priority_schedule,
-                        self.keys.schedule,
-                    ),
-                    (
-                        self._now_argument(),
-                        self.claim_ttl_ms,
-                        priority_places,
-                        normal_places,
-                        LOST_PLACES if check_lost else 0,
-                    ),
-                )
-            ]
+        tickets = await CLAIM.run(
+            self.link,
+            ClaimKeys(
+                claims=k.CLAIMS,
+                sequence=k.CLAIM_SEQUENCE,
+                losses=k.CLAIM_LOSSES,
+                priority=self.keys.priority_schedule,
+                normal=self.keys.schedule,
+            ),
+            ClaimArgs(
+                now_ms=self._script_now_ms(),
+                ttl_ms=self.claim_ttl_ms,
+                priority_places=priority_places,
+                normal_places=normal_places,
+                lost_places=LOST_PLACES if check_lost else 0,
+            ),
         )
         # Not before: what waited for a new connection was claimed in the store behind it.
         epoch = self.epoch.number
-        now, next_due, priority_left, normal_left, *taken = cast("list[bytes]", answered(reply))
-        tickets = [
-            Ticket(
-                delivery_id=delivery_id.decode(),
-                token=token.decode(),
-                lane=Lane.PRIORITY if lane == b"p" else Lane.NORMAL,
-                losses=int(losses),
-            )
-            for delivery_id, token, lane, losses in cast("list[list[bytes]]", taken)
-        ]
-        for ticket in tickets:
-            self.epoch.saw_sequence(int(ticket.token.rpartition("-")[2]))
-        claims, parked = await self._read_claims(tickets, epoch) if tickets else ([], [])
-        next_due_ms = int(next_due)
-        left_over = {Lane.PRIORITY: priority_left, Lane.NORMAL: normal_left}
+        for ticket in tickets.taken:
+            self.epoch.saw_sequence(ticket.sequence)
+        claims, parked = await self._read_claims(tickets.taken, epoch) if tickets.taken else ([], [])
         return Claimed(
             claims=claims,
-            now_ms=int(now),
-            next_due_ms=None if next_due_ms < 0 else next_due_ms,
-            more=frozenset(lane for lane, left in left_over.items() if left == b"1"),
+            now_ms=tickets.now_ms,
+            next_due_ms=tickets.next_due_ms,
+            more=tickets.more,
             parked=parked,
         )
 
     async def _read_claims(self, tickets: list[Ticket], epoch: int) -> tuple[list[Claim], list[str]]:
         """The claims with their records, and the ids whose records can't be read: those are parked."""
-        deliveries = [k.delivery(ticket.delivery_id) for ticket in tickets]
-        payloads = [k.payload(ticket.delivery_id) for ticket in tickets]
-        [reply] = await self.link.pipeline(
-            [Call(READ_CLAIMED, (*deliveries, *payloads), (CONTENT_WITH_CLAIM_BYTES,))]
+        found = await self._stored_records(
+            [ticket.delivery_id for ticket in tickets], content_max_bytes=CONTENT_WITH_CLAIM_BYTES
         )
-        found = cast("list[Found]", answered(reply))
         read = [claim_of(ticket, one, epoch) for ticket, one in zip(tickets, found, strict=True)]
         claims = await self._with_attempts([claim for claim in read if claim is not None])
         readable = {claim.token for claim in claims}
@@ -254,8 +219,21 @@ class Store:
             await self.link.pipeline([self._quarantine_call(ticket) for ticket in parked])
         return claims, [ticket.delivery_id for ticket in parked]
 
+    async def _stored_records(
+        self, delivery_ids: Sequence[str], *, content_max_bytes: int
+    ) -> list[StoredRecords]:
+        return await READ_CLAIMED.run(
+            self.link,
+            NoKeys(),
+            ReadClaimedArgs(content_max_bytes=content_max_bytes),
+            more_keys=[*map(k.delivery, delivery_ids), *map(k.payload, delivery_ids)],
+        )
+
     def _quarantine_call(self, of: Ticket | Claim) -> Call:
-        return Call(QUARANTINE, (k.CLAIMS, self.keys.lane(of.lane)), (of.delivery_id, of.token))
+        return QUARANTINE.call(
+            QuarantineKeys(claims=k.CLAIMS, schedule=self.keys.lane(of.lane)),
+            QuarantineArgs(delivery_id=of.delivery_id, token=of.token),
+        )
 
     async def _with_attempts(self, claims: list[Claim]) -> list[Claim]:
         """With the attempts that lost owners had begun, less what has none: the others follow from the delivery's record."""
@@ -265,7 +243,7 @@ class Store:
         keys = [k.attempt(claim.delivery_id, claim.delivery.attempt_count) for claim in sending]
         [reply] = await self.link.pipeline([("MGET", *keys)])
         begun: dict[str, Attempt] = {}
-        for claim, data in zip(sending, cast("list[bytes | None]", answered(reply)), strict=True):
+        for claim, data in zip(sending, as_optional_bytes_list(reply), strict=True):
             attempt = readable_attempt(data, claim.delivery_id, claim.delivery.attempt_count)
             if attempt is not None and attempt.status is AttemptStatus.IN_PROGRESS:
                 begun[claim.delivery_id] = attempt
@@ -282,7 +260,7 @@ class Store:
         if claim.content is not None:
             return claim
         [reply] = await self.link.pipeline([("HMGET", k.payload(claim.delivery_id), "content", "rendered")])
-        raw_content, raw_rendered = cast("list[bytes | None]", answered(reply))
+        raw_content, raw_rendered = as_optional_bytes_list(reply)
         if raw_content is None:  # the claim is gone too, then
             raise StaleClaim(claim.delivery_id)
         content = readable(raw_content, Content)
@@ -295,9 +273,7 @@ class Store:
 
     async def can_be_claimed(self, delivery_id: str) -> bool:
         """Whether this release can read all that a claim of it needs, and would not park it. Raises RedisTrouble."""
-        call = Call(READ_CLAIMED, (k.delivery(delivery_id), k.payload(delivery_id)), (CONTENT_MAX_BYTES,))
-        [reply] = await self.link.pipeline([call])
-        [found] = cast("list[Found]", answered(reply))
+        [found] = await self._stored_records([delivery_id], content_max_bytes=CONTENT_MAX_BYTES)
         ticket = Ticket(delivery_id=delivery_id, token="", lane=Lane.NORMAL, losses=0)
         claim = claim_of(ticket, found, self.epoch.number)
         return claim is not None and bool(await self._with_attempts([claim]))
@@ -316,40 +292,34 @@ class Store:
         """
         self._refuse_if_dropped(claim)
         delivery = begun.delivery
-        [reply] = await self.link.pipeline(
-            [
-                Call(
-                    BEGIN,
-                    (
-                        k.CLAIMS,
-                        self.keys.lane(claim.lane),
-                        k.SUPPRESSIONS,
-                        k.delivery(delivery.delivery_id),
-                        k.payload(delivery.delivery_id),
-                        k.attempt(delivery.delivery_id, begun.attempt.attempt_no),
-                        k.status_index(claim.delivery.status),
-                        k.status_index(delivery.status),
-                    ),
-                    (
-                        claim.delivery_id,
-                        claim.token,
-                        self._now_argument(),
-                        self.claim_ttl_ms,
-                        encode_delivery(delivery),
-                        encode_attempt(begun.attempt),
-                        encode(rendered) if rendered is not None else b"",
-                        delivery.created_at_ms,
-                        *unless_suppressed,
-                    ),
-                )
-            ]
+        answer = await BEGIN.run(
+            self.link,
+            BeginKeys(
+                claims=k.CLAIMS,
+                schedule=self.keys.lane(claim.lane),
+                suppressions=k.SUPPRESSIONS,
+                delivery=k.delivery(delivery.delivery_id),
+                payload=k.payload(delivery.delivery_id),
+                attempt=k.attempt(delivery.delivery_id, begun.attempt.attempt_no),
+                status_from=k.status_index(claim.delivery.status),
+                status_to=k.status_index(delivery.status),
+            ),
+            BeginArgs(
+                delivery_id=claim.delivery_id,
+                token=claim.token,
+                now_ms=self._script_now_ms(),
+                ttl_ms=self.claim_ttl_ms,
+                delivery_record=encode_delivery(delivery),
+                attempt_record=encode_attempt(begun.attempt),
+                rendered=None if rendered is None else encode(rendered),
+                created_at_ms=delivery.created_at_ms,
+            ),
+            more_args=unless_suppressed,
         )
-        answer, *rest = cast("list[int | bytes | None]", answered(reply))
-        if answer == Answer.DONE:
-            return None
-        if answer == Answer.SUPPRESSED:
-            return NewlySuppressed(reasons(unless_suppressed, cast("list[bytes | None]", rest)))
-        raise StaleClaim(claim.delivery_id)
+        if isinstance(answer, SuppressionsFound):
+            return answer.named(unless_suppressed)
+        _refuse_if_stale(claim, recorded=answer)
+        return None
 
     async def finish(self, claim: Claim, conclusion: Conclusion) -> None:
         """Records the outcome and drops the claim. Raises StaleClaim, RedisTrouble."""
@@ -358,50 +328,42 @@ class Store:
         following, dead_letter = conclusion.next_attempt, conclusion.dead_letter
         terminal = delivery.status in TERMINAL
         finished_at_ms = delivery.updated_at_ms
-        attempts_end_ms = finished_at_ms + self.retention.attempt_ms
+        attempts_backstop_ms = finished_at_ms + self.retention.attempt_ms + BACKSTOP_MS
         purge_at_ms = self.purge_at_ms(delivery)
         delivery_id = delivery.delivery_id
-        [reply] = await self.link.pipeline(
-            [
-                Call(
-                    FINISH,
-                    (
-                        k.CLAIMS,
-                        self.keys.lane(claim.lane),
-                        k.CLAIM_LOSSES,
-                        k.delivery(delivery_id),
-                        k.payload(delivery_id),
-                        k.attempt(delivery_id, attempt.attempt_no),
-                        k.attempt(delivery_id, attempt.attempt_no + 1),
-                        k.status_index(before.status),
-                        k.status_index(delivery.status),
-                        self.keys.dead_letter(delivery_id),
-                        k.IDX_DEAD_LETTERS,
-                        k.IDX_EXPIRES,
-                        *(
-                            k.attempt(delivery_id, number)
-                            for number in range(1, attempt.attempt_no)
-                            if terminal
-                        ),
-                    ),
-                    (
-                        delivery_id,
-                        claim.token,
-                        encode_delivery(delivery),
-                        encode_attempt(attempt),
-                        encode_attempt(following) if following is not None else b"",
-                        following.scheduled_for_ms if following is not None else "",
-                        encode(dead_letter) if dead_letter is not None else b"",
-                        delivery.created_at_ms,
-                        finished_at_ms,
-                        purge_at_ms if terminal else "",
-                        purge_at_ms + BACKSTOP_MS if terminal else "",
-                        attempts_end_ms + BACKSTOP_MS if terminal else "",
-                    ),
-                )
-            ]
+        recorded = await FINISH.run(
+            self.link,
+            FinishKeys(
+                claims=k.CLAIMS,
+                schedule=self.keys.lane(claim.lane),
+                losses=k.CLAIM_LOSSES,
+                delivery=k.delivery(delivery_id),
+                payload=k.payload(delivery_id),
+                attempt=k.attempt(delivery_id, attempt.attempt_no),
+                next_attempt=k.attempt(delivery_id, attempt.attempt_no + 1),
+                status_from=k.status_index(before.status),
+                status_to=k.status_index(delivery.status),
+                dead_letter=self.keys.dead_letter(delivery_id),
+                dead_letters=k.IDX_DEAD_LETTERS,
+                expires=k.IDX_EXPIRES,
+            ),
+            FinishArgs(
+                delivery_id=delivery_id,
+                token=claim.token,
+                delivery_record=encode_delivery(delivery),
+                attempt_record=encode_attempt(attempt),
+                next_attempt_record=None if following is None else encode_attempt(following),
+                due_ms=None if following is None else following.scheduled_for_ms,
+                dead_letter_record=None if dead_letter is None else encode(dead_letter),
+                created_at_ms=delivery.created_at_ms,
+                finished_at_ms=finished_at_ms,
+                purge_at_ms=purge_at_ms if terminal else None,
+                delivery_backstop_ms=purge_at_ms + BACKSTOP_MS if terminal else None,
+                attempts_backstop_ms=attempts_backstop_ms if terminal else None,
+            ),
+            more_keys=[k.attempt(delivery_id, n) for n in range(1, attempt.attempt_no) if terminal],
         )
-        self._fenced(reply, claim)
+        _refuse_if_stale(claim, recorded=recorded)
 
     def purge_at_ms(self, delivery: Delivery) -> int:
         """When a terminal delivery is past its time; a dead letter is kept as long as its attempts, to be resent."""
@@ -415,51 +377,48 @@ class Store:
         """Gives the work back: due when it was, same attempt. Raises StaleClaim, RedisTrouble."""
         self._refuse_if_dropped(claim)
         began = returned.before is not returned.delivery
-        [reply] = await self.link.pipeline(
-            [
-                Call(
-                    RELEASE,
-                    (
-                        k.CLAIMS,
-                        self.keys.lane(claim.lane),
-                        k.delivery(claim.delivery_id),
-                        k.attempt(claim.delivery_id, returned.attempt.attempt_no),
-                        k.status_index(returned.before.status),
-                        k.status_index(returned.delivery.status),
-                    ),
-                    (
-                        claim.delivery_id,
-                        claim.token,
-                        returned.attempt.scheduled_for_ms,
-                        encode_delivery(returned.delivery) if began else b"",
-                        encode_attempt(returned.attempt) if began else b"",
-                        returned.delivery.created_at_ms,
-                    ),
-                )
-            ]
+        recorded = await RELEASE.run(
+            self.link,
+            ReleaseKeys(
+                claims=k.CLAIMS,
+                schedule=self.keys.lane(claim.lane),
+                delivery=k.delivery(claim.delivery_id),
+                attempt=k.attempt(claim.delivery_id, returned.attempt.attempt_no),
+                status_from=k.status_index(returned.before.status),
+                status_to=k.status_index(returned.delivery.status),
+            ),
+            ReleaseArgs(
+                delivery_id=claim.delivery_id,
+                token=claim.token,
+                due_ms=returned.attempt.scheduled_for_ms,
+                delivery_record=encode_delivery(returned.delivery) if began else None,
+                attempt_record=encode_attempt(returned.attempt) if began else None,
+                created_at_ms=returned.delivery.created_at_ms,
+            ),
         )
-        self._fenced(reply, claim)
+        _refuse_if_stale(claim, recorded=recorded)
 
     async def renew(self, claim: Claim) -> None:
         """Keeps the claim for another TTL. Raises StaleClaim, RedisTrouble."""
         self._refuse_if_dropped(claim)
-        [reply] = await self.link.pipeline(
-            [
-                Call(
-                    RENEW,
-                    (k.CLAIMS, self.keys.lane(claim.lane)),
-                    (claim.delivery_id, claim.token, self._now_argument(), self.claim_ttl_ms),
-                )
-            ]
+        recorded = await RENEW.run(
+            self.link,
+            RenewKeys(claims=k.CLAIMS, schedule=self.keys.lane(claim.lane)),
+            RenewArgs(
+                delivery_id=claim.delivery_id,
+                token=claim.token,
+                now_ms=self._script_now_ms(),
+                ttl_ms=self.claim_ttl_ms,
+            ),
         )
-        self._fenced(reply, claim)
+        _refuse_if_stale(claim, recorded=recorded)
 
     def _refuse_if_dropped(self, claim: Claim) -> None:
         """After a roll-back of the store nobody knows what a claim of before is worth."""
         if claim.epoch != self.epoch.number:
             raise StaleClaim(claim.delivery_id)
 
-    def _fenced(self, reply: Reply, claim: Claim) -> None:
-        [answer] = cast("list[int]", answered(reply))
-        if answer != Answer.DONE:
-            raise StaleClaim(claim.delivery_id)
+
+def _refuse_if_stale(claim: Claim, *, recorded: bool) -> None:
+    if not recorded:
+        raise StaleClaim(claim.delivery_id)

@@ -5,22 +5,25 @@ What a look does not understand stays as it is and is reported.
 """
 
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final
 
 from msgspec import Struct
 
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, Source
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage.links.protocol import Call, Command, Reply
-from galaxy_mail.storage.links.script import script
-from galaxy_mail.storage.operations.answers import answered
+from galaxy_mail.storage.links.replies import (
+    answered,
+    as_bytes_list,
+    as_int,
+    as_optional_bytes_list,
+)
+from galaxy_mail.storage.operations.purge import PURGE, PurgeArgs, PurgeKeys
+from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
+from galaxy_mail.storage.operations.reschedule import RESCHEDULE, reschedule_call
 from galaxy_mail.storage.operations.store import BACKSTOP_MS, Store
 from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import readable_delivery
-
-PURGE: Final = script("purge")
-RESCHEDULE: Final = script("reschedule")
-REPAIR: Final = script("repair")
 
 BATCH: Final = 200
 ATTEMPTS_AT_A_TIME: Final = 16
@@ -75,10 +78,10 @@ class Upkeep:
         scheduled: dict[Lane, int] = {}
         oldest: dict[Lane, int | None] = {}
         for lane, depth, first in zip(Lane, rest[::2], rest[1::2], strict=True):
-            scheduled[lane] = cast("int", depth)
-            first_due = cast("list[bytes]", first)
+            scheduled[lane] = as_int(depth)
+            first_due = as_bytes_list(first)
             oldest[lane] = int(float(first_due[1])) if first_due else None
-        return Depths(scheduled=scheduled, oldest_due_ms=oldest, claims=cast("int", claims))
+        return Depths(scheduled=scheduled, oldest_due_ms=oldest, claims=as_int(claims))
 
     async def purge(self) -> int:
         """Forgets what is past its time; how many deliveries or attempt histories went. Raises RedisTrouble."""
@@ -93,7 +96,7 @@ class Upkeep:
                 went_before.append(delivery_id)
             elif (call := self._purge_call(delivery_id, data, now_ms)) is not None:
                 calls.append(call)
-        gone = sum(cast("list[int]", reply)[0] for reply in await self._run(calls))
+        gone = sum(PURGE.decode(reply) for reply in await self._run(calls))
         gone += await self._purge_attempts(went_before, now_ms)
         # What was not understood stays in the list, and would hold up all that comes behind it.
         self._left_alone = self._left_alone + len(due) - gone if len(due) == BATCH else 0
@@ -107,16 +110,19 @@ class Upkeep:
         indexes = [k.status_index(delivery.status), *k.fixed_indexes(delivery)]
         if delivery.parent_delivery_id is not None:
             indexes.append(k.children_index(delivery.parent_delivery_id))
-        return Call(
-            PURGE,
-            (
-                k.delivery(delivery_id),
-                k.payload(delivery_id),
-                k.children_index(delivery_id),
-                k.IDX_EXPIRES,
-                *indexes,
+        return PURGE.call(
+            PurgeKeys(
+                delivery=k.delivery(delivery_id),
+                payload=k.payload(delivery_id),
+                children=k.children_index(delivery_id),
+                expires=k.IDX_EXPIRES,
             ),
-            (delivery_id, data, finished_at_ms + self.store.retention.attempt_ms),
+            PurgeArgs(
+                delivery_id=delivery_id,
+                delivery_record=data,
+                attempts_purge_at_ms=finished_at_ms + self.store.retention.attempt_ms,
+            ),
+            more_keys=indexes,
         )
 
     async def _purge_attempts(self, ids: list[str], now_ms: int) -> int:
@@ -139,19 +145,22 @@ class Upkeep:
         ):
             if indexed is not None:  # its key's time to live ended it: nobody came by in time
                 commands += [
-                    Call(REPAIR, (k.delivery(delivery_id), index), (delivery_id, b"", ""))
+                    REPAIR.call(
+                        RepairKeys(delivery=k.delivery(delivery_id), repaired_index=index),
+                        RepairArgs(delivery_id=delivery_id, delivery_record=None, score=None),
+                    )
                     for index in COMMON_INDEXES
                 ]
-            purge_at_ms = cast("int", ends_ms) - BACKSTOP_MS
+            purge_at_ms = as_int(ends_ms) - BACKSTOP_MS
             if purge_at_ms > now_ms:
                 commands.append(("ZADD", k.IDX_EXPIRES, purge_at_ms, delivery_id))
                 continue
-            first, existing = 1, cast("int", found)
+            first, existing = 1, as_int(found)
             commands.append(("DEL", *_attempt_keys(delivery_id, first)))
             while existing == ATTEMPTS_AT_A_TIME:
                 first += ATTEMPTS_AT_A_TIME
                 [more] = await self._run([("EXISTS", *_attempt_keys(delivery_id, first))])
-                existing = cast("int", more)
+                existing = as_int(more)
                 commands.append(("DEL", *_attempt_keys(delivery_id, first)))
             commands += [
                 ("DEL", self.store.keys.dead_letter(delivery_id)),
@@ -245,24 +254,16 @@ class Upkeep:
         return delivery.next_attempt_at_ms or self.store.now_ms()
 
     async def _reschedule(self, delivery_id: str, data: bytes, lane: Lane, due_ms: int | None) -> bool:
-        keys = self.store.keys
-        other = Lane.NORMAL if lane is Lane.PRIORITY else Lane.PRIORITY
         [reply] = await self.store.link.pipeline(
-            [
-                Call(
-                    RESCHEDULE,
-                    (k.delivery(delivery_id), k.CLAIMS, keys.lane(lane), keys.lane(other)),
-                    (delivery_id, data, "" if due_ms is None else due_ms),
-                )
-            ]
+            [reschedule_call(self.store.keys, delivery_id, data, lane, due_ms)]
         )
-        return cast("list[int]", answered(reply))[0] == 1
+        return RESCHEDULE.decode(reply)
 
     async def _in_no_lane(self, ids: list[str]) -> list[str]:
         if not ids:
             return []
         priority, normal = (
-            cast("list[bytes | None]", answered(reply))
+            as_optional_bytes_list(reply)
             for reply in await self.store.link.pipeline(
                 [("ZMSCORE", self.store.keys.lane(lane), *ids) for lane in (Lane.PRIORITY, Lane.NORMAL)]
             )
@@ -276,13 +277,13 @@ class Upkeep:
 
     async def _members(self, command: Command) -> list[str]:
         [reply] = await self.store.link.pipeline([command])
-        return [member.decode() for member in cast("list[bytes]", answered(reply))]
+        return [member.decode() for member in as_bytes_list(reply)]
 
     async def _records(self, ids: list[str]) -> list[tuple[str, bytes | None]]:
         if not ids:
             return []
         [reply] = await self.store.link.pipeline([("MGET", *map(k.delivery, ids))])
-        return list(zip(ids, cast("list[bytes | None]", answered(reply)), strict=True))
+        return list(zip(ids, as_optional_bytes_list(reply), strict=True))
 
 
 def _attempt_keys(delivery_id: str, first: int) -> list[str]:

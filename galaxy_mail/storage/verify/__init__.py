@@ -10,7 +10,7 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
-from galaxy_mail.storage.operations.answers import answered
+from galaxy_mail.storage.links.replies import answered
 from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.storage.verify.keyspace import everything
 from galaxy_mail.storage.verify.reading import is_wrong_type

@@ -1,7 +1,7 @@
 """The invariants of one delivery: its record against all else that is stored of it, as it stood at one moment."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final, cast
+from typing import Final
 
 from msgspec import DecodeError, Struct
 
@@ -18,8 +18,9 @@ from galaxy_mail.domain.records import (
 )
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage.links.protocol import Call, Command
+from galaxy_mail.storage.links.replies import as_int, as_optional_bytes, as_optional_bytes_list
+from galaxy_mail.storage.operations.reschedule import reschedule_call
 from galaxy_mail.storage.operations.store import BACKSTOP_MS
-from galaxy_mail.storage.operations.upkeep import RESCHEDULE
 from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import decode_delivery, readable, readable_attempt
 from galaxy_mail.storage.verify.history import of_the_attempts, of_the_delivery
@@ -98,22 +99,22 @@ async def _facts(reading: Reading, data: bytes, delivery: Delivery) -> _Facts | 
     scheduled, other, token, losses, payload, dead_letter, expires, idempotency, ends, payload_ends, *rest = (
         replies
     )
-    content, rendered = cast("list[bytes | None]", payload or [None, None])
+    content, rendered = as_optional_bytes_list(payload or [None, None])
     n = len(attempts)
     return _Facts(
         scheduled_ms=score(scheduled),
         other_lane_ms=score(other),
-        token=cast("bytes | None", token),
-        losses=cast("bytes | None", losses),
+        token=as_optional_bytes(token),
+        losses=as_optional_bytes(losses),
         content=content,
         rendered=rendered,
-        attempts=cast("list[bytes | None]", rest[:n]),
-        attempt_ends_ms=cast("list[int]", rest[n : 2 * n]),
-        dead_letter=cast("bytes | None", dead_letter),
+        attempts=[as_optional_bytes(reply) for reply in rest[:n]],
+        attempt_ends_ms=[as_int(reply) for reply in rest[n : 2 * n]],
+        dead_letter=as_optional_bytes(dead_letter),
         expires_ms=score(expires),
-        idempotency=cast("bytes | None", idempotency),
-        ends_ms=cast("int", ends),
-        payload_ends_ms=cast("int", payload_ends),
+        idempotency=as_optional_bytes(idempotency),
+        ends_ms=as_int(ends),
+        payload_ends_ms=as_int(payload_ends),
         indexes={index: score(reply) for index, reply in zip(indexes, rest[2 * n :], strict=False)},
     )
 
@@ -179,12 +180,7 @@ class _DeliveryCheck:
 
     def _reschedule(self, due_ms: int | None) -> Call:
         """For then, where no lane has it; None: out of the lanes and without an owner."""
-        keys, lane = self.reading.keys, self.delivery.lane
-        return Call(
-            RESCHEDULE,
-            (k.delivery(self.delivery_id), k.CLAIMS, keys.lane(lane), keys.lane(_other(lane))),
-            (self.delivery_id, self.data, "" if due_ms is None else due_ms),
-        )
+        return reschedule_call(self.reading.keys, self.delivery_id, self.data, self.delivery.lane, due_ms)
 
     def _out_of_the_schedule(self) -> Iterator[Violation]:
         status, facts = self.delivery.status, self.facts

@@ -1,10 +1,11 @@
 """Every key of the catalog, by what it begins with: its type, and that it belongs to something which says so too."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Final, cast
+from typing import Final
 
 from galaxy_mail.domain.records import DeadLetter, Delivery, IdempotencyRecord, MalformedCommand
 from galaxy_mail.domain.resend_job import ResendJob
+from galaxy_mail.storage.links.replies import as_bytes, as_int, as_optional_bytes, as_text
 from galaxy_mail.storage.operations.identity import entry_number
 from galaxy_mail.storage.operations.store import BACKSTOP_MS, Store
 from galaxy_mail.storage.records import keys as k
@@ -95,9 +96,7 @@ async def _wrong_types(reading: Reading, kinds: Mapping[str, str]) -> list[Viola
     types = await reading.run([("TYPE", key) for key in kinds])
     return [
         Violation(where=key, what=f"is a {kind} and should be a {expected}")
-        for (key, expected), kind in zip(
-            kinds.items(), (cast("bytes", reply).decode() for reply in types), strict=True
-        )
+        for (key, expected), kind in zip(kinds.items(), map(as_text, types), strict=True)
         if kind not in {expected, "none"}
     ]
 
@@ -229,7 +228,7 @@ async def _malformed(reading: Reading, names: Sequence[str]) -> list[Violation]:
     ids = [name.removeprefix(k.MALFORMED) for name in names]
     values, ends = await reading.values(names), await reading.ends_ms(names)
     indexed = await reading.scores(k.IDX_MALFORMED, ids)
-    offset = cast("bytes | None", await reading.one(("GET", reading.keys.offset)))  # after the records
+    offset = await reading.value(reading.keys.offset)  # after the records
     for name, entry_id, data, ends_ms, recorded_ms in zip(names, ids, values, ends, indexed, strict=True):
         if data is None:
             continue
@@ -278,12 +277,12 @@ async def _jobs(reading: Reading, names: Sequence[str]) -> list[Violation]:
     ):
         if data is None or data != again:
             continue
-        raw = cast("bytes", data)
+        raw = as_bytes(data)
         job = readable(raw, ResendJob)
         if job is None:
             found.append(Violation(where=name, what="can't be read"))
             continue
-        found += _job(reading, job, name, job_id, raw, cast("int", ends_ms), cast("bytes | None", created))
+        found += _job(reading, job, name, job_id, raw, as_int(ends_ms), as_optional_bytes(created))
     return found
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from galaxy_mail.domain.records import MalformedCommand, Source, decode
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisRefused
 from galaxy_mail.storage.links.protocol import Call
-from galaxy_mail.storage.operations.answers import Accepted, NotNext, accept_answer
+from galaxy_mail.storage.operations.answers import Accepted, NotNext
 from galaxy_mail.storage.operations.command_stream import BATCH_BYTES, BATCH_ENTRIES
 from galaxy_mail.storage.operations.identity import StoreReplaced, Verdict
 from galaxy_mail.storage.operations.store import BACKSTOP_MS, StreamPosition
@@ -62,7 +62,7 @@ async def consume(house: Storehouse, *entry_ids: str) -> None:
     predecessor = await house.stream.offset()
     for entry_id in entry_ids:
         [reply] = await house.stream.apply([house.stream.skip_call(StreamPosition(entry_id, predecessor))])
-        assert accept_answer(reply) == Accepted()
+        assert reply == Accepted()
         predecessor = entry_id
 
 
@@ -187,7 +187,7 @@ async def test_the_offset_moves_with_what_makes_each_entry_safe(house: Storehous
             house.stream.skip_call(StreamPosition("3-0", "2-0")),
         ]
     )
-    assert [accept_answer(reply) for reply in replies] == [Accepted()] * 3
+    assert replies == [Accepted()] * 3
     assert house.run("MGET", OFFSET, CONSUMED) == [b"3-0", b"3"]
     record = decode(cast("bytes", house.run("GET", k.malformed("2-0"))), MalformedCommand)
     assert record.fields == {"field": "x"}
@@ -208,7 +208,7 @@ async def test_an_entry_that_is_not_next_changes_nothing(
         "malformed": malformed(house, "3-0", predecessor),
     }[kind]
     [reply] = await house.stream.apply([call])
-    assert accept_answer(reply) == NotNext("2-0")
+    assert reply == NotNext("2-0")
     assert house.dump() == before
 
 
@@ -224,11 +224,11 @@ async def test_a_batch_stops_at_its_first_refusal(house: Storehouse) -> None:
     house.run("CONFIG", "SET", "maxmemory", "1")
     replies = await house.stream.apply(calls)
     assert refused(replies[0]) == "OOM"
-    assert accept_answer(replies[1]) == NotNext("1-0")
+    assert replies[1] == NotNext("1-0")
     assert refused(replies[2]) == "OOM"
     assert house.dump() == before
     house.run("CONFIG", "SET", "maxmemory", "0")
-    assert [accept_answer(reply) for reply in await house.stream.apply(calls)] == [Accepted()] * 3
+    assert await house.stream.apply(calls) == [Accepted()] * 3
 
 
 async def test_a_batch_stops_at_an_entry_that_turns_out_to_be_taken(house: Storehouse) -> None:
@@ -237,7 +237,7 @@ async def test_a_batch_stops_at_an_entry_that_turns_out_to_be_taken(house: Store
     replies = await house.stream.apply(
         [accepting(house, "d2", "1-0", ""), accepting(house, "d3", "2-0", "1-0")]
     )
-    assert accept_answer(replies[1]) == NotNext("")
+    assert replies[1] == NotNext("")
     assert house.dump() == before
 
 
@@ -246,10 +246,10 @@ async def test_two_readers_of_one_batch_take_it_in_once(house: Storehouse, other
     await consume(house, "1-0")
     await house.stream.apply(calls[:2])
     replies = await other.stream.apply(calls)
-    assert [accept_answer(reply) for reply in replies[:1]] == [NotNext("3-0")]
+    assert replies[:1] == [NotNext("3-0")]
     assert await house.stream.offset() == "5-0", "the other one went on where this one had come to"
     replies = await house.stream.apply(calls[2:])
-    assert not any(accept_answer(reply) == Accepted() for reply in replies)
+    assert not any(reply == Accepted() for reply in replies)
     assert house.run("GET", CONSUMED) == b"5"
 
 
@@ -260,7 +260,7 @@ async def test_a_batch_whose_replies_were_lost_is_not_taken_in_twice(house: Stor
         await house.stream.apply(calls)
     before = house.dump()
     replies = await house.stream.apply(calls)
-    assert [accept_answer(reply) for reply in replies] == [NotNext("2-0")] * 2
+    assert replies == [NotNext("2-0")] * 2
     assert house.dump() == before
 
 

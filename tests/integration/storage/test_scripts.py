@@ -20,8 +20,8 @@ from galaxy_mail.storage.links.errors import RedisRefused
 from galaxy_mail.storage.links.protocol import Call, Command, Reply
 from galaxy_mail.storage.links.script import scripts
 from galaxy_mail.storage.operations.job_store import ResendJobStore
+from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
 from galaxy_mail.storage.operations.store import StreamPosition
-from galaxy_mail.storage.operations.upkeep import REPAIR
 from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.reader import Filter, Reader
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
@@ -121,7 +121,11 @@ async def repair(house: Storehouse) -> None:
     data = cast("bytes", house.run("GET", k.delivery("d1")))
     index = k.status_index(DeliveryStatus.QUEUED)
     house.run("ZREM", index, "d1")
-    await house.link.pipeline([Call(REPAIR, (k.delivery("d1"), index), ("d1", data, house.clock.ms))])
+    await REPAIR.run(
+        house.link,
+        RepairKeys(delivery=k.delivery("d1"), repaired_index=index),
+        RepairArgs(delivery_id="d1", delivery_record=data, score=house.clock.ms),
+    )
 
 
 async def identify(house: Storehouse) -> None:
