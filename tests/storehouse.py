@@ -23,11 +23,11 @@ from galaxy_mail.storage.operations.identity import StoreIdentity, Verdict
 from galaxy_mail.storage.operations.store import Retention, Store
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
 from galaxy_mail.storage.operations.upkeep import Upkeep
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
 from galaxy_mail.storage.records.keys import Keys
 from tests.blocking_link import BlockingLink
 from tests.deliveries import acceptance_of
+from tests.keys import k
 
 START_MS: Final = (
     4_100_000_000_123  # far ahead of the server's clock, which would end keys that are still wanted
@@ -142,7 +142,7 @@ class Storehouse:
             owner=owner,
             script_now=self.clock,
         )
-        self.suppressions = SuppressionList(self.link)
+        self.suppressions = SuppressionList(self.link, self.keys)
         self.upkeep = Upkeep(self.store)
         self.broken = False  # a test broke the store on purpose: it is not verified at its end
 

@@ -299,7 +299,7 @@ class Service:
             Api(
                 intake=self.intake,
                 reader=reader,
-                suppressions=SuppressionList(self.gateway),
+                suppressions=SuppressionList(self.gateway, self.store.keys),
                 resending=self.resending,
                 catalog=self.catalog,
                 supervisor=self.supervisor,

@@ -27,10 +27,10 @@ from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, Redis
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
 from galaxy_mail.storage.operations.answers import AcceptReply
 from galaxy_mail.storage.operations.identity import StoreReplaced
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import DAY_MS, login_code_of, request_of
+from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.storehouse import Fault, Storehouse
 
@@ -94,7 +94,7 @@ def malformed_code(house: Storehouse, entry_id: str) -> str:
 
 
 def count(house: Storehouse) -> int:
-    return cast("int", house.run("ZCARD", k.IDX_CREATED_AT))
+    return cast("int", house.run("ZCARD", k.created_at_index))
 
 
 # One request
@@ -164,7 +164,7 @@ async def test_the_suppressed_are_recorded_and_nothing_is_due(desk: Desk, house:
     assert house.delivery("c1").suppressed_recipients[0].reason == "whole domain"
     assert desk.rung == 0
     again = login_code_of("c2", idempotency_key="key of c1", fingerprint="fingerprint of c1")
-    house.run("DEL", k.SUPPRESSIONS)
+    house.run("DEL", k.suppressions)
     assert await desk.intake.accept(again) == Outcome(outcome="suppressed", delivery_id="c1", replayed=True)
 
 
@@ -298,7 +298,7 @@ async def test_conflicts_are_malformed_and_hold_nobody_up(
     assert await house.stream.offset() == "4-0"
     assert malformed_code(house, "2-0") == "idempotency_conflict"
     assert malformed_code(house, "3-0") == "delivery_id_conflict"
-    assert house.run("ZRANGE", k.IDX_CREATED_AT, 0, -1) == [b"n1", b"n3"]
+    assert house.run("ZRANGE", k.created_at_index, 0, -1) == [b"n1", b"n3"]
     assert desk.metrics.malformed_total.value("idempotency_conflict") == 1
     assert desk.metrics.conflicts_total.value("notification") == 1
 
@@ -314,7 +314,7 @@ async def test_what_a_malformed_command_would_have_taken_stays_free(desk: Desk, 
         "invalid_payload",
         "idempotency_conflict",
     )
-    assert house.run("ZRANGE", k.IDX_CREATED_AT, 0, -1) == [b"n1", b"n2"]
+    assert house.run("ZRANGE", k.created_at_index, 0, -1) == [b"n1", b"n2"]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ async def test_a_bad_command_is_kept_for_operators_and_holds_nobody_up(
     progress = await desk.take(entry("1-0", "n1", **wrong), entry("2-0", "n2"))
     assert progress == Progress(offset="2-0", accepted=1, duplicates=0, malformed=1, refusal=None)
     assert malformed_code(house, "1-0") == code
-    assert house.score(k.IDX_MALFORMED, "1-0") == house.clock.ms
+    assert house.score(k.malformed_index, "1-0") == house.clock.ms
     assert desk.metrics.malformed_total.value(code) == 1
 
 
@@ -390,7 +390,7 @@ async def test_a_suppression_that_can_not_be_read_suppresses_and_holds_nobody_up
 ) -> None:
     """Somebody wrote it by hand, perhaps."""
     house.broken = True
-    house.run("HSET", k.SUPPRESSIONS, "@example.org", "bounced", "c1@example.org", "\xff")
+    house.run("HSET", k.suppressions, "@example.org", "bounced", "c1@example.org", "\xff")
     await desk.take(entry("1-0", "n1"))
     assert house.delivery("n1").status is DeliveryStatus.SUPPRESSED
     assert (await desk.intake.accept(login_code_of())).outcome == "suppressed"

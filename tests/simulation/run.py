@@ -22,8 +22,8 @@ from galaxy_mail.domain.records import decode
 from galaxy_mail.domain.resend_job import ResendJob
 from galaxy_mail.intake import intake
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.storage.records import keys as k
 from tests.blocking_link import BlockingLink
+from tests.keys import k
 from tests.simulation.calm import Calm
 from tests.simulation.oracle import FUTURE_ID, FUTURE_RECORD, Oracle, verified
 from tests.simulation.process import Process

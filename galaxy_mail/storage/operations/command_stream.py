@@ -34,7 +34,6 @@ from galaxy_mail.storage.operations.record_malformed import (
 from galaxy_mail.storage.operations.skip import SKIP, SkipArgs, SkipKeys
 from galaxy_mail.storage.operations.store import BACKSTOP_MS, StreamPosition
 from galaxy_mail.storage.operations.stream_state import STREAM_STATE, StreamStateKeys
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.keys import Keys
 
 BATCH_ENTRIES: Final = 250
@@ -89,7 +88,7 @@ class CommandStream:
         """Takes or keeps the right to read; False while another process has it. Raises RedisTrouble."""
         return await LEASE.run(
             self.link,
-            LeaseKeys(lease=k.INGRESS_LEASE),
+            LeaseKeys(lease=self.keys.ingress_lease),
             LeaseArgs(
                 owner=self._owner,
                 now_ms=None if self._script_now is None else self._script_now(),
@@ -137,12 +136,13 @@ class CommandStream:
         """What a batch has to be told apart by, in one round trip. Raises RedisTrouble."""
         commands: list[Command | Call] = []
         if idempotency:
-            commands.append(("MGET", *(k.idempotency(source, key) for source, key in idempotency)))
+            commands.append(("MGET", *(self.keys.idempotency(source, key) for source, key in idempotency)))
         if suppressions:
-            commands.append(("HMGET", k.SUPPRESSIONS, *suppressions))
+            commands.append(("HMGET", self.keys.suppressions, *suppressions))
         # Attempts outlive their delivery and stay readable by its id, so that the id stays taken: `accept` sees it so, too.
         commands += [
-            ("EXISTS", k.delivery(delivery_id), k.attempt(delivery_id, 1)) for delivery_id in delivery_ids
+            ("EXISTS", self.keys.delivery(delivery_id), self.keys.attempt(delivery_id, 1))
+            for delivery_id in delivery_ids
         ]
         replies = [answered(reply) for reply in await self.link.pipeline(commands)] if commands else []
         raw: dict[tuple[Source, str], bytes] = {}
@@ -175,8 +175,8 @@ class CommandStream:
     def malformed_call(self, record: MalformedCommand, position: StreamPosition) -> Call:
         return RECORD_MALFORMED.call(
             RecordMalformedKeys(
-                malformed=k.malformed(record.entry_id),
-                malformed_index=k.IDX_MALFORMED,
+                malformed=self.keys.malformed(record.entry_id),
+                malformed_index=self.keys.malformed_index,
                 offset=self.keys.offset,
                 consumed=self.keys.consumed,
             ),
@@ -233,7 +233,7 @@ class CommandStream:
         """Counts what `state` says was lost, once over all processes; True where it was here. Raises RedisTrouble."""
         counted = await NOTE_LOST.run(
             self.link,
-            NoteLostKeys(consumed=self.keys.consumed, meta=k.META),
+            NoteLostKeys(consumed=self.keys.consumed, meta=self.keys.meta),
             NoteLostArgs(seen=state.consumed, lost=state.lost, now_ms=self.link.now_ms()),
         )
         return state.lost > 0 and counted

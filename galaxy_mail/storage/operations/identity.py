@@ -13,7 +13,6 @@ from enum import StrEnum
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.links.protocol import Pipeline
 from galaxy_mail.storage.operations.identify import IDENTIFY, IdentifyArgs, IdentifyKeys, Identity
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.keys import Keys
 
 
@@ -63,7 +62,7 @@ class StoreIdentity:
         # Only what was seen before it is asked: meanwhile another connection may see what is newer than the answer.
         seen = (self._sequence, self._offset)
         call = IDENTIFY.call(
-            IdentifyKeys(meta=k.META, sequence=k.CLAIM_SEQUENCE, offset=self._keys.offset),
+            IdentifyKeys(meta=self._keys.meta, sequence=self._keys.claim_sequence, offset=self._keys.offset),
             IdentifyArgs(id=new_id, created_at_ms=self._now_ms()),
         )
         [reply] = await pipeline([call])

@@ -10,7 +10,6 @@ from galaxy_mail.storage.links.protocol import Call
 from galaxy_mail.storage.links.replies import as_bytes_list, as_optional_bytes, as_optional_bytes_list
 from galaxy_mail.storage.operations.save_job import SAVE_JOB, SaveJobArgs, SaveJobKeys
 from galaxy_mail.storage.operations.store import Store
-from galaxy_mail.storage.records import keys as k
 
 UNFINISHED_MAX: Final = 100  # jobs that are looked at; more wait until these are finished
 
@@ -27,6 +26,7 @@ class ResendJobStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._keys = store.keys
 
     def now_ms(self) -> int:
         """Epoch milliseconds on Redis' clock."""
@@ -46,23 +46,23 @@ class ResendJobStore:
 
     async def get(self, job_id: str) -> ResendJob | None:
         """The job, if it exists and can be read. Raises RedisTrouble."""
-        [reply] = await self._store.link.pipeline([("GET", k.job(job_id))])
+        [reply] = await self._store.link.pipeline([("GET", self._keys.job(job_id))])
         saved = _saved(as_optional_bytes(reply))
         return None if saved is None else saved.job
 
     async def unfinished(self) -> list[SavedJob]:
         """Jobs that still have work, oldest first. Raises RedisTrouble."""
-        [reply] = await self._store.link.pipeline([("ZRANGE", k.IDX_JOBS, 0, UNFINISHED_MAX - 1)])
+        [reply] = await self._store.link.pipeline([("ZRANGE", self._keys.jobs_index, 0, UNFINISHED_MAX - 1)])
         ids = [job_id.decode() for job_id in as_bytes_list(reply)]
         if not ids:
             return []
-        [reply] = await self._store.link.pipeline([("MGET", *map(k.job, ids))])
+        [reply] = await self._store.link.pipeline([("MGET", *map(self._keys.job, ids))])
         saved = map(_saved, as_optional_bytes_list(reply))
         return [one for one in saved if one is not None]
 
     def _save_call(self, job: ResendJob, expected: bytes | None) -> Call:
         return SAVE_JOB.call(
-            SaveJobKeys(job=k.job(job.job_id), unfinished=k.IDX_JOBS),
+            SaveJobKeys(job=self._keys.job(job.job_id), unfinished=self._keys.jobs_index),
             SaveJobArgs(
                 job_id=job.job_id,
                 expected=expected,

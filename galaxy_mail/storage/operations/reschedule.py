@@ -6,7 +6,6 @@ from galaxy_mail.domain.records import Lane
 from galaxy_mail.storage.links.protocol import Call
 from galaxy_mail.storage.operations.answers import done
 from galaxy_mail.storage.operations.operation import Operation
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.keys import Keys
 
 
@@ -31,8 +30,8 @@ def reschedule_call(keys: Keys, delivery_id: str, record: bytes, lane: Lane, due
     other = Lane.NORMAL if lane is Lane.PRIORITY else Lane.PRIORITY
     return RESCHEDULE.call(
         RescheduleKeys(
-            delivery=k.delivery(delivery_id),
-            claims=k.CLAIMS,
+            delivery=keys.delivery(delivery_id),
+            claims=keys.claims,
             lane=keys.lane(lane),
             other=keys.lane(other),
         ),

@@ -45,7 +45,6 @@ from galaxy_mail.storage.operations.quarantine import QUARANTINE, QuarantineArgs
 from galaxy_mail.storage.operations.read_claimed import READ_CLAIMED, ReadClaimedArgs, StoredRecords
 from galaxy_mail.storage.operations.release import RELEASE, ReleaseArgs, ReleaseKeys
 from galaxy_mail.storage.operations.renew import RENEW, RenewArgs, RenewKeys
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import (
     encode_attempt,
     encode_delivery,
@@ -131,21 +130,18 @@ class Store:
         """The script call that `accept` makes, for those who send many in one pipeline."""
         delivery = acceptance.delivery
         delivery_id = delivery.delivery_id
-        indexes = [k.status_index(delivery.status), *k.fixed_indexes(delivery)]
-        if delivery.parent_delivery_id is not None:
-            indexes.append(k.children_index(delivery.parent_delivery_id))
         purge_at_ms = (
             delivery.created_at_ms + self.retention.delivery_ms if acceptance.attempt is None else None
         )
         return ACCEPT.call(
             AcceptKeys(
-                idempotency=k.idempotency(delivery.source, delivery.idempotency_key),
-                delivery=k.delivery(delivery_id),
-                payload=k.payload(delivery_id),
-                attempt=k.attempt(delivery_id, 1),
+                idempotency=self.keys.idempotency(delivery.source, delivery.idempotency_key),
+                delivery=self.keys.delivery(delivery_id),
+                payload=self.keys.payload(delivery_id),
+                attempt=self.keys.attempt(delivery_id, 1),
                 schedule=self.keys.lane(delivery.lane),
-                suppressions=k.SUPPRESSIONS,
-                expires=k.IDX_EXPIRES,
+                suppressions=self.keys.suppressions,
+                expires=self.keys.expires_index,
                 offset=self.keys.offset,
                 consumed=self.keys.consumed,
             ),
@@ -165,7 +161,7 @@ class Store:
                 entry_id=None if position is None else position.entry_id,
                 predecessor=None if position is None else position.predecessor,
             ),
-            more_keys=indexes,
+            more_keys=self.keys.indexes_of(delivery),
             more_args=unless_suppressed,
         )
 
@@ -179,9 +175,9 @@ class Store:
         tickets = await CLAIM.run(
             self.link,
             ClaimKeys(
-                claims=k.CLAIMS,
-                sequence=k.CLAIM_SEQUENCE,
-                losses=k.CLAIM_LOSSES,
+                claims=self.keys.claims,
+                sequence=self.keys.claim_sequence,
+                losses=self.keys.claim_losses,
                 priority=self.keys.priority_schedule,
                 normal=self.keys.schedule,
             ),
@@ -226,12 +222,12 @@ class Store:
             self.link,
             NoKeys(),
             ReadClaimedArgs(content_max_bytes=content_max_bytes),
-            more_keys=[*map(k.delivery, delivery_ids), *map(k.payload, delivery_ids)],
+            more_keys=[*map(self.keys.delivery, delivery_ids), *map(self.keys.payload, delivery_ids)],
         )
 
     def _quarantine_call(self, of: Ticket | Claim) -> Call:
         return QUARANTINE.call(
-            QuarantineKeys(claims=k.CLAIMS, schedule=self.keys.lane(of.lane)),
+            QuarantineKeys(claims=self.keys.claims, schedule=self.keys.lane(of.lane)),
             QuarantineArgs(delivery_id=of.delivery_id, token=of.token),
         )
 
@@ -240,7 +236,7 @@ class Store:
         sending = [claim for claim in claims if claim.delivery.status is DeliveryStatus.SENDING]
         if not sending:
             return claims
-        keys = [k.attempt(claim.delivery_id, claim.delivery.attempt_count) for claim in sending]
+        keys = [self.keys.attempt(claim.delivery_id, claim.delivery.attempt_count) for claim in sending]
         [reply] = await self.link.pipeline([("MGET", *keys)])
         begun: dict[str, Attempt] = {}
         for claim, data in zip(sending, as_optional_bytes_list(reply), strict=True):
@@ -259,7 +255,9 @@ class Store:
         """This claim with its content. Raises Parked, RedisTrouble, and StaleClaim where the content is gone."""
         if claim.content is not None:
             return claim
-        [reply] = await self.link.pipeline([("HMGET", k.payload(claim.delivery_id), "content", "rendered")])
+        [reply] = await self.link.pipeline(
+            [("HMGET", self.keys.payload(claim.delivery_id), "content", "rendered")]
+        )
         raw_content, raw_rendered = as_optional_bytes_list(reply)
         if raw_content is None:  # the claim is gone too, then
             raise StaleClaim(claim.delivery_id)
@@ -295,14 +293,14 @@ class Store:
         answer = await BEGIN.run(
             self.link,
             BeginKeys(
-                claims=k.CLAIMS,
+                claims=self.keys.claims,
                 schedule=self.keys.lane(claim.lane),
-                suppressions=k.SUPPRESSIONS,
-                delivery=k.delivery(delivery.delivery_id),
-                payload=k.payload(delivery.delivery_id),
-                attempt=k.attempt(delivery.delivery_id, begun.attempt.attempt_no),
-                status_from=k.status_index(claim.delivery.status),
-                status_to=k.status_index(delivery.status),
+                suppressions=self.keys.suppressions,
+                delivery=self.keys.delivery(delivery.delivery_id),
+                payload=self.keys.payload(delivery.delivery_id),
+                attempt=self.keys.attempt(delivery.delivery_id, begun.attempt.attempt_no),
+                status_from=self.keys.status_index(claim.delivery.status),
+                status_to=self.keys.status_index(delivery.status),
             ),
             BeginArgs(
                 delivery_id=claim.delivery_id,
@@ -334,18 +332,18 @@ class Store:
         recorded = await FINISH.run(
             self.link,
             FinishKeys(
-                claims=k.CLAIMS,
+                claims=self.keys.claims,
                 schedule=self.keys.lane(claim.lane),
-                losses=k.CLAIM_LOSSES,
-                delivery=k.delivery(delivery_id),
-                payload=k.payload(delivery_id),
-                attempt=k.attempt(delivery_id, attempt.attempt_no),
-                next_attempt=k.attempt(delivery_id, attempt.attempt_no + 1),
-                status_from=k.status_index(before.status),
-                status_to=k.status_index(delivery.status),
+                losses=self.keys.claim_losses,
+                delivery=self.keys.delivery(delivery_id),
+                payload=self.keys.payload(delivery_id),
+                attempt=self.keys.attempt(delivery_id, attempt.attempt_no),
+                next_attempt=self.keys.attempt(delivery_id, attempt.attempt_no + 1),
+                status_from=self.keys.status_index(before.status),
+                status_to=self.keys.status_index(delivery.status),
                 dead_letter=self.keys.dead_letter(delivery_id),
-                dead_letters=k.IDX_DEAD_LETTERS,
-                expires=k.IDX_EXPIRES,
+                dead_letters=self.keys.dead_letters_index,
+                expires=self.keys.expires_index,
             ),
             FinishArgs(
                 delivery_id=delivery_id,
@@ -361,7 +359,7 @@ class Store:
                 delivery_backstop_ms=purge_at_ms + BACKSTOP_MS if terminal else None,
                 attempts_backstop_ms=attempts_backstop_ms if terminal else None,
             ),
-            more_keys=[k.attempt(delivery_id, n) for n in range(1, attempt.attempt_no) if terminal],
+            more_keys=[self.keys.attempt(delivery_id, n) for n in range(1, attempt.attempt_no) if terminal],
         )
         _refuse_if_stale(claim, recorded=recorded)
 
@@ -380,12 +378,12 @@ class Store:
         recorded = await RELEASE.run(
             self.link,
             ReleaseKeys(
-                claims=k.CLAIMS,
+                claims=self.keys.claims,
                 schedule=self.keys.lane(claim.lane),
-                delivery=k.delivery(claim.delivery_id),
-                attempt=k.attempt(claim.delivery_id, returned.attempt.attempt_no),
-                status_from=k.status_index(returned.before.status),
-                status_to=k.status_index(returned.delivery.status),
+                delivery=self.keys.delivery(claim.delivery_id),
+                attempt=self.keys.attempt(claim.delivery_id, returned.attempt.attempt_no),
+                status_from=self.keys.status_index(returned.before.status),
+                status_to=self.keys.status_index(returned.delivery.status),
             ),
             ReleaseArgs(
                 delivery_id=claim.delivery_id,
@@ -403,7 +401,7 @@ class Store:
         self._refuse_if_dropped(claim)
         recorded = await RENEW.run(
             self.link,
-            RenewKeys(claims=k.CLAIMS, schedule=self.keys.lane(claim.lane)),
+            RenewKeys(claims=self.keys.claims, schedule=self.keys.lane(claim.lane)),
             RenewArgs(
                 delivery_id=claim.delivery_id,
                 token=claim.token,

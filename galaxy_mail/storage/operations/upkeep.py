@@ -22,18 +22,11 @@ from galaxy_mail.storage.operations.purge import PURGE, PurgeArgs, PurgeKeys
 from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
 from galaxy_mail.storage.operations.reschedule import RESCHEDULE, reschedule_call
 from galaxy_mail.storage.operations.store import BACKSTOP_MS, Store
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import readable_delivery
 
 BATCH: Final = 200
 ATTEMPTS_AT_A_TIME: Final = 16
 QUARANTINED_AT_A_TIME: Final = 10  # each with all of its content
-# Where a delivery stands whatever is in its record; where else it stood, only `verify-store --repair` finds out.
-COMMON_INDEXES: Final = (
-    k.IDX_CREATED_AT,
-    *map(k.status_index, sorted(TERMINAL)),
-    *(k.IDX_SOURCE + source for source in Source),
-)
 WAITING: Final = tuple(status for status in DeliveryStatus if status not in TERMINAL)
 
 
@@ -59,6 +52,13 @@ class Upkeep:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._keys = keys = store.keys
+        # Indexes that may have a delivery whose record is gone; `verify-store --repair` finds the others.
+        self._common_indexes = (
+            keys.created_at_index,
+            *map(keys.status_index, sorted(TERMINAL)),
+            *map(keys.source_index, Source),
+        )
         self._waiting_rank = dict.fromkeys(WAITING, 0)
         self._lane_rank = dict.fromkeys(Lane, 0)
         self._left_alone = 0  # due to be forgotten, looked at since the list was begun, and still there
@@ -67,9 +67,9 @@ class Upkeep:
     async def depths(self) -> Depths:
         """For the gauges. Raises RedisTrouble."""
         now_ms = self.store.now_ms()
-        commands: list[Command | Call] = [("HLEN", k.CLAIMS)]
+        commands: list[Command | Call] = [("HLEN", self._keys.claims)]
         for lane in Lane:
-            key = self.store.keys.lane(lane)
+            key = self._keys.lane(lane)
             commands += [
                 ("ZCARD", key),
                 ("ZRANGEBYSCORE", key, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, 1),
@@ -87,7 +87,7 @@ class Upkeep:
         """Forgets what is past its time; how many deliveries or attempt histories went. Raises RedisTrouble."""
         now_ms = self.store.now_ms()
         due = await self._members(
-            ("ZRANGEBYSCORE", k.IDX_EXPIRES, "-inf", now_ms, "LIMIT", self._left_alone, BATCH)
+            ("ZRANGEBYSCORE", self._keys.expires_index, "-inf", now_ms, "LIMIT", self._left_alone, BATCH)
         )
         calls: list[Command | Call] = []
         went_before: list[str] = []
@@ -107,22 +107,19 @@ class Upkeep:
         if delivery is None or delivery.status not in TERMINAL or self.store.purge_at_ms(delivery) > now_ms:
             return None  # not understood, or not yet: nothing is lost by waiting
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
-        indexes = [k.status_index(delivery.status), *k.fixed_indexes(delivery)]
-        if delivery.parent_delivery_id is not None:
-            indexes.append(k.children_index(delivery.parent_delivery_id))
         return PURGE.call(
             PurgeKeys(
-                delivery=k.delivery(delivery_id),
-                payload=k.payload(delivery_id),
-                children=k.children_index(delivery_id),
-                expires=k.IDX_EXPIRES,
+                delivery=self._keys.delivery(delivery_id),
+                payload=self._keys.payload(delivery_id),
+                children=self._keys.children_index(delivery_id),
+                expires=self._keys.expires_index,
             ),
             PurgeArgs(
                 delivery_id=delivery_id,
                 delivery_record=data,
                 attempts_purge_at_ms=finished_at_ms + self.store.retention.attempt_ms,
             ),
-            more_keys=indexes,
+            more_keys=self._keys.indexes_of(delivery),
         )
 
     async def _purge_attempts(self, ids: list[str], now_ms: int) -> int:
@@ -132,9 +129,9 @@ class Upkeep:
                 look
                 for delivery_id in ids
                 for look in (
-                    ("PEXPIRETIME", k.attempt(delivery_id, 1)),
-                    ("EXISTS", *_attempt_keys(delivery_id, 1)),
-                    ("ZSCORE", k.IDX_CREATED_AT, delivery_id),
+                    ("PEXPIRETIME", self._keys.attempt(delivery_id, 1)),
+                    ("EXISTS", *self._attempt_keys(delivery_id, 1)),
+                    ("ZSCORE", self._keys.created_at_index, delivery_id),
                 )
             ]
         )
@@ -146,26 +143,30 @@ class Upkeep:
             if indexed is not None:  # its key's time to live ended it: nobody came by in time
                 commands += [
                     REPAIR.call(
-                        RepairKeys(delivery=k.delivery(delivery_id), repaired_index=index),
+                        RepairKeys(delivery=self._keys.delivery(delivery_id), repaired_index=index),
                         RepairArgs(delivery_id=delivery_id, delivery_record=None, score=None),
                     )
-                    for index in COMMON_INDEXES
+                    for index in self._common_indexes
                 ]
             purge_at_ms = as_int(ends_ms) - BACKSTOP_MS
             if purge_at_ms > now_ms:
-                commands.append(("ZADD", k.IDX_EXPIRES, purge_at_ms, delivery_id))
+                commands.append(("ZADD", self._keys.expires_index, purge_at_ms, delivery_id))
                 continue
             first, existing = 1, as_int(found)
-            commands.append(("DEL", *_attempt_keys(delivery_id, first)))
+            commands.append(("DEL", *self._attempt_keys(delivery_id, first)))
             while existing == ATTEMPTS_AT_A_TIME:
                 first += ATTEMPTS_AT_A_TIME
-                [more] = await self._run([("EXISTS", *_attempt_keys(delivery_id, first))])
+                [more] = await self._run([("EXISTS", *self._attempt_keys(delivery_id, first))])
                 existing = as_int(more)
-                commands.append(("DEL", *_attempt_keys(delivery_id, first)))
+                commands.append(("DEL", *self._attempt_keys(delivery_id, first)))
             commands += [
-                ("DEL", self.store.keys.dead_letter(delivery_id)),
-                ("ZREM", k.IDX_DEAD_LETTERS, delivery_id),
-                ("ZREM", k.IDX_EXPIRES, delivery_id),  # last: a crash before it repeats all of this
+                ("DEL", self._keys.dead_letter(delivery_id)),
+                ("ZREM", self._keys.dead_letters_index, delivery_id),
+                (
+                    "ZREM",
+                    self._keys.expires_index,
+                    delivery_id,
+                ),  # last: a crash before it repeats all of this
             ]
             gone += 1
         await self._run(commands)
@@ -174,9 +175,13 @@ class Upkeep:
     async def purge_malformed(self) -> int:
         """Forgets malformed commands that are past their time. Raises RedisTrouble."""
         limit_ms = self.store.now_ms() - self.store.retention.attempt_ms
-        due = await self._members(("ZRANGEBYSCORE", k.IDX_MALFORMED, "-inf", limit_ms, "LIMIT", 0, BATCH))
+        due = await self._members(
+            ("ZRANGEBYSCORE", self._keys.malformed_index, "-inf", limit_ms, "LIMIT", 0, BATCH)
+        )
         if due:
-            await self._run([("DEL", *map(k.malformed, due)), ("ZREM", k.IDX_MALFORMED, *due)])
+            await self._run(
+                [("DEL", *map(self._keys.malformed, due)), ("ZREM", self._keys.malformed_index, *due)]
+            )
         return len(due)
 
     async def reconcile(self) -> Repaired:
@@ -202,7 +207,7 @@ class Upkeep:
     async def _reschedule_waiting(self, status: DeliveryStatus) -> list[str]:
         """Unfinished deliveries that no lane has are due now."""
         rank = self._waiting_rank[status]
-        ids = await self._members(("ZRANGE", k.status_index(status), rank, rank + BATCH - 1))
+        ids = await self._members(("ZRANGE", self._keys.status_index(status), rank, rank + BATCH - 1))
         self._waiting_rank[status] = rank + BATCH if len(ids) == BATCH else 0
         missing = await self._in_no_lane(ids)
         repaired: list[str] = []
@@ -217,7 +222,7 @@ class Upkeep:
     async def _reschedule_quarantined(self, lane: Lane) -> list[str]:
         """What another release, or an earlier one, could not read is due again once this one can."""
         rank = self._quarantined_rank[lane]
-        key = self.store.keys.lane(lane)
+        key = self._keys.lane(lane)
         ids = await self._members(
             ("ZRANGEBYSCORE", key, "+inf", "+inf", "LIMIT", rank, QUARANTINED_AT_A_TIME)
         )
@@ -236,7 +241,7 @@ class Upkeep:
     async def _unschedule_finished(self, lane: Lane) -> tuple[list[str], list[str]]:
         """Terminal deliveries need no schedule; scheduled ids without a readable record are only told."""
         rank = self._lane_rank[lane]
-        ids = await self._members(("ZRANGE", self.store.keys.lane(lane), rank, rank + BATCH - 1))
+        ids = await self._members(("ZRANGE", self._keys.lane(lane), rank, rank + BATCH - 1))
         self._lane_rank[lane] = rank + BATCH if len(ids) == BATCH else 0
         repaired: list[str] = []
         replaced: list[str] = []
@@ -255,7 +260,7 @@ class Upkeep:
 
     async def _reschedule(self, delivery_id: str, data: bytes, lane: Lane, due_ms: int | None) -> bool:
         [reply] = await self.store.link.pipeline(
-            [reschedule_call(self.store.keys, delivery_id, data, lane, due_ms)]
+            [reschedule_call(self._keys, delivery_id, data, lane, due_ms)]
         )
         return RESCHEDULE.decode(reply)
 
@@ -265,7 +270,7 @@ class Upkeep:
         priority, normal = (
             as_optional_bytes_list(reply)
             for reply in await self.store.link.pipeline(
-                [("ZMSCORE", self.store.keys.lane(lane), *ids) for lane in (Lane.PRIORITY, Lane.NORMAL)]
+                [("ZMSCORE", self._keys.lane(lane), *ids) for lane in (Lane.PRIORITY, Lane.NORMAL)]
             )
         )
         return [i for i, p, n in zip(ids, priority, normal, strict=True) if p is None and n is None]
@@ -282,9 +287,10 @@ class Upkeep:
     async def _records(self, ids: list[str]) -> list[tuple[str, bytes | None]]:
         if not ids:
             return []
-        [reply] = await self.store.link.pipeline([("MGET", *map(k.delivery, ids))])
+        [reply] = await self.store.link.pipeline([("MGET", *map(self._keys.delivery, ids))])
         return list(zip(ids, as_optional_bytes_list(reply), strict=True))
 
-
-def _attempt_keys(delivery_id: str, first: int) -> list[str]:
-    return [k.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)]
+    def _attempt_keys(self, delivery_id: str, first: int) -> list[str]:
+        return [
+            self._keys.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)
+        ]

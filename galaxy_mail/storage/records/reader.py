@@ -32,7 +32,6 @@ from galaxy_mail.storage.links.replies import (
 from galaxy_mail.storage.operations.operation import NoKeys
 from galaxy_mail.storage.operations.page import PAGE, IndexPage, PageArgs
 from galaxy_mail.storage.operations.store import Store
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import readable, readable_attempt, readable_delivery
 
 SCAN: Final = 500  # candidates that one page looks at: half a millisecond of Redis' time
@@ -84,6 +83,7 @@ class Reader:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._link = store.link
+        self._keys = store.keys
 
     def now_ms(self) -> int:
         """Epoch milliseconds on Redis' clock."""
@@ -93,13 +93,16 @@ class Reader:
 
     async def delivery(self, delivery_id: str) -> Delivery | None:
         """The delivery, None where there is none or its time is over. Raises RedisTrouble."""
-        [reply] = await self._link.pipeline([("GET", k.delivery(delivery_id))])
+        [reply] = await self._link.pipeline([("GET", self._keys.delivery(delivery_id))])
         return self._current(as_optional_bytes(reply), delivery_id)
 
     async def with_content(self, delivery_id: str) -> Found | None:
         """The delivery with its content, as `delivery`. Raises RedisTrouble."""
         record, payload = await self._link.pipeline(
-            [("GET", k.delivery(delivery_id)), ("HMGET", k.payload(delivery_id), "content", "rendered")]
+            [
+                ("GET", self._keys.delivery(delivery_id)),
+                ("HMGET", self._keys.payload(delivery_id), "content", "rendered"),
+            ]
         )
         delivery = self._current(as_optional_bytes(record), delivery_id)
         if delivery is None:
@@ -116,7 +119,7 @@ class Reader:
         if not delivery_ids:
             return []
         replies = await self._link.pipeline(
-            [("ZRANGE", k.children_index(delivery_id), 0, -1) for delivery_id in delivery_ids]
+            [("ZRANGE", self._keys.children_index(delivery_id), 0, -1) for delivery_id in delivery_ids]
         )
         return [[child.decode() for child in as_bytes_list(reply)] for reply in replies]
 
@@ -126,8 +129,12 @@ class Reader:
         exists = False
         while True:
             first = len(attempts) + 1
-            keys = [k.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)]
-            record, reply = await self._link.pipeline([("GET", k.delivery(delivery_id)), ("MGET", *keys)])
+            keys = [
+                self._keys.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)
+            ]
+            record, reply = await self._link.pipeline(
+                [("GET", self._keys.delivery(delivery_id)), ("MGET", *keys)]
+            )
             exists = exists or self._current(as_optional_bytes(record), delivery_id) is not None
             found = as_optional_bytes_list(reply)
             read = [readable_attempt(data, delivery_id, number) for number, data in enumerate(found, first)]
@@ -140,13 +147,13 @@ class Reader:
 
     async def malformed_command(self, entry_id: str) -> MalformedCommand | None:
         """One malformed command. Raises RedisTrouble."""
-        [reply] = await self._link.pipeline([("GET", k.malformed(entry_id))])
+        [reply] = await self._link.pipeline([("GET", self._keys.malformed(entry_id))])
         record = readable(as_optional_bytes(reply), MalformedCommand)
         return self._kept(record, _recorded_at_ms)
 
     async def idempotency(self, source: Source, key: str) -> IdempotencyRecord | None:
         """What was answered to this key, while that counts. Raises RedisTrouble."""
-        [reply] = await self._link.pipeline([("GET", k.idempotency(source, key))])
+        [reply] = await self._link.pipeline([("GET", self._keys.idempotency(source, key))])
         record = readable(as_optional_bytes(reply), IdempotencyRecord)
         return record if record is not None and record.expires_at_ms > self.now_ms() else None
 
@@ -163,16 +170,16 @@ class Reader:
     ) -> Page[Delivery]:
         """Deliveries by `created_at_ms`, then id; newest first unless asked otherwise. Raises RedisTrouble."""
         order = _Order(oldest_first)
-        steps = await self._steps(_indexes(which), which, order, limit=limit, after=after, scan=scan)
+        steps = await self._steps(self._indexes(which), which, order, limit=limit, after=after, scan=scan)
         step = _merged(steps, order, limit)
-        return await self._page(step, k.delivery, self._current)
+        return await self._page(step, self._keys.delivery, self._current)
 
     async def dead_letters(self, *, limit: int, after: Position | None = None) -> Page[DeadLetter]:
         """What was given up, newest first. Raises RedisTrouble."""
-        step = await self._all_of(k.IDX_DEAD_LETTERS, limit=limit, after=after)
+        step = await self._all_of(self._keys.dead_letters_index, limit=limit, after=after)
         return await self._page(
             step,
-            self._store.keys.dead_letter,
+            self._keys.dead_letter,
             lambda data, _: self._kept(readable(data, DeadLetter), _died_at_ms),
         )
 
@@ -180,10 +187,10 @@ class Reader:
         self, *, limit: int, after: Position | None = None
     ) -> Page[MalformedCommand]:
         """Entries that could not be accepted, newest first. Raises RedisTrouble."""
-        step = await self._all_of(k.IDX_MALFORMED, limit=limit, after=after)
+        step = await self._all_of(self._keys.malformed_index, limit=limit, after=after)
         return await self._page(
             step,
-            k.malformed,
+            self._keys.malformed,
             lambda data, _: self._kept(readable(data, MalformedCommand), _recorded_at_ms),
         )
 
@@ -210,7 +217,7 @@ class Reader:
         """The entries of these addresses, as far as there are any. Raises RedisTrouble."""
         if not addresses:
             return []
-        [reply] = await self._link.pipeline([("HMGET", k.SUPPRESSIONS, *addresses)])
+        [reply] = await self._link.pipeline([("HMGET", self._keys.suppressions, *addresses)])
         read = [readable(data, Suppression) for data in as_optional_bytes_list(reply)]
         return [entry for entry in read if entry is not None]
 
@@ -218,7 +225,7 @@ class Reader:
         """All of them, some at a time, and some perhaps twice."""
         cursor = "0"
         while True:
-            command = ("HSCAN", k.SUPPRESSIONS, cursor, "COUNT", SUPPRESSIONS_AT_A_TIME)
+            command = ("HSCAN", self._keys.suppressions, cursor, "COUNT", SUPPRESSIONS_AT_A_TIME)
             [reply] = await self._link.pipeline([command])
             cursor, flat = as_scan(reply)
             yield flat[::2]
@@ -279,6 +286,24 @@ class Reader:
                 items.append(record)
         return Page(items, step.next)
 
+    def _indexes(self, which: Filter) -> list[tuple[str, ...]]:
+        """The sets of indexes in all of which a delivery stands; there are several only where a key is looked for alone."""
+        indexes: list[str] = []
+        if which.recipient is not None:
+            indexes.append(self._keys.recipient_index(which.recipient))
+        if which.status is not None:
+            indexes.append(self._keys.status_index(which.status))
+        if which.template_id is not None:
+            indexes.append(self._keys.template_index(which.template_id))
+        if which.idempotency_key is not None:
+            sources = list(Source) if which.source is None else [which.source]
+            return [
+                (*indexes, self._keys.idempotency_index(source, which.idempotency_key)) for source in sources
+            ]
+        if which.source is not None:
+            indexes.append(self._keys.source_index(which.source))
+        return [tuple(indexes) or (self._keys.created_at_index,)]
+
     # What counts
 
     def _current(self, data: bytes | None, delivery_id: str) -> Delivery | None:
@@ -337,23 +362,6 @@ def _merged(steps: "Sequence[_Step]", order: _Order, limit: int) -> _Step:
     if len(known) > limit:
         return _Step(known[:limit], known[limit - 1])
     return _Step(known, ends[0] if ends else None)
-
-
-def _indexes(which: Filter) -> list[tuple[str, ...]]:
-    """The sets of indexes in all of which a delivery stands; there are several only where a key is looked for alone."""
-    indexes: list[str] = []
-    if which.recipient is not None:
-        indexes.append(k.recipient_index(which.recipient))
-    if which.status is not None:
-        indexes.append(k.status_index(which.status))
-    if which.template_id is not None:
-        indexes.append(k.IDX_TEMPLATE + which.template_id)
-    if which.idempotency_key is not None:
-        sources = list(Source) if which.source is None else [which.source]
-        return [(*indexes, k.idempotency_index(source, which.idempotency_key)) for source in sources]
-    if which.source is not None:
-        indexes.append(k.IDX_SOURCE + which.source)
-    return [tuple(indexes) or (k.IDX_CREATED_AT,)]
 
 
 def _ended_at_ms(attempt: Attempt) -> int:

@@ -16,7 +16,6 @@ from galaxy_mail.storage.links.replies import (
     as_scan,
 )
 from galaxy_mail.storage.operations.store import Store
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import readable_delivery
 
 BATCH: Final = 100
@@ -65,7 +64,7 @@ class Reading:
 
     async def records(self, ids: Sequence[str]) -> "dict[str, Record]":
         ids = list(dict.fromkeys(ids))
-        found = await self.values([k.delivery(delivery_id) for delivery_id in ids])
+        found = await self.values([self.keys.delivery(delivery_id) for delivery_id in ids])
         return {i: Record(data, readable_delivery(data, i)) for i, data in zip(ids, found, strict=True)}
 
     async def scan(self, prefix: str) -> AsyncIterator[list[str]]:

@@ -20,11 +20,11 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.verify import verify
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import ACCEPTED, DEFERRED, login_code_of, request_of
+from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.storehouse import TTL_MS, Fault, Storehouse
 from tests.unit.actors.fakes import FakeProvider
@@ -97,7 +97,7 @@ class Process:
 
     def left(self) -> int:
         """Deliveries that have not ended."""
-        count = cast("int", self.house.run("ZCARD", k.IDX_CREATED_AT))
+        count = cast("int", self.house.run("ZCARD", k.created_at_index))
         return count - sum(cast("int", self.house.run("ZCARD", k.status_index(end))) for end in TERMINAL)
 
     async def until_ended(self, within_s: float = 10_000) -> float:
@@ -106,7 +106,7 @@ class Process:
         with trio.fail_after(within_s):
             while self.left():  # noqa: ASYNC110  # what is waited for has no event of its own
                 await trio.sleep(max(0.01, (trio.current_time() - began_s) / 20))
-        ids = cast("list[bytes]", self.house.run("ZRANGE", k.IDX_CREATED_AT, 0, -1))
+        ids = cast("list[bytes]", self.house.run("ZRANGE", k.created_at_index, 0, -1))
         ends_ms = [self.house.delivery(delivery_id.decode()).finished_at_ms or 0 for delivery_id in ids]
         return (max(ends_ms) - began_ms) / 1000
 
@@ -328,7 +328,7 @@ async def test_stopped_after_any_number_of_steps_work_is_due_again_at_once_or_re
             senders.cancel()
         house.link.faults.clear()
         assert await verify(house.store, looks=1) == []
-        assert house.run("HLEN", k.CLAIMS) == 0, "nothing is left to expire"
+        assert house.run("HLEN", k.claims) == 0, "nothing is left to expire"
         delivery = house.delivery(name)
         if delivery.status in TERMINAL:
             assert process.taken() == [name]
@@ -345,7 +345,7 @@ async def test_stopped_after_any_number_of_steps_work_is_due_again_at_once_or_re
         assert house.delivery(name).status is S.SENT
         assert house.delivery(name).attempt_count == 1
         house.run("FLUSHALL")
-        house.run("HSET", k.META, "id", house.epoch.store_id or "")  # the same store, emptied
+        house.run("HSET", k.meta, "id", house.epoch.store_id or "")  # the same store, emptied
     # After a lost begin the pause before its repetition is longer than all these steps.
     assert seen == {"queued", "rendered"} | (set() if "begin" in lost else {"recorded"})
 

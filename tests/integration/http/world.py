@@ -141,7 +141,7 @@ class World:
             on_accepted=lambda: None,
         )
         self.reader = Reader(self.store)
-        self.suppressions = SuppressionList(self.link)
+        self.suppressions = SuppressionList(self.link, self.store.keys)
         self.jobs = ResendJobStore(self.store)
         self.resending = Resending(self.reader, self.intake, self.jobs, Traces())
         self.supervisor = Supervisor()

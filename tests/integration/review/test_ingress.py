@@ -7,8 +7,8 @@ from trio.testing import MockClock
 
 from galaxy_mail.actors.ingress import Ingress
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.storage.records import keys as k
 from tests.integration.test_intake import Desk, entry
+from tests.keys import k
 from tests.storehouse import Storehouse
 
 STREAM = "mail:delivery_commands"

@@ -15,8 +15,8 @@ from galaxy_mail.storage.operations.answers import Accepted, NotNext
 from galaxy_mail.storage.operations.command_stream import BATCH_BYTES, BATCH_ENTRIES
 from galaxy_mail.storage.operations.identity import StoreReplaced, Verdict
 from galaxy_mail.storage.operations.store import BACKSTOP_MS, StreamPosition
-from galaxy_mail.storage.records import keys as k
 from tests.deliveries import DAY_MS, acceptance_of, request_of
+from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.storehouse import START_MS, Storehouse, refused
 
@@ -191,7 +191,7 @@ async def test_the_offset_moves_with_what_makes_each_entry_safe(house: Storehous
     assert house.run("MGET", OFFSET, CONSUMED) == [b"3-0", b"3"]
     record = decode(cast("bytes", house.run("GET", k.malformed("2-0"))), MalformedCommand)
     assert record.fields == {"field": "x"}
-    assert house.score(k.IDX_MALFORMED, "2-0") == START_MS
+    assert house.score(k.malformed_index, "2-0") == START_MS
     assert house.run("PEXPIRETIME", k.malformed("2-0")) == START_MS + 90 * DAY_MS + BACKSTOP_MS
 
 
@@ -305,19 +305,19 @@ async def test_nobody_gives_up_anothers_lease(house: Storehouse, other: Storehou
     assert not await other.stream.hold_lease(3_000)
     house.clock.ms += 3_000  # and not once it ran out either
     await other.stream.give_up_lease()
-    assert house.run("EXISTS", k.INGRESS_LEASE) == 1
+    assert house.run("EXISTS", k.ingress_lease) == 1
 
 
 @pytest.mark.parametrize("value", ["", "garbage", "a b c", "owner notanumber"])
 async def test_a_lease_that_nobody_can_read_is_free(value: str, house: Storehouse) -> None:
-    house.run("SET", k.INGRESS_LEASE, value)
+    house.run("SET", k.ingress_lease, value)
     assert await house.stream.hold_lease(3_000)
 
 
 async def test_without_a_clock_of_ours_the_lease_runs_on_the_servers(house: Storehouse) -> None:
     house.stream._script_now = None
     assert await house.stream.hold_lease(60_000)
-    holder, _, expiry_ms = cast("bytes", house.run("GET", k.INGRESS_LEASE)).partition(b" ")
+    holder, _, expiry_ms = cast("bytes", house.run("GET", k.ingress_lease)).partition(b" ")
     seconds, _ = cast("list[bytes]", house.run("TIME"))
     assert holder == b"me"
     assert 0 < int(expiry_ms) - int(seconds) * 1000 <= 62_000
@@ -325,7 +325,7 @@ async def test_without_a_clock_of_ours_the_lease_runs_on_the_servers(house: Stor
 
 async def test_a_lease_of_another_kind_is_no_lease_and_no_reader(house: Storehouse) -> None:
     house.broken = True
-    house.run("HSET", k.INGRESS_LEASE, "a", "b")
+    house.run("HSET", k.ingress_lease, "a", "b")
     with pytest.raises(RedisRefused, match="WRONGTYPE"):
         await house.stream.hold_lease(3_000)
 
@@ -355,8 +355,8 @@ async def test_entries_trimmed_before_anybody_read_them_are_counted_once_over_al
     assert await house.stream.note_lost(state)
     assert not await other.stream.note_lost(seen_by_other)
     assert (await house.stream.state()).lost == 0
-    assert house.run("HGET", k.META, "stream_lost") == b"4"
-    assert house.run("HGET", k.META, "stream_lost_at_ms") == str(START_MS).encode()
+    assert house.run("HGET", k.meta, "stream_lost") == b"4"
+    assert house.run("HGET", k.meta, "stream_lost_at_ms") == str(START_MS).encode()
     await consume(house, "8-0", "9-0", "10-0")
     state = await house.stream.state()
     assert (state.lost, state.lag) == (0, 0)
@@ -406,7 +406,7 @@ async def test_a_stream_made_anew_above_the_offset_is_read_and_counted_from_ther
     state = await house.stream.state()
     assert (state.restarted, state.lost, state.lag) == (False, -3, 2)
     assert not await house.stream.note_lost(state), "nothing is known to be lost"
-    assert house.run("HEXISTS", k.META, "stream_lost") == 0
+    assert house.run("HEXISTS", k.meta, "stream_lost") == 0
     assert (await house.stream.state()).lost == 0
     house.run("XTRIM", STREAM, "MAXLEN", 1)
     state = await house.stream.state()
@@ -473,7 +473,7 @@ async def _count(valkey: ValkeyServer, actions: list[str]) -> None:
                 house.run("XDEL", STREAM, entries[-1][0])
             case _:
                 pass
-    lost = int(cast("bytes | None", house.run("HGET", k.META, "stream_lost")) or 0)
+    lost = int(cast("bytes | None", house.run("HGET", k.meta, "stream_lost")) or 0)
     house.close()
     assert read + lost == added
 

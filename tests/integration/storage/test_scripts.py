@@ -22,9 +22,9 @@ from galaxy_mail.storage.links.script import scripts
 from galaxy_mail.storage.operations.job_store import ResendJobStore
 from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
 from galaxy_mail.storage.operations.store import StreamPosition
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.reader import Filter, Reader
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
+from tests.keys import k
 from tests.storehouse import Storehouse
 
 RENDERED: Final = RenderedContent(subject="s", text_body="t", locale_used="en", locale_fallback_used=False)
@@ -337,13 +337,13 @@ async def test_a_stale_token_changes_nothing(
     house.broken = True
     token = str(call.args[1])
     if owner is nobody:
-        house.run("HDEL", k.CLAIMS, str(call.args[0]))
+        house.run("HDEL", k.claims, str(call.args[0]))
     else:
-        house.run("HSET", k.CLAIMS, str(call.args[0]), owner(token))
+        house.run("HSET", k.claims, str(call.args[0]), owner(token))
     before = house.dump()
     assert house.raw.run([call]) == [[0]]
     assert house.dump() == before
-    house.run("HSET", k.CLAIMS, str(call.args[0]), token)
+    house.run("HSET", k.claims, str(call.args[0]), token)
     assert house.raw.run([call]) == [[1]], "with its own token it would have been done"
     assert house.dump() != before
 
@@ -405,7 +405,7 @@ async def test_suppression_is_looked_at_before_anything_is_written(
         _held_back(Twice(script, accept, None), house, monkeypatch) for script in ("accept", "begin")
     )
     entry = Suppression(address="x@x.example", reason="r", created_at_ms=1)
-    house.run("HSET", k.SUPPRESSIONS, entry.address, encode(entry))
+    house.run("HSET", k.suppressions, entry.address, encode(entry))
     with pytest.raises(Snapshot):
         await accept(house)
     [call] = accepts

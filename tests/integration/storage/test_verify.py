@@ -15,7 +15,6 @@ from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, Rendere
 from galaxy_mail.domain.resend_job import JobStatus, ResendFilter, ResendJobRequest, new_job
 from galaxy_mail.storage.operations.job_store import ResendJobStore
 from galaxy_mail.storage.operations.store import StreamPosition
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.verify import Violation, verify
 from tests.deliveries import (
     ACCEPTED,
@@ -28,6 +27,7 @@ from tests.deliveries import (
     login_code_of,
     request_of,
 )
+from tests.keys import k
 from tests.storehouse import Storehouse
 
 RENDERED: Final = RenderedContent(subject="s", text_body="t", locale_used="en", locale_fallback_used=False)
@@ -419,14 +419,14 @@ BROKEN: Final = [
         "an end that is claimed",
         failed,
         "is failed and claimed",
-        (("HSET", k.CLAIMS, "d1", "1-1"), ("ZADD", SCHEDULE, 5, "d1")),
+        (("HSET", k.claims, "d1", "1-1"), ("ZADD", SCHEDULE, 5, "d1")),
         repaired=True,
     ),
     Broken(
         "an end whose losses are counted",
         sent,
         "is sent and its losses are counted",
-        (("HSET", k.CLAIM_LOSSES, "d1", 2),),
+        (("HSET", k.claim_losses, "d1", 2),),
         repaired=True,
     ),
     Broken(
@@ -435,7 +435,7 @@ BROKEN: Final = [
         "is sent and has a next attempt",
         delivery={"next_attempt_at_ms": 5},
     ),
-    Broken("sent by nobody", sending, "is sending and not claimed", (("HDEL", k.CLAIMS, "d1"),)),
+    Broken("sent by nobody", sending, "is sending and not claimed", (("HDEL", k.claims, "d1"),)),
     Broken(
         "being sent and due", sending, "is sending and has a next attempt", delivery={"next_attempt_at_ms": 5}
     ),
@@ -447,18 +447,18 @@ BROKEN: Final = [
         where="ghost",
     ),
     # Claims
-    Broken("a claim without a token", claimed, "its claim has no token", (("HSET", k.CLAIMS, "d1", "mine"),)),
+    Broken("a claim without a token", claimed, "its claim has no token", (("HSET", k.claims, "d1", "mine"),)),
     Broken(
         "a token of the future",
         claimed,
         "its token is ahead",
-        (("HSET", k.CLAIMS, "d1", "1732500000000000-99"),),
+        (("HSET", k.claims, "d1", "1732500000000000-99"),),
     ),
     Broken(
         "losses of nobody",
         nothing,
         "its losses are counted and it has no record",
-        (("HSET", k.CLAIM_LOSSES, "ghost", 1),),
+        (("HSET", k.claim_losses, "ghost", 1),),
         repaired=True,
         where="ghost",
     ),
@@ -593,21 +593,21 @@ BROKEN: Final = [
         "not among the dead letters",
         dead,
         "is not in mail:idx:dead_letters",
-        (("ZREM", k.IDX_DEAD_LETTERS, "d1"),),
+        (("ZREM", k.dead_letters_index, "d1"),),
         repaired=True,
     ),
     Broken(
         "among the dead letters by another time",
         dead,
         "is not in mail:idx:dead_letters",
-        (("ZADD", k.IDX_DEAD_LETTERS, 7, "d1"),),
+        (("ZADD", k.dead_letters_index, 7, "d1"),),
         repaired=True,
     ),
     Broken(
         "among the dead letters and alive",
         sent,
         "stands in mail:idx:dead_letters and has no record",
-        (("ZADD", k.IDX_DEAD_LETTERS, 7, "d1"),),
+        (("ZADD", k.dead_letters_index, 7, "d1"),),
         repaired=True,
     ),
     Broken(
@@ -620,20 +620,20 @@ BROKEN: Final = [
         "a dead letter of the living",
         sent,
         "is sent and has a dead letter",
-        (("SET", "mail:dead_letters:d1", "{}"), ("ZADD", k.IDX_DEAD_LETTERS, 1, "d1")),
+        (("SET", "mail:dead_letters:d1", "{}"), ("ZADD", k.dead_letters_index, 1, "d1")),
     ),
     Broken(
         "never forgotten",
         sent,
         "is sent and would never be forgotten",
-        (("ZREM", k.IDX_EXPIRES, "d1"),),
+        (("ZREM", k.expires_index, "d1"),),
         repaired=True,
     ),
     Broken(
         "forgotten on its way",
         queued,
         "is queued and would be forgotten",
-        (("ZADD", k.IDX_EXPIRES, 5, "d1"),),
+        (("ZADD", k.expires_index, 5, "d1"),),
         repaired=True,
     ),
     Broken(
@@ -695,7 +695,7 @@ BROKEN: Final = [
         "a malformed command in no index",
         malformed,
         "is not in its index",
-        (("ZREM", k.IDX_MALFORMED, "5-0"),),
+        (("ZREM", k.malformed_index, "5-0"),),
         repaired=True,
         where="mail:malformed_commands:5-0",
     ),
@@ -703,7 +703,7 @@ BROKEN: Final = [
         "a malformed command by another time",
         malformed,
         "is not in its index",
-        (("ZADD", k.IDX_MALFORMED, 7, "5-0"),),
+        (("ZADD", k.malformed_index, 7, "5-0"),),
         repaired=True,
         where="mail:malformed_commands:5-0",
     ),
@@ -765,8 +765,8 @@ BROKEN: Final = [
         "claims of another type",
         queued,
         "is a string and should be a hash",
-        (("SET", k.CLAIMS, "v"),),
-        where=k.CLAIMS,
+        (("SET", k.claims, "v"),),
+        where=k.claims,
     ),
     Broken(
         "a stream of another type",
@@ -961,28 +961,28 @@ BROKEN: Final = [
         "attempts of the forgotten that nobody forgets",
         forgotten,
         "attempts without a delivery",
-        (("ZREM", k.IDX_EXPIRES, "d1"),),
+        (("ZREM", k.expires_index, "d1"),),
     ),
     # Claims and losses
     Broken(
         "two claims of one token",
         two_claimed,
         "its token is that of d1 too",
-        (("HSET", k.CLAIMS, "d1", "1-1", "d2", "1-1"),),
+        (("HSET", k.claims, "d1", "1-1", "d2", "1-1"),),
         where="d2",
     ),
     Broken(
         "a sequence that is none",
         claimed,
         "is no number but b'x'",
-        (("SET", k.CLAIM_SEQUENCE, "x"),),
-        where=k.CLAIM_SEQUENCE,
+        (("SET", k.claim_sequence, "x"),),
+        where=k.claim_sequence,
     ),
     Broken(
         "losses that are no number",
         lost,
         "its losses are no number but b'x'",
-        (("HSET", k.CLAIM_LOSSES, "d1", "x"),),
+        (("HSET", k.claim_losses, "d1", "x"),),
     ),
     # Content
     Broken(
@@ -1042,21 +1042,21 @@ BROKEN: Final = [
         "a dead letter that nobody forgets",
         dead_and_purged,
         "a dead letter without a delivery",
-        (("ZREM", k.IDX_EXPIRES, "d1"),),
+        (("ZREM", k.expires_index, "d1"),),
     ),
     # Times to live
     Broken(
         "forgotten before its end",
         sent,
         "and would be forgotten at 5",
-        (("ZADD", k.IDX_EXPIRES, 5, "d1"),),
+        (("ZADD", k.expires_index, 5, "d1"),),
         repaired=True,
     ),
     Broken(
         "forgotten at the end of time",
         sent,
         "and would be forgotten at inf",
-        (("ZADD", k.IDX_EXPIRES, "+inf", "d1"),),
+        (("ZADD", k.expires_index, "+inf", "d1"),),
         repaired=True,
     ),
     Broken(
@@ -1214,8 +1214,8 @@ BROKEN: Final = [
         "a lease of nobody",
         read_from,
         "names no owner and no end",
-        (("SET", k.INGRESS_LEASE, "mine"),),
-        where=k.INGRESS_LEASE,
+        (("SET", k.ingress_lease, "mine"),),
+        where=k.ingress_lease,
     ),
     # Resend jobs
     Broken("a job that can't be read", job_runs, "can't be read", (("SET", JOB, "?"),), where=JOB),
@@ -1224,7 +1224,7 @@ BROKEN: Final = [
         "a job that nobody works on",
         job_runs,
         "is running and not in mail:idx:jobs",
-        (("ZREM", k.IDX_JOBS, "j"),),
+        (("ZREM", k.jobs_index, "j"),),
         repaired=True,
         where=JOB,
     ),
@@ -1250,7 +1250,7 @@ BROKEN: Final = [
         "a finished job in the list",
         job_done,
         "is done and in mail:idx:jobs",
-        (("ZADD", k.IDX_JOBS, 5, "j"),),
+        (("ZADD", k.jobs_index, 5, "j"),),
         repaired=True,
         where=JOB,
     ),
@@ -1273,20 +1273,20 @@ BROKEN: Final = [
         "a finished job with an owner", job_done, "is done and has an owner", job={"owner": "me"}, where=JOB
     ),
     # The store and its list
-    Broken("a store without an id", queued, "has no id", (("HDEL", k.META, "id"),), where=k.META),
+    Broken("a store without an id", queued, "has no id", (("HDEL", k.meta, "id"),), where=k.meta),
     Broken(
         "losses that can't be counted",
         queued,
         "stream_lost is no number",
-        (("HSET", k.META, "stream_lost", "x"),),
-        where=k.META,
+        (("HSET", k.meta, "stream_lost", "x"),),
+        where=k.meta,
     ),
     Broken(
         "a suppression that can't be read",
         suppression,
         "the entry of @example.org can't be read",
-        (("HSET", k.SUPPRESSIONS, "@example.org", "?"),),
-        where=k.SUPPRESSIONS,
+        (("HSET", k.suppressions, "@example.org", "?"),),
+        where=k.suppressions,
     ),
     Broken(
         "a suppression of another",
@@ -1295,12 +1295,12 @@ BROKEN: Final = [
         (
             (
                 "HSET",
-                k.SUPPRESSIONS,
+                k.suppressions,
                 "a@example.org",
                 '{"address":"b@example.org","created_at_ms":1,"reason":"r"}',
             ),
         ),
-        where=k.SUPPRESSIONS,
+        where=k.suppressions,
     ),
 ]
 
@@ -1353,7 +1353,7 @@ async def test_what_was_mended_is_sound(house: Storehouse) -> None:
     await house.claim(1)
     for index in ("mail:idx:created_at", "mail:idx:status:queued", "mail:idx:source:notification", SCHEDULE):
         house.run("DEL", index)
-    house.run("HDEL", k.CLAIMS, "a", "b", "c")
+    house.run("HDEL", k.claims, "a", "b", "c")
     house.run("ZADD", SCHEDULE, 5, "d")
     house.run("ZADD", "mail:idx:status:queued", 5, "d", 6, "ghost")
     house.run("HSET", "mail:payloads:ghost", "content", "{}")
@@ -1470,7 +1470,7 @@ async def test_a_store_in_motion_is_sound(house: Storehouse, autojump_clock: Moc
         for number in range(1, 12):
             await work(number)
         over.set()
-    assert house.run("ZCARD", k.IDX_CREATED_AT) == 2, "dead letters of the last two rounds"
+    assert house.run("ZCARD", k.created_at_index) == 2, "dead letters of the last two rounds"
     assert house.run("KEYS", "mail:attempts:*") != []
 
 

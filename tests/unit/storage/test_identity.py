@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused
 from galaxy_mail.storage.links.protocol import Call, Command, Reply
 from galaxy_mail.storage.operations.identity import StoreIdentity, StoreReplaced, Verdict, entry_number
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.keys import Keys
+from tests.keys import k
 
 OFFSET = "mail:stream_offsets:mail:delivery_commands"
 
@@ -60,7 +60,7 @@ async def test_the_first_process_names_the_store(epoch: StoreIdentity, store: Fa
     assert await epoch.check(store.pipeline) is Verdict.SAME
     [call] = store.asked
     assert call.script.name == "identify"
-    assert call.keys == (k.META, k.CLAIM_SEQUENCE, OFFSET)
+    assert call.keys == (k.meta, k.claim_sequence, OFFSET)
     assert call.args[1] == 1234
     assert epoch.store_id == store.store_id
     assert len(store.store_id) == 16
