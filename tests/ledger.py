@@ -17,12 +17,13 @@ from msgspec import Struct
 from galaxy_mail.domain.records import Attempt, AttemptStatus, Delivery, DeliveryStatus
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage.links.protocol import Command, Reply
-from galaxy_mail.storage.operations.identity import StoreIdentity, entry_number
-from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.operations.identity import entry_number
 from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
 from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import Retention
 from galaxy_mail.storage.verify import verify
 from tests.blocking_link import BlockingLink
+from tests.clocks import FixedClock
 from tests.keys import k
 from tests.service_process import WITHIN_S, eventually
 
@@ -130,7 +131,7 @@ class Ledger:
 
     def run(self, commands: Sequence[Command]) -> list[Reply]:
         """Commands on a connection of its own: the server may have been another one a moment ago."""
-        link = BlockingLink(self.socket_path, now_ms)
+        link = BlockingLink(self.socket_path)
         try:
             return link.run(commands)
         finally:
@@ -190,17 +191,16 @@ class Ledger:
 
     async def violations(self, within_looks: int = 1) -> list[str]:
         """What verify-store would say; 1 look while nothing else writes."""
-        link = BlockingLink(self.socket_path, now_ms)
-        keys = Keys()
-        store = Store(
-            link,
-            keys=keys,
-            retention=Retention(),
-            claim_ttl_ms=0,
-            epoch=StoreIdentity(keys, now_ms=now_ms, on_verdict=lambda _: None),
-        )
+        link = BlockingLink(self.socket_path)
         try:
-            return [str(violation) for violation in await verify(store, looks=within_looks)]
+            found = await verify(
+                link,
+                keys=Keys(),
+                retention=Retention(),
+                clock=FixedClock(now_ms()),
+                looks=within_looks,
+            )
+            return [str(violation) for violation in found]
         finally:
             link.close()
 

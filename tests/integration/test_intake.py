@@ -46,6 +46,8 @@ class Desk:
         self.rung = 0
         self.intake = Intake(
             house.store,
+            clock=house.clock,
+            idempotency_ttl_ms=house.retention.idempotency_ms,
             allowlist=allowlist,
             message_domain="mail.example",
             metrics=self.metrics,

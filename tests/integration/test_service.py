@@ -19,7 +19,6 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.service.service import Service
 from galaxy_mail.storage.links.errors import RedisFailure, UnfitRedis
 from galaxy_mail.storage.records.encoding import decode_delivery
-from galaxy_mail.storage.verify import verify
 from tests.deliveries import login_code_of, request_of
 from tests.integration.test_intake import entry
 from tests.keys import k
@@ -130,7 +129,7 @@ async def valkey(valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
     seconds, microseconds = cast("list[bytes]", house.run("TIME"))
     house.clock.ms = int(seconds) * 1000 + int(microseconds) // 1000
     try:
-        assert list(map(str, await verify(house.store, looks=1))) == []
+        assert list(map(str, await house.verify())) == []
     finally:
         house.close()
 

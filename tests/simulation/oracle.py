@@ -23,7 +23,7 @@ from galaxy_mail.domain.records import (
 )
 from galaxy_mail.domain.resend_job import JobStatus, ResendJob
 from galaxy_mail.domain.states import FINISHED, TERMINAL
-from galaxy_mail.storage.operations.store import Store
+from galaxy_mail.service.service import Service
 from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
 from galaxy_mail.storage.verify import verify
 from tests.keys import k
@@ -36,14 +36,12 @@ FUTURE_ID: Final = "future-1"  # what a newer release wrote
 FUTURE_RECORD: Final = b'{"v":2}'
 
 
-def verified(world: World, store: Store) -> list[str]:
+def verified(world: World, service: Service) -> list[str]:
     """What is wrong with the store at this moment, whatever goes on around it."""
-    real, store.link = store.link, InstantLink(world)
-    try:
-        found = world.instantly(verify(store, looks=1))
-    finally:
-        store.link = real
-    return [str(violation) for violation in found if violation.where != FUTURE_ID]
+    checking = verify(
+        InstantLink(world), keys=service.keys, retention=service.retention, clock=world, looks=1
+    )
+    return [str(violation) for violation in world.instantly(checking) if violation.where != FUTURE_ID]
 
 
 class Oracle:
@@ -59,8 +57,8 @@ class Oracle:
         for offer in world.offers:
             self.offers.setdefault(offer.delivery_id, []).append(offer)
 
-    def violations(self, store: Store) -> Iterator[str]:
-        yield from verified(self.world, store)
+    def violations(self, service: Service) -> Iterator[str]:
+        yield from verified(self.world, service)
         stored = self._stored()
         known = self.books.accounts.keys()
         for delivery_id in stored.keys() ^ known:

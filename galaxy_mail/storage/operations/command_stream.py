@@ -5,7 +5,7 @@ pipeline stops at its first failure (everything behind it answers "not next"), a
 The lease only keeps readers from working twice; the offset is what makes them correct.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import DecodeError, Struct
@@ -17,6 +17,7 @@ from galaxy_mail.domain.records import (
     decode,
     encode,
 )
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisRefused
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, RedisLink
 from galaxy_mail.storage.links.replies import answered, as_int, as_optional_bytes, as_optional_bytes_list
@@ -32,9 +33,10 @@ from galaxy_mail.storage.operations.record_malformed import (
     RecordMalformedKeys,
 )
 from galaxy_mail.storage.operations.skip import SKIP, SkipArgs, SkipKeys
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, StreamPosition
+from galaxy_mail.storage.operations.store import StreamPosition
 from galaxy_mail.storage.operations.stream_state import STREAM_STATE, StreamStateKeys
 from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 
 BATCH_ENTRIES: Final = 250
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -73,25 +75,25 @@ class CommandStream:
         epoch: StoreIdentity,
         malformed_kept_ms: int,
         owner: str,
-        script_now: Callable[[], int] | None = None,
+        clock: Clock,
     ) -> None:
-        self.link = link
-        self.keys = keys
+        self._link = link
+        self._keys = keys
         self.epoch = epoch
         self._owner = owner
         self._malformed_kept_ms = malformed_kept_ms
-        self._script_now = script_now
+        self._clock = clock
 
     # The lease
 
     async def hold_lease(self, ttl_ms: int) -> bool:
         """Takes or keeps the right to read; False while another process has it. Raises RedisTrouble."""
         return await LEASE.run(
-            self.link,
-            LeaseKeys(lease=self.keys.ingress_lease),
+            self._link,
+            LeaseKeys(lease=self._keys.ingress_lease),
             LeaseArgs(
                 owner=self._owner,
-                now_ms=None if self._script_now is None else self._script_now(),
+                now_ms=self._clock.script_ms(),
                 ttl_ms=ttl_ms,
             ),
         )
@@ -105,7 +107,7 @@ class CommandStream:
     async def offset(self) -> str:
         """The last entry that needs no more work; "" before the first one. Raises RedisTrouble."""
         self.epoch.refuse_if_replaced()
-        [reply] = await self.link.pipeline([("GET", self.keys.offset)])
+        [reply] = await self._link.pipeline([("GET", self._keys.offset)])
         offset = as_optional_bytes(reply) or b""
         return offset.decode()
 
@@ -115,8 +117,8 @@ class CommandStream:
         That may mean that entries were trimmed unread: `state` tells. Raises RedisTrouble.
         """
         page = await READ_COMMANDS.run(
-            self.link,
-            ReadCommandsKeys(stream=self.keys.command_stream),
+            self._link,
+            ReadCommandsKeys(stream=self._keys.command_stream),
             ReadCommandsArgs(after=after or "0-0", max_entries=BATCH_ENTRIES, max_bytes=BATCH_BYTES),
         )
         return page.entries, entry_number(page.first_id) > entry_number(after)
@@ -124,7 +126,9 @@ class CommandStream:
     async def wait_for_more(self, after: str, *, block_ms: int) -> bool:
         """Waits until there is an entry behind `after`, at most `block_ms`. Raises RedisTrouble."""
         return bool(
-            await self.link.read_stream(self.keys.command_stream, after or "0-0", count=1, block_ms=block_ms)
+            await self._link.read_stream(
+                self._keys.command_stream, after or "0-0", count=1, block_ms=block_ms
+            )
         )
 
     async def read_known(
@@ -136,15 +140,15 @@ class CommandStream:
         """What a batch has to be told apart by, in one round trip. Raises RedisTrouble."""
         commands: list[Command | Call] = []
         if idempotency:
-            commands.append(("MGET", *(self.keys.idempotency(source, key) for source, key in idempotency)))
+            commands.append(("MGET", *(self._keys.idempotency(source, key) for source, key in idempotency)))
         if suppressions:
-            commands.append(("HMGET", self.keys.suppressions, *suppressions))
+            commands.append(("HMGET", self._keys.suppressions, *suppressions))
         # Attempts outlive their delivery and stay readable by its id, so that the id stays taken: `accept` sees it so, too.
         commands += [
-            ("EXISTS", self.keys.delivery(delivery_id), self.keys.attempt(delivery_id, 1))
+            ("EXISTS", self._keys.delivery(delivery_id), self._keys.attempt(delivery_id, 1))
             for delivery_id in delivery_ids
         ]
-        replies = [answered(reply) for reply in await self.link.pipeline(commands)] if commands else []
+        replies = [answered(reply) for reply in await self._link.pipeline(commands)] if commands else []
         raw: dict[tuple[Source, str], bytes] = {}
         if idempotency:
             found = as_optional_bytes_list(replies.pop(0))
@@ -168,17 +172,17 @@ class CommandStream:
 
     def skip_call(self, position: StreamPosition) -> Call:
         return SKIP.call(
-            SkipKeys(offset=self.keys.offset, consumed=self.keys.consumed),
+            SkipKeys(offset=self._keys.offset, consumed=self._keys.consumed),
             SkipArgs(entry_id=position.entry_id, predecessor=position.predecessor),
         )
 
     def malformed_call(self, record: MalformedCommand, position: StreamPosition) -> Call:
         return RECORD_MALFORMED.call(
             RecordMalformedKeys(
-                malformed=self.keys.malformed(record.entry_id),
-                malformed_index=self.keys.malformed_index,
-                offset=self.keys.offset,
-                consumed=self.keys.consumed,
+                malformed=self._keys.malformed(record.entry_id),
+                malformed_index=self._keys.malformed_index,
+                offset=self._keys.offset,
+                consumed=self._keys.consumed,
             ),
             RecordMalformedArgs(
                 record=encode(record),
@@ -192,16 +196,16 @@ class CommandStream:
     async def apply(self, calls: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         """Runs the calls in order, as durably as configured. Raises RedisTrouble: some may have been run."""
         self.epoch.refuse_if_replaced()
-        replies = await self.link.accept_pipeline(calls)
+        replies = await self._link.accept_pipeline(calls)
         return [reply if isinstance(reply, RedisRefused) else accept_answer(reply) for reply in replies]
 
     # Losses
 
     async def state(self) -> StreamState:
         """How the stream stands to the offset. Raises RedisTrouble."""
-        keys = self.keys
+        keys = self._keys
         found = await STREAM_STATE.run(
-            self.link,
+            self._link,
             StreamStateKeys(stream=keys.command_stream, offset=keys.offset, consumed=keys.consumed),
             NoArgs(),
         )
@@ -232,9 +236,9 @@ class CommandStream:
     async def note_lost(self, state: StreamState) -> bool:
         """Counts what `state` says was lost, once over all processes; True where it was here. Raises RedisTrouble."""
         counted = await NOTE_LOST.run(
-            self.link,
-            NoteLostKeys(consumed=self.keys.consumed, meta=self.keys.meta),
-            NoteLostArgs(seen=state.consumed, lost=state.lost, now_ms=self.link.now_ms()),
+            self._link,
+            NoteLostKeys(consumed=self._keys.consumed, meta=self._keys.meta),
+            NoteLostArgs(seen=state.consumed, lost=state.lost, now_ms=self._clock.now_ms()),
         )
         return state.lost > 0 and counted
 
@@ -244,12 +248,12 @@ class CommandStream:
         state = await self.state()
         if not state.offset or state.restarted:  # what stands below the offset then was not read
             return 0
-        old = self.link.now_ms() - keep_ms
+        old = self._clock.now_ms() - keep_ms
         milliseconds, sequence = entry_number(state.offset)
         # MINID keeps its argument; the entry at the offset may go, so the bound is the next possible id.
         bound = min((max(old, 0), 0), (milliseconds, sequence + 1))
-        [reply] = await self.link.pipeline(
-            [("XTRIM", self.keys.command_stream, "MINID", "=", f"{bound[0]}-{bound[1]}")]
+        [reply] = await self._link.pipeline(
+            [("XTRIM", self._keys.command_stream, "MINID", "=", f"{bound[0]}-{bound[1]}")]
         )
         return as_int(reply)
 

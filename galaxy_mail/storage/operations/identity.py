@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable
 from enum import StrEnum
 
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.links.protocol import Pipeline
 from galaxy_mail.storage.operations.identify import IDENTIFY, IdentifyArgs, IdentifyKeys, Identity
@@ -31,14 +32,12 @@ class StoreReplaced(RedisFailure):
 class StoreIdentity:
     """The store's identity over reconnects. `number` grows when held claims are worth nothing any more."""
 
-    def __init__(
-        self, keys: Keys, *, now_ms: Callable[[], int], on_verdict: Callable[[Verdict], None]
-    ) -> None:
+    def __init__(self, keys: Keys, *, clock: Clock, on_verdict: Callable[[Verdict], None]) -> None:
         self.number = 0
         self.replaced = False
         self.store_id: str | None = None
         self._keys = keys
-        self._now_ms = now_ms
+        self._clock = clock
         self._on_verdict = on_verdict
         self._sequence = 0
         self._offset = (0, 0)
@@ -63,7 +62,7 @@ class StoreIdentity:
         seen = (self._sequence, self._offset)
         call = IDENTIFY.call(
             IdentifyKeys(meta=self._keys.meta, sequence=self._keys.claim_sequence, offset=self._keys.offset),
-            IdentifyArgs(id=new_id, created_at_ms=self._now_ms()),
+            IdentifyArgs(id=new_id, created_at_ms=self._clock.now_ms()),
         )
         [reply] = await pipeline([call])
         found = IDENTIFY.decode(reply)

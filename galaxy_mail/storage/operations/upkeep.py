@@ -11,18 +11,21 @@ from msgspec import Struct
 
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, Source
 from galaxy_mail.domain.states import TERMINAL
-from galaxy_mail.storage.links.protocol import Call, Command, Reply
+from galaxy_mail.storage.links.clock import Clock
+from galaxy_mail.storage.links.protocol import Call, Command, RedisLink, Reply
 from galaxy_mail.storage.links.replies import (
     answered,
     as_bytes_list,
     as_int,
     as_optional_bytes_list,
 )
+from galaxy_mail.storage.operations.claims import ClaimedRecords
 from galaxy_mail.storage.operations.purge import PURGE, PurgeArgs, PurgeKeys
 from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
 from galaxy_mail.storage.operations.reschedule import RESCHEDULE, reschedule_call
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, Store
 from galaxy_mail.storage.records.encoding import readable_delivery
+from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import BACKSTOP_MS, Retention
 
 BATCH: Final = 200
 ATTEMPTS_AT_A_TIME: Final = 16
@@ -50,9 +53,12 @@ class Repaired(Struct, frozen=True, kw_only=True):
 class Upkeep:
     """The janitor's hands. Each sweep does one bounded batch and goes on from there at the next."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._keys = keys = store.keys
+    def __init__(self, link: RedisLink, *, keys: Keys, retention: Retention, clock: Clock) -> None:
+        self._link = link
+        self._keys = keys
+        self._retention = retention
+        self._clock = clock
+        self._claimed = ClaimedRecords(link, keys)
         # Indexes that may have a delivery whose record is gone; `verify-store --repair` finds the others.
         self._common_indexes = (
             keys.created_at_index,
@@ -66,7 +72,7 @@ class Upkeep:
 
     async def depths(self) -> Depths:
         """For the gauges. Raises RedisTrouble."""
-        now_ms = self.store.now_ms()
+        now_ms = self._clock.now_ms()
         commands: list[Command | Call] = [("HLEN", self._keys.claims)]
         for lane in Lane:
             key = self._keys.lane(lane)
@@ -74,7 +80,7 @@ class Upkeep:
                 ("ZCARD", key),
                 ("ZRANGEBYSCORE", key, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, 1),
             ]
-        claims, *rest = [answered(reply) for reply in await self.store.link.pipeline(commands)]
+        claims, *rest = [answered(reply) for reply in await self._link.pipeline(commands)]
         scheduled: dict[Lane, int] = {}
         oldest: dict[Lane, int | None] = {}
         for lane, depth, first in zip(Lane, rest[::2], rest[1::2], strict=True):
@@ -85,7 +91,7 @@ class Upkeep:
 
     async def purge(self) -> int:
         """Forgets what is past its time; how many deliveries or attempt histories went. Raises RedisTrouble."""
-        now_ms = self.store.now_ms()
+        now_ms = self._clock.now_ms()
         due = await self._members(
             ("ZRANGEBYSCORE", self._keys.expires_index, "-inf", now_ms, "LIMIT", self._left_alone, BATCH)
         )
@@ -104,7 +110,11 @@ class Upkeep:
 
     def _purge_call(self, delivery_id: str, data: bytes, now_ms: int) -> Call | None:
         delivery = readable_delivery(data, delivery_id)
-        if delivery is None or delivery.status not in TERMINAL or self.store.purge_at_ms(delivery) > now_ms:
+        if (
+            delivery is None
+            or delivery.status not in TERMINAL
+            or self._retention.purge_at_ms(delivery) > now_ms
+        ):
             return None  # not understood, or not yet: nothing is lost by waiting
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
         return PURGE.call(
@@ -117,7 +127,7 @@ class Upkeep:
             PurgeArgs(
                 delivery_id=delivery_id,
                 delivery_record=data,
-                attempts_purge_at_ms=finished_at_ms + self.store.retention.attempt_ms,
+                attempts_purge_at_ms=finished_at_ms + self._retention.attempt_ms,
             ),
             more_keys=self._keys.indexes_of(delivery),
         )
@@ -174,7 +184,7 @@ class Upkeep:
 
     async def purge_malformed(self) -> int:
         """Forgets malformed commands that are past their time. Raises RedisTrouble."""
-        limit_ms = self.store.now_ms() - self.store.retention.attempt_ms
+        limit_ms = self._clock.now_ms() - self._retention.attempt_ms
         due = await self._members(
             ("ZRANGEBYSCORE", self._keys.malformed_index, "-inf", limit_ms, "LIMIT", 0, BATCH)
         )
@@ -232,7 +242,7 @@ class Upkeep:
         requeued: list[str] = []
         for delivery_id, data in await self._records(ids):
             delivery = readable_delivery(data, delivery_id)
-            if data is None or delivery is None or not await self.store.can_be_claimed(delivery_id):
+            if data is None or delivery is None or not await self._claimed.are_readable(delivery_id):
                 continue
             if await self._reschedule(delivery_id, data, delivery.lane, self._due_ms(delivery)):
                 requeued.append(delivery_id)
@@ -256,12 +266,10 @@ class Upkeep:
         return repaired, replaced
 
     def _due_ms(self, delivery: Delivery) -> int:
-        return delivery.next_attempt_at_ms or self.store.now_ms()
+        return delivery.next_attempt_at_ms or self._clock.now_ms()
 
     async def _reschedule(self, delivery_id: str, data: bytes, lane: Lane, due_ms: int | None) -> bool:
-        [reply] = await self.store.link.pipeline(
-            [reschedule_call(self._keys, delivery_id, data, lane, due_ms)]
-        )
+        [reply] = await self._link.pipeline([reschedule_call(self._keys, delivery_id, data, lane, due_ms)])
         return RESCHEDULE.decode(reply)
 
     async def _in_no_lane(self, ids: list[str]) -> list[str]:
@@ -269,7 +277,7 @@ class Upkeep:
             return []
         priority, normal = (
             as_optional_bytes_list(reply)
-            for reply in await self.store.link.pipeline(
+            for reply in await self._link.pipeline(
                 [("ZMSCORE", self._keys.lane(lane), *ids) for lane in (Lane.PRIORITY, Lane.NORMAL)]
             )
         )
@@ -278,16 +286,16 @@ class Upkeep:
     async def _run(self, commands: Sequence[Command | Call]) -> list[Reply]:
         if not commands:
             return []
-        return [answered(reply) for reply in await self.store.link.pipeline(commands)]
+        return [answered(reply) for reply in await self._link.pipeline(commands)]
 
     async def _members(self, command: Command) -> list[str]:
-        [reply] = await self.store.link.pipeline([command])
+        [reply] = await self._link.pipeline([command])
         return [member.decode() for member in as_bytes_list(reply)]
 
     async def _records(self, ids: list[str]) -> list[tuple[str, bytes | None]]:
         if not ids:
             return []
-        [reply] = await self.store.link.pipeline([("MGET", *map(self._keys.delivery, ids))])
+        [reply] = await self._link.pipeline([("MGET", *map(self._keys.delivery, ids))])
         return list(zip(ids, as_optional_bytes_list(reply), strict=True))
 
     def _attempt_keys(self, delivery_id: str, first: int) -> list[str]:

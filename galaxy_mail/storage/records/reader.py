@@ -23,6 +23,8 @@ from galaxy_mail.domain.records import (
     Suppression,
 )
 from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.storage.links.clock import Clock
+from galaxy_mail.storage.links.protocol import RedisLink
 from galaxy_mail.storage.links.replies import (
     as_bytes_list,
     as_optional_bytes,
@@ -31,8 +33,9 @@ from galaxy_mail.storage.links.replies import (
 )
 from galaxy_mail.storage.operations.operation import NoKeys
 from galaxy_mail.storage.operations.page import PAGE, IndexPage, PageArgs
-from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.storage.records.encoding import readable, readable_attempt, readable_delivery
+from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import Retention
 
 SCAN: Final = 500  # candidates that one page looks at: half a millisecond of Redis' time
 PAGE_MAX_BYTES: Final = (
@@ -80,14 +83,11 @@ class Found(Struct, frozen=True, kw_only=True):
 class Reader:
     """Reads records by id and in pages."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._link = store.link
-        self._keys = store.keys
-
-    def now_ms(self) -> int:
-        """Epoch milliseconds on Redis' clock."""
-        return self._store.now_ms()
+    def __init__(self, link: RedisLink, *, keys: Keys, retention: Retention, clock: Clock) -> None:
+        self.clock = clock
+        self._link = link
+        self._keys = keys
+        self._retention = retention
 
     # By id
 
@@ -155,7 +155,7 @@ class Reader:
         """What was answered to this key, while that counts. Raises RedisTrouble."""
         [reply] = await self._link.pipeline([("GET", self._keys.idempotency(source, key))])
         record = readable(as_optional_bytes(reply), IdempotencyRecord)
-        return record if record is not None and record.expires_at_ms > self.now_ms() else None
+        return record if record is not None and record.expires_at_ms > self.clock.now_ms() else None
 
     # Pages
 
@@ -310,11 +310,11 @@ class Reader:
         delivery = readable_delivery(data, delivery_id)
         if delivery is None or delivery.status not in TERMINAL:
             return delivery
-        return delivery if self._store.purge_at_ms(delivery) > self.now_ms() else None
+        return delivery if self._retention.purge_at_ms(delivery) > self.clock.now_ms() else None
 
     def _kept(self, record: R | None, at_ms: Callable[[R], int]) -> R | None:
         """What is kept as long as attempts are."""
-        if record is None or at_ms(record) + self._store.retention.attempt_ms <= self.now_ms():
+        if record is None or at_ms(record) + self._retention.attempt_ms <= self.clock.now_ms():
             return None
         return record
 

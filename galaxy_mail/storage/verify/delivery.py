@@ -20,8 +20,8 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage.links.protocol import Call, Command
 from galaxy_mail.storage.links.replies import as_int, as_optional_bytes, as_optional_bytes_list
 from galaxy_mail.storage.operations.reschedule import reschedule_call
-from galaxy_mail.storage.operations.store import BACKSTOP_MS
 from galaxy_mail.storage.records.encoding import decode_delivery, readable, readable_attempt
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from galaxy_mail.storage.verify.history import of_the_attempts, of_the_delivery
 from galaxy_mail.storage.verify.reading import NEVER, Reading, score
 from galaxy_mail.storage.verify.violation import Repair, Violation, end_at, put, take_out
@@ -228,7 +228,7 @@ class _DeliveryCheck:
     def _ends(self) -> Iterator[Violation]:
         """It is forgotten in its time, and its keys end after that."""
         delivery, facts, status = self.delivery, self.facts, self.delivery.status
-        purge_at_ms = self.reading.store.purge_at_ms(delivery)
+        purge_at_ms = self.reading.retention.purge_at_ms(delivery)
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
         expires_ms = facts.expires_ms
         if expires_ms is None:

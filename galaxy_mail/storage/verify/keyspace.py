@@ -6,9 +6,9 @@ from galaxy_mail.domain.records import DeadLetter, IdempotencyRecord, MalformedC
 from galaxy_mail.domain.resend_job import ResendJob
 from galaxy_mail.storage.links.replies import as_bytes, as_int, as_optional_bytes, as_text
 from galaxy_mail.storage.operations.identity import entry_number
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, Store
 from galaxy_mail.storage.records.encoding import readable
 from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from galaxy_mail.storage.verify.delivery import deliveries
 from galaxy_mail.storage.verify.reading import GONE, NEVER, Reading
 from galaxy_mail.storage.verify.single_keys import claims, meta, schedule, stream, suppressions
@@ -17,9 +17,8 @@ from galaxy_mail.storage.verify.violation import Repair, Violation, end_at, put,
 Look = Callable[[Reading, Sequence[str]], Awaitable[list[Violation]]]
 
 
-async def everything(store: Store) -> AsyncIterator[Violation]:
+async def everything(reading: Reading) -> AsyncIterator[Violation]:
     """One pass over the whole store."""
-    reading = Reading(store)
     families = _families(reading)
     single = _single(reading)
     prefixes = [reading.keys.everything]

@@ -5,7 +5,7 @@ from typing import Final
 
 from galaxy_mail.domain.records import Delivery
 from galaxy_mail.storage.links.errors import RedisRefused
-from galaxy_mail.storage.links.protocol import Call, Command, Reply
+from galaxy_mail.storage.links.protocol import Call, Command, RedisLink, Reply
 from galaxy_mail.storage.links.replies import (
     answered,
     as_bytes,
@@ -15,8 +15,9 @@ from galaxy_mail.storage.links.replies import (
     as_optional_bytes_list,
     as_scan,
 )
-from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.storage.records.encoding import readable_delivery
+from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import Retention
 
 BATCH: Final = 100
 NEVER: Final = -1  # what PEXPIRETIME says of a key that does not end
@@ -26,19 +27,18 @@ GONE: Final = -2
 class Reading:
     """One pass over the store. All that it gives is as it was at some moment of the pass."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.keys = store.keys
-        self.retention = store.retention
-        self.now_ms = store.now_ms()
+    def __init__(self, link: RedisLink, keys: Keys, retention: Retention, now_ms: int) -> None:
+        self.keys = keys
+        self.retention = retention
+        self.now_ms = now_ms
+        self._link = link
 
     async def run(self, commands: Sequence[Command | Call]) -> list[Reply]:
         """One reply per command. What has another type than it should counts as absent: its type is reported, once."""
         if not commands:
             return []
         return [
-            None if is_wrong_type(reply) else answered(reply)
-            for reply in await self.store.link.pipeline(commands)
+            None if is_wrong_type(reply) else answered(reply) for reply in await self._link.pipeline(commands)
         ]
 
     async def one(self, command: Command | Call) -> Reply:

@@ -61,7 +61,7 @@ class Reader:
 
 @pytest.fixture
 async def reader(house: Storehouse) -> Reader:
-    house.follow_trio()
+    house.clock.follow_trio()
     return Reader(house)
 
 
@@ -69,7 +69,7 @@ async def reader(house: Storehouse) -> Reader:
 async def other(empty_valkey: ValkeyServer, reader: Reader) -> AsyncIterator[Reader]:
     """Another process on the same store, by the same clock."""
     other = Storehouse(empty_valkey.socket, owner="other")
-    other.follow(reader.house.link.now_ms)
+    other.clock.follow(reader.house.clock.now_ms)
     await other.epoch.check(other.link.pipeline)
     yield Reader(other)
     other.close()
@@ -212,7 +212,7 @@ async def test_who_learns_that_another_has_the_lease_stops_reading(
     async with reader.running():
         await trio.sleep(0.5)
         assert reader.reads()
-        house.run("SET", k.ingress_lease, f"another {house.link.now_ms() + 3_000}")
+        house.run("SET", k.ingress_lease, f"another {house.clock.now_ms() + 3_000}")
         await trio.sleep(1.1)
         assert not reader.reads()
         await trio.sleep(5)
@@ -225,7 +225,7 @@ async def test_two_readers_of_one_stream_take_it_in_once(
     """The lease failed to keep them apart; the offset does."""
     publish(reader.house, *(f"n{number}" for number in range(300)))
     reader.house.run("DEL", k.ingress_lease)
-    other.house.stream._script_now = lambda: reader.house.link.now_ms() + 10_000  # a lease looks old to it
+    other.house.clock.scripts = lambda: reader.house.clock.now_ms() + 10_000  # a lease looks old to it
     async with reader.running(), other.running():
         await until_read(reader.house, within_s=60)
         publish(reader.house, "last")

@@ -20,7 +20,6 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.storage.verify import verify
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import ACCEPTED, DEFERRED, login_code_of, request_of
@@ -45,6 +44,7 @@ class Process:
         self.scheduler = Scheduler(
             lanes=self.lanes,
             store=house.store,
+            clock=house.clock,
             policy=policy,
             metrics=self.metrics,
             heartbeat=Heartbeat(),
@@ -53,6 +53,7 @@ class Process:
             Sender(
                 lanes=self.lanes,
                 store=house.store,
+                clock=house.clock,
                 provider=provider,
                 catalog=CATALOG,
                 policy=policy,
@@ -102,7 +103,7 @@ class Process:
 
     async def until_ended(self, within_s: float = 10_000) -> float:
         """How long it takes until all deliveries have ended, by their own times."""
-        began_ms, began_s = self.house.link.now_ms(), trio.current_time()
+        began_ms, began_s = self.house.clock.now_ms(), trio.current_time()
         with trio.fail_after(within_s):
             while self.left():  # noqa: ASYNC110  # what is waited for has no event of its own
                 await trio.sleep(max(0.01, (trio.current_time() - began_s) / 20))
@@ -113,7 +114,7 @@ class Process:
 
 @pytest.fixture
 async def process(house: Storehouse) -> Process:
-    house.follow_trio()
+    house.clock.follow_trio()
     return Process(house)
 
 
@@ -160,7 +161,7 @@ async def test_retries_come_in_their_time_and_never_early(
 async def test_a_backlog_of_both_lanes_ends_and_codes_come_first(
     house: Storehouse, autojump_clock: MockClock
 ) -> None:
-    house.follow_trio()
+    house.clock.follow_trio()
     process = Process(house, slots=4)
     for provider in process.providers:
         provider.before_dot = sleeping(0.01)
@@ -189,7 +190,7 @@ async def test_what_a_dead_process_had_begun_is_sent_within_two_seconds_of_its_e
     empty_valkey: ValkeyServer, process: Process, autojump_clock: MockClock
 ) -> None:
     dead = Storehouse(empty_valkey.socket)
-    dead.follow(process.house.link.now_ms)
+    dead.clock.follow(process.house.clock.now_ms)
     await dead.epoch.check(dead.link.pipeline)
     held = await dead.begun(request_of("begun"))
     await dead.accept(request_of("claimed"))
@@ -233,7 +234,7 @@ async def test_a_paused_owner_is_lost_and_what_it_says_afterwards_is_stale(
 ) -> None:
     """It stood still after its dot, longer than its claim: a second copy left, and the records tell."""
     other = Storehouse(empty_valkey.socket)
-    other.follow(process.house.link.now_ms)
+    other.clock.follow(process.house.clock.now_ms)
     await other.epoch.check(other.link.pipeline)
     paused = Process(other)
     paused.providers[0].after_dot = sleeping(70)
@@ -302,7 +303,7 @@ async def test_stopped_after_any_number_of_steps_work_is_due_again_at_once_or_re
     kind: str, lost: tuple[str, ...], house: Storehouse, autojump_clock: MockClock
 ) -> None:
     """And another process takes it in the same moment. What the relay has is never sent again."""
-    house.follow_trio()
+    house.clock.follow_trio()
     house.link.steps = 1
     seen: set[str] = set()
     for steps in range(44):
@@ -327,7 +328,7 @@ async def test_stopped_after_any_number_of_steps_work_is_due_again_at_once_or_re
                 await trio.lowlevel.checkpoint()
             senders.cancel()
         house.link.faults.clear()
-        assert await verify(house.store, looks=1) == []
+        assert await house.verify() == []
         assert house.run("HLEN", k.claims) == 0, "nothing is left to expire"
         delivery = house.delivery(name)
         if delivery.status in TERMINAL:

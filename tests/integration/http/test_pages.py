@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Envelope, PayloadMode, Source
-from galaxy_mail.storage.operations.identity import StoreIdentity
-from galaxy_mail.storage.operations.store import Retention, Store
 from galaxy_mail.storage.records.encoding import encode_delivery
 from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.storage.records.reader import PAGE_MAX_BYTES, Filter, Position, Reader
+from galaxy_mail.storage.records.retention import Retention
 from tests.blocking_link import BlockingLink
+from tests.clocks import FixedClock
 from tests.keys import k
 from tests.servers import ValkeyServer
 
@@ -31,7 +31,7 @@ def link() -> Iterator[BlockingLink]:
     with tempfile.TemporaryDirectory(prefix="valkey-", ignore_cleanup_errors=True) as folder:
         server = ValkeyServer(Path(folder))
         trio.run(server.start)
-        link = BlockingLink(server.socket, lambda: NOW_MS)
+        link = BlockingLink(server.socket)
         try:
             yield link
         finally:
@@ -40,9 +40,7 @@ def link() -> Iterator[BlockingLink]:
 
 
 def reader_of(link: BlockingLink) -> Reader:
-    keys = Keys()
-    epoch = StoreIdentity(keys, now_ms=link.now_ms, on_verdict=lambda _: None)
-    return Reader(Store(link, keys=keys, retention=Retention(), claim_ttl_ms=30_000, epoch=epoch))
+    return Reader(link, keys=Keys(), retention=Retention(), clock=FixedClock(NOW_MS))
 
 
 def delivery(delivery_id: str, at_ms: int, source: Source, status: DeliveryStatus, key: str) -> Delivery:

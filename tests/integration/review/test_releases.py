@@ -6,8 +6,7 @@ import msgspec
 import pytest
 
 from galaxy_mail.domain.records import Content, DeliveryStatus, Envelope, decode
-from galaxy_mail.storage.operations.claims import Quarantined
-from galaxy_mail.storage.operations.store import CONTENT_WITH_CLAIM_BYTES
+from galaxy_mail.storage.operations.claims import CONTENT_WITH_CLAIM_BYTES, Quarantined
 from tests.deliveries import ACCEPTED, request_of
 from tests.keys import k
 from tests.storehouse import START_MS, Storehouse

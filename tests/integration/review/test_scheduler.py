@@ -27,7 +27,12 @@ BACKLOG: Final = 60
 
 def scheduler_of(house: Storehouse, slots: int = SLOTS) -> Scheduler:
     return Scheduler(
-        lanes=Lanes(slots), store=house.store, policy=POLICY, metrics=Metrics(), heartbeat=Heartbeat()
+        lanes=Lanes(slots),
+        store=house.store,
+        clock=house.clock,
+        policy=POLICY,
+        metrics=Metrics(),
+        heartbeat=Heartbeat(),
     )
 
 
@@ -219,7 +224,7 @@ async def test_a_claim_that_took_long_to_ask_for_is_concluded_all_the_same(
     house: Storehouse, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process stood still between the turn's begin and the claim: seed 321 had it count another loss."""
-    house.follow_trio()
+    house.clock.follow_trio()
     await house.begun(request_of())
     await trio.sleep(TTL_MS / 1000)
     scheduler = scheduler_of(house)
@@ -239,7 +244,7 @@ async def test_what_could_not_be_concluded_comes_before_the_next_claim(
     house: Storehouse, autojump_clock: MockClock
 ) -> None:
     """Redis was away for longer than the claim lives: it has expired, nobody took it, and it is not lost once more."""
-    house.follow_trio()
+    house.clock.follow_trio()
     await house.begun(request_of())
     await trio.sleep(TTL_MS / 1000)
     scheduler = scheduler_of(house)

@@ -45,6 +45,7 @@ async def sender_with_one(
     return Sender(
         lanes=lanes,
         store=house.store,
+        clock=house.clock,
         provider=provider,
         catalog=CATALOG,
         policy=POLICY,

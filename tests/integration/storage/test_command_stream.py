@@ -14,7 +14,8 @@ from galaxy_mail.storage.links.protocol import Call
 from galaxy_mail.storage.operations.answers import Accepted, NotNext
 from galaxy_mail.storage.operations.command_stream import BATCH_BYTES, BATCH_ENTRIES
 from galaxy_mail.storage.operations.identity import StoreReplaced, Verdict
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, StreamPosition
+from galaxy_mail.storage.operations.store import StreamPosition
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from tests.deliveries import DAY_MS, acceptance_of, request_of
 from tests.keys import k
 from tests.servers import ValkeyServer
@@ -315,7 +316,7 @@ async def test_a_lease_that_nobody_can_read_is_free(value: str, house: Storehous
 
 
 async def test_without_a_clock_of_ours_the_lease_runs_on_the_servers(house: Storehouse) -> None:
-    house.stream._script_now = None
+    house.clock.scripts = lambda: None
     assert await house.stream.hold_lease(60_000)
     holder, _, expiry_ms = cast("bytes", house.run("GET", k.ingress_lease)).partition(b" ")
     seconds, _ = cast("list[bytes]", house.run("TIME"))

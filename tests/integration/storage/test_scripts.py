@@ -19,10 +19,9 @@ from galaxy_mail.domain.resend_job import JobStatus, ResendFilter, ResendJob
 from galaxy_mail.storage.links.errors import RedisRefused
 from galaxy_mail.storage.links.protocol import Call, Command, Reply
 from galaxy_mail.storage.links.script import scripts
-from galaxy_mail.storage.operations.job_store import ResendJobStore
 from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
 from galaxy_mail.storage.operations.store import StreamPosition
-from galaxy_mail.storage.records.reader import Filter, Reader
+from galaxy_mail.storage.records.reader import Filter
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
 from tests.keys import k
 from tests.storehouse import Storehouse
@@ -185,7 +184,7 @@ async def read_claimed(house: Storehouse) -> None:
 async def page(house: Storehouse) -> None:
     for name in ("a", "b", "c"):
         await house.accept(request_of(name))
-    await Reader(house.store).deliveries(Filter(), limit=2)
+    await house.reader.deliveries(Filter(), limit=2)
 
 
 def job_of(house: Storehouse) -> ResendJob:
@@ -202,7 +201,7 @@ def job_of(house: Storehouse) -> ResendJob:
 
 
 async def save_job(house: Storehouse) -> None:
-    assert await ResendJobStore(house.store).create(job_of(house)) is None
+    assert await house.jobs.create(job_of(house)) is None
 
 
 class Twice(Struct, frozen=True):

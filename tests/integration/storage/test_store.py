@@ -41,10 +41,10 @@ from galaxy_mail.storage.operations.answers import (
     Replay,
     accept_answer,
 )
-from galaxy_mail.storage.operations.claims import Claim, StaleClaim
+from galaxy_mail.storage.operations.claims import CONTENT_WITH_CLAIM_BYTES, Claim, StaleClaim
 from galaxy_mail.storage.operations.identity import StoreReplaced, Verdict
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, CONTENT_WITH_CLAIM_BYTES, LOST_PLACES
-from galaxy_mail.storage.verify import verify
+from galaxy_mail.storage.operations.store import LOST_PLACES
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from tests.deliveries import (
     ACCEPTED,
     DAY_MS,
@@ -67,7 +67,7 @@ def ids(claims: list[Claim]) -> list[str]:
 
 
 async def test_a_store_that_was_never_used_is_sound(house: Storehouse) -> None:
-    assert await verify(house.store, looks=1) == []
+    assert await house.verify() == []
     assert house.verdicts == [Verdict.SAME]
 
 
@@ -425,7 +425,7 @@ async def test_without_a_clock_of_ours_the_servers_counts(
     empty_valkey: ValkeyServer, house: Storehouse
 ) -> None:
     seconds, microseconds = cast("list[bytes]", house.run("TIME"))
-    house.store._script_now = None
+    house.clock.scripts = lambda: None
     house.clock.ms = int(seconds) * 1000 + int(microseconds) // 1000
     await house.accept(request_of())
     before_ms = house.clock.ms
@@ -780,7 +780,7 @@ async def test_a_call_repeated_after_its_reply_was_lost_has_one_outcome(
         await call()
     await call()
     once_lost = house.dump()
-    assert await verify(house.store, looks=1) == []
+    assert await house.verify() == []
     house.run("FLUSHALL")
     undisturbed = Storehouse(empty_valkey.socket)
     await undisturbed.epoch.check(undisturbed.link.pipeline)
@@ -949,7 +949,7 @@ async def _act(valkey: ValkeyServer, actions: list[tuple[str, int]], faults: fro
                     pass
         for each in (one, two):
             each.link.faults.clear()
-    problems = await verify(one.store, looks=1)
+    problems = await one.verify()
     one.close()
     two.close()
     assert list(map(str, problems)) == []

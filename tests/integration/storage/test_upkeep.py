@@ -5,10 +5,10 @@ from typing import Final, cast
 import pytest
 
 from galaxy_mail.domain.records import DeliveryStatus, Lane, MalformedCommand
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, Retention, StreamPosition
+from galaxy_mail.storage.operations.store import StreamPosition
 from galaxy_mail.storage.operations.upkeep import BATCH
 from galaxy_mail.storage.records.encoding import encode_delivery
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.records.retention import BACKSTOP_MS, Retention
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
 from tests.keys import k
 from tests.servers import ValkeyServer
@@ -78,7 +78,7 @@ async def test_of_a_forgotten_delivery_its_attempts_alone_are_left_and_readable(
     house.clock.ms += 30 * DAY_MS
     await house.upkeep.purge()
     assert left(house) == {"mail:attempts:d1:1", "mail:attempts:d1:2", k.expires_index}
-    attempts = await Reader(house.store).attempts("d1")
+    attempts = await house.reader.attempts("d1")
     assert attempts is not None
     assert [attempt.attempt_no for attempt in attempts] == [1, 2]
 
@@ -100,7 +100,7 @@ async def test_a_dead_letter_is_kept_whole_for_ninety_days(house: Storehouse) ->
     await dead(house, "d1")
     house.clock.ms += 90 * DAY_MS - 1
     assert await house.upkeep.purge() == 0
-    claimable = await Reader(house.store).with_content("d1")
+    claimable = await house.reader.with_content("d1")
     assert claimable is not None
     assert claimable.content is not None
     house.clock.ms += 1

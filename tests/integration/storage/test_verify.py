@@ -13,9 +13,8 @@ from trio.testing import MockClock
 from galaxy_mail.domain.conclusion import RetryPolicy, conclude, conclude_lost_owner
 from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, RenderedContent, Suppression
 from galaxy_mail.domain.resend_job import JobStatus, ResendFilter, ResendJobRequest, new_job
-from galaxy_mail.storage.operations.job_store import ResendJobStore
 from galaxy_mail.storage.operations.store import StreamPosition
-from galaxy_mail.storage.verify import Violation, verify
+from galaxy_mail.storage.verify import Violation
 from tests.deliveries import (
     ACCEPTED,
     DAY_MS,
@@ -137,12 +136,12 @@ async def job_runs(house: Storehouse) -> None:
     """A resend job with the id `j`, begun and part of its way."""
     request = ResendJobRequest(filter=ResendFilter(status=DeliveryStatus.FAILED), reason="r")
     job = replace(new_job(request, {}, idempotency_key="k", now_ms=house.clock.ms), job_id="j")
-    assert await ResendJobStore(house.store).create(job) is None
+    assert await house.jobs.create(job) is None
 
 
 async def job_done(house: Storehouse) -> None:
     await job_runs(house)
-    jobs = ResendJobStore(house.store)
+    jobs = house.jobs
     [saved] = await jobs.unfinished()
     assert await jobs.save(saved.job.finished(JobStatus.DONE, at_ms=house.clock.ms), instead_of=saved)
 
@@ -255,8 +254,8 @@ SOUND: Final = [
 async def test_a_sound_store_gives_nothing(prepare: Prepare, house: Storehouse) -> None:
     await prepare(house)
     before = house.dump()
-    assert await verify(house.store, looks=1) == []
-    assert await verify(house.store, repair=True, looks=1) == []
+    assert await house.verify() == []
+    assert await house.verify(repair=True) == []
     assert house.dump() == before, "it reads only"
 
 
@@ -1329,18 +1328,18 @@ def break_it(house: Storehouse, broken: Broken) -> None:
 async def test_what_is_broken_is_found_and_what_may_be_mended_is(broken: Broken, house: Storehouse) -> None:
     house.broken = True
     await broken.prepare(house)
-    assert await verify(house.store, looks=1) == [], "sound before"
+    assert await house.verify() == [], "sound before"
     break_it(house, broken)
     before = house.dump()
-    found = await verify(house.store, looks=1)
+    found = await house.verify()
     assert [v for v in found if v.where == broken.where and broken.what in v.what], list(map(str, found))
     assert house.dump() == before, "looking changes nothing"
-    repaired = await verify(house.store, repair=True, looks=1)
+    repaired = await house.verify(repair=True)
     assert {(v.where, v.what) for v in repaired} == {(v.where, v.what) for v in found}
     [about] = [v for v in repaired if v.where == broken.where and broken.what in v.what][:1]
     assert about.repaired is broken.repaired
     assert (f"(mended: {about.did})" in str(about)) is broken.repaired
-    left = [v for v in await verify(house.store, looks=1) if broken.what in v.what]
+    left = [v for v in await house.verify() if broken.what in v.what]
     assert bool(left) is not broken.repaired
 
 
@@ -1357,10 +1356,10 @@ async def test_what_was_mended_is_sound(house: Storehouse) -> None:
     house.run("ZADD", SCHEDULE, 5, "d")
     house.run("ZADD", "mail:idx:status:queued", 5, "d", 6, "ghost")
     house.run("HSET", "mail:payloads:ghost", "content", "{}")
-    found = await verify(house.store, repair=True, looks=1)
+    found = await house.verify(repair=True)
     assert len(found) > 10
     assert all(violation.repaired for violation in found), list(map(str, found))
-    assert await verify(house.store, looks=1) == []
+    assert await house.verify() == []
     claims = (await house.claim()).claims
     assert [claim.delivery_id for claim in claims] == ["a", "b", "c"]
 
@@ -1368,7 +1367,7 @@ async def test_what_was_mended_is_sound(house: Storehouse) -> None:
 async def test_a_delivery_that_moved_on_meanwhile_is_not_mended(house: Storehouse) -> None:
     await house.accept(request_of())
     house.run("ZREM", SCHEDULE, "d1")
-    [violation] = await verify(house.store, looks=1)
+    [violation] = await house.verify()
     house.run("ZADD", SCHEDULE, house.clock.ms, "d1")
     await house.finish(await house.begin(await house.claim_one()), ACCEPTED)
     before = house.dump()
@@ -1386,7 +1385,7 @@ async def test_beside_a_live_service_only_what_stays_wrong_is_reported(
     reports: list[list[Violation]] = []
 
     async def look() -> None:
-        reports.append(await verify(house.store))
+        reports.append(await house.verify(looks=3))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(look)
@@ -1415,7 +1414,7 @@ async def test_what_is_in_flight_while_it_looks_is_no_violation(house: Storehous
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
         for _ in range(5):
-            found += await verify(house.store, looks=1)
+            found += await house.verify()
     assert list(map(str, found)) == []
 
 
@@ -1451,7 +1450,7 @@ async def test_a_store_in_motion_is_sound(house: Storehouse, autojump_clock: Moc
         house.run("XADD", "mail:delivery_commands", f"{number}-1", "f", "v")
         await house.stream.apply([house.stream.malformed_call(record, position)])
         request = ResendJobRequest(filter=ResendFilter(status=DeliveryStatus.FAILED), reason="r")
-        jobs = ResendJobStore(house.store)
+        jobs = house.jobs
         await jobs.create(new_job(request, {}, idempotency_key=name, now_ms=house.clock.ms))
         [saved] = await jobs.unfinished()
         await jobs.save(saved.job.finished(JobStatus.DONE, at_ms=house.clock.ms), instead_of=saved)
@@ -1462,7 +1461,7 @@ async def test_a_store_in_motion_is_sound(house: Storehouse, autojump_clock: Moc
 
     async def look() -> None:
         while not over.is_set():
-            assert list(map(str, await verify(house.store))) == []
+            assert list(map(str, await house.verify(looks=3))) == []
             await trio.sleep(0.1)
 
     async with trio.open_nursery() as nursery:
@@ -1478,7 +1477,7 @@ async def test_many_deliveries_are_looked_at_in_batches(house: Storehouse) -> No
     for number in range(350):
         await house.accept(request_of(f"d{number}"))
     house.run("ZREM", SCHEDULE, "d349", "d7")
-    found = await verify(house.store, looks=1)
+    found = await house.verify()
     assert sorted(violation.where for violation in found) == ["d349", "d7"]
     house.broken = True
 

@@ -11,6 +11,7 @@ from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, Redis
 from galaxy_mail.storage.links.protocol import Call, Command, Reply
 from galaxy_mail.storage.operations.identity import StoreIdentity, StoreReplaced, Verdict, entry_number
 from galaxy_mail.storage.records.keys import Keys
+from tests.clocks import FixedClock
 from tests.keys import k
 
 OFFSET = "mail:stream_offsets:mail:delivery_commands"
@@ -53,7 +54,7 @@ def verdicts() -> list[Verdict]:
 
 @pytest.fixture
 def epoch(verdicts: list[Verdict]) -> StoreIdentity:
-    return StoreIdentity(Keys(), now_ms=lambda: 1234, on_verdict=verdicts.append)
+    return StoreIdentity(Keys(), clock=FixedClock(1234), on_verdict=verdicts.append)
 
 
 async def test_the_first_process_names_the_store(epoch: StoreIdentity, store: FakeStore) -> None:
@@ -71,7 +72,7 @@ async def test_two_processes_never_choose_the_same_name(store: FakeStore) -> Non
     names = set()
     for _ in range(50):
         store.store_id = ""
-        await StoreIdentity(Keys(), now_ms=lambda: 0, on_verdict=lambda _: None).check(store.pipeline)
+        await StoreIdentity(Keys(), clock=FixedClock(0), on_verdict=lambda _: None).check(store.pipeline)
         names.add(store.store_id)
     assert len(names) == 50
 
