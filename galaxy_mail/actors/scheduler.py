@@ -11,6 +11,7 @@ from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import Conclusion, RetryPolicy, conclude_lost_owner, give_back
 from galaxy_mail.domain.records import AttemptStatus, Lane
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.operations.claims import Claim, StaleClaim
 from galaxy_mail.storage.operations.store import LOST_PLACES, Store
@@ -40,10 +41,18 @@ class Scheduler:
     """
 
     def __init__(
-        self, *, lanes: Lanes, store: Store, policy: RetryPolicy, metrics: Metrics, heartbeat: Heartbeat
+        self,
+        *,
+        lanes: Lanes,
+        store: Store,
+        clock: Clock,
+        policy: RetryPolicy,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
     ) -> None:
         self.lanes = lanes
         self.store = store
+        self.clock = clock
         self.policy = policy
         self.metrics = metrics
         self.heartbeat = heartbeat
@@ -138,7 +147,7 @@ class Scheduler:
         losses = max(1, claim.losses)
         self.metrics.claim_lost()
         conclusion = conclude_lost_owner(
-            claim.delivery, claim.attempt, self.policy, losses=losses, now_ms=self.store.now_ms()
+            claim.delivery, claim.attempt, self.policy, losses=losses, now_ms=self.clock.now_ms()
         )
         log.warning(
             "claim_lost",
@@ -173,7 +182,7 @@ class Scheduler:
                 nursery.start_soon(self._release_one, claim)
 
     async def _release_one(self, claim: Claim) -> None:
-        returned = give_back(claim.delivery, claim.attempt, now_ms=self.store.now_ms())
+        returned = give_back(claim.delivery, claim.attempt, now_ms=self.clock.now_ms())
         try:
             await self.store.release(claim, returned)
         except StaleClaim:

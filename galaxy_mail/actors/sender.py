@@ -28,6 +28,7 @@ from galaxy_mail.domain.errors import leaves
 from galaxy_mail.domain.records import Content, Delivery, Failure, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message, Provider
 from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.operations.answers import NewlySuppressed
 from galaxy_mail.storage.operations.claims import Claim, Quarantined, StaleClaim
@@ -67,6 +68,7 @@ class Sender:
         *,
         lanes: Lanes,
         store: Store,
+        clock: Clock,
         provider: Provider,
         catalog: Catalog,
         policy: RetryPolicy,
@@ -79,6 +81,7 @@ class Sender:
     ) -> None:
         self.lanes = lanes
         self.store = store
+        self.clock = clock
         self.provider = provider
         self.catalog = catalog
         self.policy = policy
@@ -169,22 +172,22 @@ class Sender:
             outcome = self._render(claim.delivery, content)
             if isinstance(outcome, Failure):
                 return conclude_render_failure(
-                    claim.delivery, claim.attempt, outcome, now_ms=self.store.now_ms()
+                    claim.delivery, claim.attempt, outcome, now_ms=self.clock.now_ms()
                 )
             fixed = fresh = outcome
         delivery = claim.delivery
         if forbidden := not_allowed(delivery.envelope, self.allowlist):  # by an allowlist that came after it
             delivery = suppress_late(delivery, forbidden)
             if not delivery.envelope.recipients():
-                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.store.now_ms())
+                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.clock.now_ms())
         while (suppressed := await self._begin(work, delivery, fresh)) is not None:
             delivery = suppress_late(delivery, suppressed.entries)  # fewer each time
             if not delivery.envelope.recipients():
-                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.store.now_ms())
+                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.clock.now_ms())
         begun = work.begun
         assert begun is not None
         result = await self._send(work, begun, content, fixed)
-        return conclude(begun.delivery, begun.attempt, result, self.policy, now_ms=self.store.now_ms())
+        return conclude(begun.delivery, begun.attempt, result, self.policy, now_ms=self.clock.now_ms())
 
     def _render(self, delivery: Delivery, content: Content) -> RenderedContent | Failure:
         assert content.template_id is not None
@@ -205,7 +208,7 @@ class Sender:
             claim.attempt,
             rendered=fresh,
             provider=self.provider.name,
-            now_ms=self.store.now_ms(),
+            now_ms=self.clock.now_ms(),
         )
         work.begun, work.fresh = begun, fresh
         renewed_s = trio.current_time()
@@ -282,11 +285,11 @@ class Sender:
         claim, begun = work.claim, work.begun
         with trio.move_on_after(RECORD_WITHIN_S, shield=True), suppress(StaleClaim):
             if begun is None:
-                returned = give_back(claim.delivery, claim.attempt, now_ms=self.store.now_ms())
+                returned = give_back(claim.delivery, claim.attempt, now_ms=self.clock.now_ms())
             else:
                 # The cancelled call may or may not have been run: once more, so that the records agree.
                 await self._until_answered(partial(self.store.begin, claim, begun, rendered=work.fresh))
-                returned = give_back(begun.delivery, begun.attempt, now_ms=self.store.now_ms())
+                returned = give_back(begun.delivery, begun.attempt, now_ms=self.clock.now_ms())
             await self._until_answered(partial(self.store.release, claim, returned))
             log.info("attempt_returned", **delivery_fields(claim.delivery, claim.attempt.attempt_no))
 

@@ -137,7 +137,7 @@ class _Tour:
             "source": "notification",
             "payload_mode": "rendered",
             "idempotency_key": delivery_id,
-            "requested_at_ms": str(service.store.now_ms()),
+            "requested_at_ms": str(service.clock.now_ms()),
             "payload_json": msgspec.json.encode(payload).decode(),
         }
         stream = self._config.redis_command_stream

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import click
 import trio
@@ -23,7 +23,7 @@ from galaxy_mail.storage.embedded import EmbeddedValkey
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure
 from galaxy_mail.storage.links.gateway import Gateway
 from galaxy_mail.storage.links.protocol import Command
-from galaxy_mail.storage.operations.answers import answered
+from galaxy_mail.storage.links.replies import as_text
 from galaxy_mail.telemetry import logs
 
 CONNECT_WITHIN_S: Final = 10.0
@@ -181,4 +181,4 @@ async def _add(gateway: Gateway, config: StoreConfig, commands: list[Read]) -> l
         ("XADD", config.redis_command_stream, "*", *(part for field in command.fields for part in field))
         for command in commands
     ]
-    return [cast("bytes", answered(reply)).decode() for reply in await gateway.pipeline(added)]
+    return [as_text(reply) for reply in await gateway.pipeline(added)]

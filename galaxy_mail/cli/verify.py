@@ -13,9 +13,8 @@ from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.storage.embedded import EmbeddedValkey
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.links.gateway import Gateway
-from galaxy_mail.storage.operations.identity import StoreIdentity
-from galaxy_mail.storage.operations.store import Retention, Store
 from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import Retention
 from galaxy_mail.storage.verify import Violation, verify
 from galaxy_mail.telemetry import logs
 
@@ -68,16 +67,10 @@ async def _verify(config: StoreConfig, repair: bool) -> list[Violation]:
         schedule=config.redis_attempt_schedule_key,
         dead_letters=config.redis_dead_letter_prefix,
     )
-    store = Store(
-        gateway,
-        keys=keys,
-        retention=Retention(
-            idempotency_ms=config.idempotency_ttl_ms,
-            delivery_ms=config.delivery_ttl_ms,
-            attempt_ms=config.attempt_ttl_ms,
-        ),
-        claim_ttl_ms=0,  # nothing is claimed here
-        epoch=StoreIdentity(keys, now_ms=gateway.now_ms, on_verdict=lambda _: None),
+    retention = Retention(
+        idempotency_ms=config.idempotency_ttl_ms,
+        delivery_ms=config.delivery_ttl_ms,
+        attempt_ms=config.attempt_ttl_ms,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gateway.run)
@@ -86,7 +79,9 @@ async def _verify(config: StoreConfig, repair: bool) -> list[Violation]:
         if not gateway.connected:
             raise Unreachable(f"Redis can't be reached: {gateway.statistics().last_error}")
         try:
-            violations = await verify(store, repair=repair)
+            violations = await verify(
+                gateway, keys=keys, retention=retention, clock=gateway.clock, repair=repair
+            )
         except RedisFailure as trouble:  # not 1: nothing was found out about the store
             raise Unreachable(f"Redis was lost on the way: {trouble}") from trouble
         nursery.cancel_scope.cancel()

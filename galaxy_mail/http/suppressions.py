@@ -71,7 +71,7 @@ class Suppressions:
             address=_entry(address),
             reason=members.need("reason", r.reason, ""),
             created_by=members.take("created_by", r.person, known(request)),
-            created_at_ms=self._reader.now_ms(),
+            created_at_ms=self._reader.clock.now_ms(),
         )
         members.finish()
         with audited(
@@ -98,7 +98,11 @@ class Suppressions:
         body = await request.read_body(IMPORT_MAX_BYTES)
         with audited(request, "import_suppressions") as action:
             entries = await trio.to_thread.run_sync(
-                suppression_csv.decode, body, known(request), self._reader.now_ms(), abandon_on_cancel=True
+                suppression_csv.decode,
+                body,
+                known(request),
+                self._reader.clock.now_ms(),
+                abandon_on_cancel=True,
             )
             added = 0
             for first in range(0, len(entries), AT_A_TIME):

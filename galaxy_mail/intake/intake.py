@@ -27,15 +27,16 @@ from galaxy_mail.domain.commands import (
 )
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.records import Source
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused
-from galaxy_mail.storage.links.protocol import Call, Entry, Reply
+from galaxy_mail.storage.links.protocol import Call, Entry
 from galaxy_mail.storage.operations.answers import (
     Accepted,
+    AcceptReply,
     DeliveryExists,
     NewlySuppressed,
     NotNext,
     Replay,
-    accept_answer,
 )
 from galaxy_mail.storage.operations.command_stream import CommandStream, Known
 from galaxy_mail.storage.operations.identity import entry_number
@@ -80,13 +81,17 @@ class Intake:
         self,
         store: Store,
         *,
+        clock: Clock,
+        idempotency_ttl_ms: int,
         allowlist: frozenset[str],  # empty: everyone may be mailed
         message_domain: str,
         metrics: Metrics,
         traces: Traces,
         on_accepted: Callable[[], None],
     ) -> None:
+        self.clock = clock
         self._store = store
+        self._idempotency_ttl_ms = idempotency_ttl_ms
         self._allowlist = allowlist
         self._message_domain = message_domain
         self._metrics = metrics
@@ -121,7 +126,7 @@ class Intake:
                     return self.accepted(acceptance)
                 case Replay(record) if record.delivery_id == request.delivery_id and repeated:
                     return self.accepted(acceptance)  # by the call whose reply was lost
-                case Replay(record, raw) if record.expires_at_ms <= self._store.now_ms():
+                case Replay(record, raw) if record.expires_at_ms <= self.clock.now_ms():
                     replaced = raw
                 case Replay(record):
                     if record.fingerprint != request.fingerprint:
@@ -139,18 +144,14 @@ class Intake:
         """Whether each pipeline that accepts waits for the disk or for a replica."""
         return self._store.durable
 
-    def now_ms(self) -> int:
-        """Epoch milliseconds on Redis' clock."""
-        return self._store.now_ms()
-
     def acceptance(self, request: MailRequest, suppressed: Suppressed) -> Acceptance:
         """What this request becomes, with those entries of the suppression list and with the allowlist."""
         return accept(
             request,
             suppressed=not_allowed(request.content.envelope, self._allowlist) | dict(suppressed),
             message_domain=self._message_domain,
-            idempotency_ttl_ms=self._store.retention.idempotency_ms,
-            now_ms=self._store.now_ms(),
+            idempotency_ttl_ms=self._idempotency_ttl_ms,
+            now_ms=self.clock.now_ms(),
         )
 
     def accept_call(self, acceptance: Acceptance, *, position: StreamPosition, replaced: bytes) -> Call:
@@ -243,7 +244,7 @@ class CommandIntake:
 
     def _plan(self, batch: "Batch", known: Known, offset: str) -> Iterator["Step"]:
         """What is to be done for each entry, told apart by what Redis knew and by the entries before it."""
-        now_ms = self._intake.now_ms()
+        now_ms = self._intake.clock.now_ms()
         fingerprints = {
             key: record.fingerprint for key, record in known.records.items() if record.expires_at_ms > now_ms
         }
@@ -277,7 +278,9 @@ class CommandIntake:
         with self._traces.accepting(request.source, request.traceparent) as span:
             return replace(request, traceparent=span.traceparent(request.traceparent))
 
-    def _progress(self, steps: "Sequence[Step]", replies: Sequence[Reply], before: Progress) -> Progress:
+    def _progress(
+        self, steps: "Sequence[Step]", replies: Sequence[AcceptReply | RedisRefused], before: Progress
+    ) -> Progress:
         """How far it has come with these steps."""
         offset, refusal = before.offset, before.refusal
         accepted, duplicates, malformed = before.accepted, before.duplicates, before.malformed
@@ -285,7 +288,7 @@ class CommandIntake:
             if isinstance(reply, RedisRefused):
                 refusal = refusal or reply
                 continue
-            if not isinstance(accept_answer(reply), Accepted):
+            if not isinstance(reply, Accepted):
                 # It was not next: an earlier one was refused. Or another reader was here; then, once that one has come
                 # so far, a later one may be next again.
                 continue
@@ -294,7 +297,7 @@ class CommandIntake:
                 case Acceptance():
                     accepted += 1
                     self._intake.accepted(step.made)
-                    waited_ms = self._intake.now_ms() - entry_number(offset)[0]
+                    waited_ms = self._intake.clock.now_ms() - entry_number(offset)[0]
                     self._metrics.took_in(step.made.delivery.source, max(0, waited_ms) / 1000)
                 case MailRequest():
                     duplicates += 1
@@ -337,7 +340,7 @@ class _Pipeline:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
         self.ended = trio.Event()
-        self.outcome: Sequence[Reply] | RedisFailure = ()
+        self.outcome: Sequence[AcceptReply | RedisRefused] | RedisFailure = ()
 
     async def run(
         self, stream: CommandStream, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -13,6 +13,7 @@ from galaxy_mail.domain.records import Delivery, Failure, Json, Source
 from galaxy_mail.domain.resend import ResendNotAllowed, resend_fingerprint, resend_request
 from galaxy_mail.domain.resend_job import JobStatus, ResendJob, ResendJobRequest, new_job
 from galaxy_mail.intake.intake import IdempotencyConflict, Intake
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.operations.job_store import ResendJobStore, SavedJob
 from galaxy_mail.storage.records.reader import Filter, Page, Position, Reader
@@ -40,16 +41,15 @@ class Resent(Struct, frozen=True, kw_only=True):
 class Resending:
     """Makes clones, by intake's way; and works on jobs, a step at a time."""
 
-    def __init__(self, reader: Reader, intake: Intake, jobs: ResendJobStore, traces: Traces) -> None:
+    def __init__(
+        self, reader: Reader, intake: Intake, jobs: ResendJobStore, clock: Clock, traces: Traces
+    ) -> None:
         self._reader = reader
         self._intake = intake
         self._jobs = jobs
+        self._clock = clock
         self._traces = traces
         self._owner = secrets.token_hex(8)
-
-    def now_ms(self) -> int:
-        """Epoch milliseconds on Redis' clock."""
-        return self._reader.now_ms()
 
     # One delivery
 
@@ -75,7 +75,7 @@ class Resending:
                 found.delivery,
                 found.content,
                 found.rendered,
-                delivery_id=new_delivery_id(self.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
+                delivery_id=new_delivery_id(self._clock.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
                 idempotency_key=idempotency_key,
                 resent_by=resent_by,
                 request_id=request_id,
@@ -107,7 +107,7 @@ class Resending:
 
         `asked` is the request as it came: what a repeat is compared by.
         """
-        job = new_job(request, asked, idempotency_key=idempotency_key, now_ms=self.now_ms())
+        job = new_job(request, asked, idempotency_key=idempotency_key, now_ms=self._clock.now_ms())
         existing = await self._jobs.create(job)
         if existing is None:
             return job, False
@@ -121,7 +121,7 @@ class Resending:
 
     async def jobs_to_work_on(self) -> list[SavedJob]:
         """Unfinished jobs that no other process has in hand. Raises RedisTrouble."""
-        now_ms = self.now_ms()
+        now_ms = self._clock.now_ms()
         return [
             saved
             for saved in await self._jobs.unfinished()
@@ -135,7 +135,7 @@ class Resending:
         what was resent since is found again by its idempotency keys.
         """
         owned: SavedJob | None = saved
-        if not saved.job.is_owned_by(self._owner, self.now_ms() + OWNED_FOR_MS // 2):
+        if not saved.job.is_owned_by(self._owner, self._clock.now_ms() + OWNED_FOR_MS // 2):
             owned = await self._save(saved.job, instead_of=saved)
         if owned is None:  # two processes saw that nobody had it, and the other one was first
             return None
@@ -148,12 +148,12 @@ class Resending:
         except Exception:  # a job that can't be worked on must not stop the others, or the service
             log.exception("resend_job_failed", job_id=saved.job.job_id)
             failure = Failure(code="internal_error", summary="an unexpected error; the log has more")
-            job = owned.job.finished(JobStatus.FAILED, at_ms=self.now_ms(), failure=failure)
+            job = owned.job.finished(JobStatus.FAILED, at_ms=self._clock.now_ms(), failure=failure)
         done = await self._save(job, instead_of=owned)
         return None if done is None else done.job
 
     async def _save(self, job: ResendJob, *, instead_of: SavedJob) -> SavedJob | None:
-        now_ms = self.now_ms()
+        now_ms = self._clock.now_ms()
         if job.running:
             job = replace(job, owner=self._owner, owned_until_ms=now_ms + OWNED_FOR_MS, updated_at_ms=now_ms)
         return await self._jobs.save(job, instead_of=instead_of)
@@ -174,7 +174,7 @@ class Resending:
             matched += 1
             resent += await self._resend_for(job, delivery)
             if delivery is not due[-1] and not job.is_owned_by(
-                self._owner, self.now_ms() + OWNED_FOR_MS // 2
+                self._owner, self._clock.now_ms() + OWNED_FOR_MS // 2
             ):
                 # Redis is slow. Saved only at the page's end, the job would be another's before, time and again.
                 page = Page([], Position(delivery.created_at_ms, delivery.delivery_id))
@@ -231,5 +231,5 @@ class Resending:
             job, matched=job.matched + matched, resent=job.resent + resent, skipped=job.skipped + skipped
         )
         if page.next is None:
-            return job.finished(JobStatus.DONE, at_ms=self.now_ms())
+            return job.finished(JobStatus.DONE, at_ms=self._clock.now_ms())
         return replace(job, reached_at_ms=page.next.at_ms, reached_id=page.next.member)

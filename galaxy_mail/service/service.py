@@ -39,11 +39,12 @@ from galaxy_mail.storage.links.startup_checks import check_redis
 from galaxy_mail.storage.operations.command_stream import CommandStream
 from galaxy_mail.storage.operations.identity import StoreIdentity, Verdict
 from galaxy_mail.storage.operations.job_store import ResendJobStore
-from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
 from galaxy_mail.storage.operations.upkeep import Depths, Upkeep
 from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.records.retention import Retention
 from galaxy_mail.telemetry.metrics import Gauge, Metrics
 from galaxy_mail.telemetry.traces import Traces
 
@@ -87,24 +88,26 @@ class Service:
         around = dependencies or ProductionDependencies(config, address)
         self.catalog = around.catalog()
         self.gateway = around.gateway(self._on_connect)
-        keys = Keys(
+        self.clock = self.gateway.clock
+        self.keys = keys = Keys(
             command_stream=config.redis_command_stream,
             schedule=config.redis_attempt_schedule_key,
             dead_letters=config.redis_dead_letter_prefix,
         )
-        self.epoch = StoreIdentity(keys, now_ms=self.gateway.now_ms, on_verdict=self._on_verdict)
+        self.epoch = StoreIdentity(keys, clock=self.clock, on_verdict=self._on_verdict)
+        self.retention = retention = Retention(
+            idempotency_ms=config.idempotency_ttl_ms,
+            delivery_ms=config.delivery_ttl_ms,
+            attempt_ms=config.attempt_ttl_ms,
+        )
         self.store = Store(
             self.gateway,
             keys=keys,
-            retention=Retention(
-                idempotency_ms=config.idempotency_ttl_ms,
-                delivery_ms=config.delivery_ttl_ms,
-                attempt_ms=config.attempt_ttl_ms,
-            ),
+            retention=retention,
             claim_ttl_ms=config.claim_ttl_ms,
             epoch=self.epoch,
             durable=self._durability is not Durability.SERVER,
-            script_now=around.script_now(),
+            clock=self.clock,
         )
         self.stream = CommandStream(
             self.gateway,
@@ -112,11 +115,13 @@ class Service:
             epoch=self.epoch,
             malformed_kept_ms=config.attempt_ttl_ms,
             owner=secrets.token_hex(8),
-            script_now=around.script_now(),
+            clock=self.clock,
         )
         self.lanes = Lanes(config.attempt_worker_concurrency)
         self.intake = Intake(
             self.store,
+            clock=self.clock,
+            idempotency_ttl_ms=retention.idempotency_ms,
             allowlist=config.recipient_allowlist,
             message_domain=domain_of(config.smtp_from_email) if config.smtp_from_email else NO_DOMAIN,
             metrics=self.metrics,
@@ -139,8 +144,9 @@ class Service:
         # Connecting and the envelope, both perhaps twice, a body with a stall or two, and the answer to its final dot.
         patience_ms = 6 * config.smtp_timeout_ms + config.smtp_final_timeout_ms
         self._send_within_s = max(SEND_WITHIN_S, patience_ms / 1000)
-        reader = Reader(self.store)
-        self.resending = Resending(reader, self.intake, ResendJobStore(self.store), self.traces)
+        reader = Reader(self.gateway, keys=keys, retention=retention, clock=self.clock)
+        jobs = ResendJobStore(self.gateway, keys=keys, epoch=self.epoch, retention=retention)
+        self.resending = Resending(reader, self.intake, jobs, self.clock, self.traces)
         self.server: HttpServer | None = None  # the one that runs now
         self._app: App | None = None
         self._listener: Socket | None = None
@@ -229,6 +235,7 @@ class Service:
             return Sender(
                 lanes=self.lanes,
                 store=self.store,
+                clock=self.clock,
                 provider=self._provider(),
                 catalog=self.catalog,
                 policy=self.policy,
@@ -246,7 +253,7 @@ class Service:
     def _intake_children(self) -> list[Child]:
         def janitor(heartbeat: Heartbeat) -> Janitor:
             return Janitor(
-                upkeep=Upkeep(self.store),
+                upkeep=Upkeep(self.gateway, keys=self.keys, retention=self.retention, clock=self.clock),
                 stream=self.stream,
                 stream_kept_ms=self.config.stream_retention_ms,
                 on_sample=self._sampled,
@@ -257,6 +264,7 @@ class Service:
             return Scheduler(
                 lanes=self.lanes,
                 store=self.store,
+                clock=self.clock,
                 policy=self.policy,
                 metrics=self.metrics,
                 heartbeat=heartbeat,
@@ -299,7 +307,7 @@ class Service:
             Api(
                 intake=self.intake,
                 reader=reader,
-                suppressions=SuppressionList(self.gateway),
+                suppressions=SuppressionList(self.gateway, self.keys),
                 resending=self.resending,
                 catalog=self.catalog,
                 supervisor=self.supervisor,
@@ -365,7 +373,7 @@ class Service:
             return None if depths is None else {lane: depths.scheduled[lane] for lane in Lane}
 
         def oldest() -> dict[str, float] | None:
-            depths, now_ms = self._depths, self.gateway.now_ms()
+            depths, now_ms = self._depths, self.clock.now_ms()
             if depths is None:
                 return None
             ages = {lane: depths.oldest_due_ms[lane] for lane in Lane}

@@ -23,7 +23,7 @@ from galaxy_mail.rendering.failures import RenderFailureCode
 from galaxy_mail.settings import markdown_table
 from galaxy_mail.storage.links.script import scripts
 from galaxy_mail.storage.operations.answers import Answer
-from galaxy_mail.storage.records import keys
+from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.telemetry.metrics import _GAUGES, Metrics
 from tests.docs.pages import REPOSITORY
 
@@ -73,9 +73,8 @@ def listed() -> Mapping[str, frozenset[str]]:
 
 def catalog() -> set[str]:
     """Every key's name up to its first variable part."""
-    constants = {value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
-    configurable = {str(one.default) for one in fields(keys.Keys)}
-    return constants | configurable | {keys.Keys().priority_schedule}
+    configurable = {str(one.default) for one in fields(Keys)}
+    return {*Keys.fixed, *configurable, Keys().priority_schedule}
 
 
 @cache

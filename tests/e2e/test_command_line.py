@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from galaxy_mail.storage.records import keys as k
+from tests.keys import k
 from tests.ledger import command
 from tests.servers import run_command
 from tests.testbed import Bed

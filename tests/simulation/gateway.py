@@ -1,7 +1,7 @@
 """A simulated process' way to Redis: the gateway's promises, and every way in which a call may go wrong."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
@@ -244,6 +244,13 @@ class SimulatedGateway:
                 await world.stream_grew.wait()
                 continue
             return []
+
+    @property
+    def clock(self) -> Self:
+        return self
+
+    def script_ms(self) -> int:
+        return self.world.now_ms()
 
     def now_ms(self) -> int:
         """As RedisClock: what its last measurement makes of it, and never backwards by little."""

@@ -22,8 +22,8 @@ from galaxy_mail.domain.records import decode
 from galaxy_mail.domain.resend_job import ResendJob
 from galaxy_mail.intake import intake
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.storage.records import keys as k
 from tests.blocking_link import BlockingLink
+from tests.keys import k
 from tests.simulation.calm import Calm
 from tests.simulation.oracle import FUTURE_ID, FUTURE_RECORD, Oracle, verified
 from tests.simulation.process import Process
@@ -139,7 +139,6 @@ class Simulation:
             claim_ttl_s=claim_ttl_s,
         )
         self.world.witness = Witness(now_ms=self.world.now_ms, delivery_kept_ms=self.config.delivery_ttl_ms)
-        link._now_ms = self.world.now_ms
         self.workload = Workload(
             self.world,
             self.living,
@@ -173,8 +172,8 @@ class Simulation:
                     witness.wrong(f"{process.name} did not stop")
             self.nursery.cancel_scope.cancel()
         self.virtual_s = trio.current_time()
-        store = self.processes[-1].service.store
-        for violation in Oracle(self.world, self.workload.asked, self.config).violations(store):
+        service = self.processes[-1].service
+        for violation in Oracle(self.world, self.workload.asked, self.config).violations(service):
             witness.wrong(violation)
 
     # Its parts
@@ -240,7 +239,7 @@ class Simulation:
 
     def look(self) -> None:
         """The store is sound at this moment, too, whatever is going on."""
-        for violation in verified(self.world, self.processes[-1].service.store):
+        for violation in verified(self.world, self.processes[-1].service):
             self.world.witness.wrong(f"in between: {violation}")
 
     async def _keep_one_living(self, every_s: float) -> None:

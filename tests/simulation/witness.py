@@ -28,8 +28,8 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage.links.protocol import Arg, Call, Reply
 from galaxy_mail.storage.links.script import Script
 from galaxy_mail.storage.operations.answers import Answer
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
+from tests.keys import k
 
 LOST_AFTER_S: Final = 2.0  # spec 3: an owner's work is taken over so long after its claim ran out
 DUE_AFTER_S: Final = 1.1  # the scheduler looks every second
@@ -503,7 +503,7 @@ class Said(Struct, frozen=True):
         return decode_delivery(self.bytes("delivery record"), self.text("delivery_id"))
 
     def attempt(self) -> Attempt:
-        delivery_id, _, number = self.keys["attempt"].removeprefix(k.ATTEMPTS).rpartition(":")
+        delivery_id, _, number = self.keys["attempt"].removeprefix(k.attempts).rpartition(":")
         return decode_attempt(self.bytes("attempt record"), delivery_id, int(number))
 
 

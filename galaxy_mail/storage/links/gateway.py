@@ -66,7 +66,7 @@ class Gateway:
             raise ValueError("an embedded Valkey has an address of its own: EmbeddedValkey.address")
         self.on_connect = on_connect
         self._load = load
-        self._clock = RedisClock()
+        self.clock = RedisClock()
         self._control = ControlLink(address, timeout_s=timeout_s)
 
         def link(
@@ -83,7 +83,7 @@ class Gateway:
                 durability=durability,
             )
 
-        self._data = link("data", Durability.SERVER, self._clock.measure)
+        self._data = link("data", Durability.SERVER, self.clock.measure)
         self._accept = self._data if durability is Durability.SERVER else link("accept", durability, _ping)
 
     async def run(self) -> None:
@@ -124,10 +124,6 @@ class Gateway:
         """Like `pipeline`, apart from the hot path: for what may be slow or long, such as INFO."""
         return await self._control.pipeline(commands, timeout_s=timeout_s)
 
-    def now_ms(self) -> int:
-        """Epoch milliseconds on Redis' clock, as well as it is known here. Never goes backwards (see RedisClock)."""
-        return self._clock.now_ms()
-
     def statistics(self) -> GatewayStatistics:
         links = {self._data, self._accept}
         return GatewayStatistics(
@@ -139,12 +135,12 @@ class Gateway:
             last_error=next(
                 (link.last_error for link in (self._data, self._accept) if link.last_error), None
             ),
-            clock_offset_ms=self._clock.offset_ms,
-            clock_error_ms=self._clock.error_ms,
+            clock_offset_ms=self.clock.offset_ms,
+            clock_error_ms=self.clock.error_ms,
         )
 
     async def _prepare(self, pipeline: Pipeline) -> None:
-        await self._clock.measure(pipeline)
+        await self.clock.measure(pipeline)
         load = scripts() if self._load is None else self._load
         # A refusal shows in the first call, which then can't be healed either.
         await pipeline([("SCRIPT", "LOAD", script.text) for script in load])

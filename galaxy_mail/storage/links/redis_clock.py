@@ -45,6 +45,9 @@ class RedisClock:
         self._last_ms = now_ms
         return now_ms
 
+    def script_ms(self) -> None:
+        """Scripts ask the server."""
+
     async def measure(self, pipeline: Pipeline) -> None:
         """Asks for TIME a few times and keeps the answer of the quickest round trip."""
         best: tuple[int, int] | None = None

@@ -9,15 +9,12 @@ claimed is worth nothing any more, and the service goes on.
 import secrets
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, cast
 
-from galaxy_mail.storage.links.errors import RedisFailure, RedisRefused
-from galaxy_mail.storage.links.protocol import Call, Pipeline
-from galaxy_mail.storage.links.script import script
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.links.clock import Clock
+from galaxy_mail.storage.links.errors import RedisFailure
+from galaxy_mail.storage.links.protocol import Pipeline
+from galaxy_mail.storage.operations.identify import IDENTIFY, IdentifyArgs, IdentifyKeys, Identity
 from galaxy_mail.storage.records.keys import Keys
-
-IDENTIFY: Final = script("identify")
 
 
 class Verdict(StrEnum):
@@ -35,14 +32,12 @@ class StoreReplaced(RedisFailure):
 class StoreIdentity:
     """The store's identity over reconnects. `number` grows when held claims are worth nothing any more."""
 
-    def __init__(
-        self, keys: Keys, *, now_ms: Callable[[], int], on_verdict: Callable[[Verdict], None]
-    ) -> None:
+    def __init__(self, keys: Keys, *, clock: Clock, on_verdict: Callable[[Verdict], None]) -> None:
         self.number = 0
         self.replaced = False
         self.store_id: str | None = None
         self._keys = keys
-        self._now_ms = now_ms
+        self._clock = clock
         self._on_verdict = on_verdict
         self._sequence = 0
         self._offset = (0, 0)
@@ -62,40 +57,33 @@ class StoreIdentity:
 
     async def check(self, pipeline: Pipeline) -> Verdict:
         """Run on every connect, before anything else uses the connection. Raises RedisTrouble."""
-        new_id = secrets.token_hex(8) if self.store_id is None else ""
+        new_id = secrets.token_hex(8) if self.store_id is None else None
         # Only what was seen before it is asked: meanwhile another connection may see what is newer than the answer.
         seen = (self._sequence, self._offset)
-        [reply] = await pipeline(
-            [Call(IDENTIFY, (k.META, k.CLAIM_SEQUENCE, self._keys.offset), (new_id, self._now_ms()))]
+        call = IDENTIFY.call(
+            IdentifyKeys(meta=self._keys.meta, sequence=self._keys.claim_sequence, offset=self._keys.offset),
+            IdentifyArgs(id=new_id, created_at_ms=self._clock.now_ms()),
         )
-        if isinstance(reply, RedisRefused):
-            raise reply
-        store_id, sequence, offset = (part.decode() for part in cast("list[bytes]", reply))
+        [reply] = await pipeline([call])
+        found = IDENTIFY.decode(reply)
         if self.store_id is None:
-            self.store_id = store_id
-        verdict = self._verdict(store_id, int(sequence), entry_number(offset), *seen)
+            self.store_id = found.store_id
+        verdict = self._verdict(found, *seen)
         self.replaced = verdict is Verdict.REPLACED
         if verdict is not Verdict.SAME:
             self.number += 1
         if verdict is Verdict.ROLLED_BACK:  # what it lost is lost; from here on it is measured anew
-            self._sequence, self._offset = int(sequence), entry_number(offset)
+            self._sequence, self._offset = found.sequence, entry_number(found.offset)
         else:
-            self.saw_sequence(int(sequence))
-            self.saw_offset(offset)
+            self.saw_sequence(found.sequence)
+            self.saw_offset(found.offset)
         self._on_verdict(verdict)
         return verdict
 
-    def _verdict(
-        self,
-        store_id: str,
-        sequence: int,
-        offset: tuple[int, int],
-        seen_sequence: int,
-        seen_offset: tuple[int, int],
-    ) -> Verdict:
-        if store_id != self.store_id:
+    def _verdict(self, found: Identity, seen_sequence: int, seen_offset: tuple[int, int]) -> Verdict:
+        if found.store_id != self.store_id:
             return Verdict.REPLACED
-        if sequence < seen_sequence or offset < seen_offset:
+        if found.sequence < seen_sequence or entry_number(found.offset) < seen_offset:
             return Verdict.ROLLED_BACK
         return Verdict.SAME
 

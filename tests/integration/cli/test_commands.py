@@ -337,7 +337,7 @@ async def test_malformed_commands_are_listed_and_shown(shell: Shell, valkey: Val
         fields={"delivery_id": "notify.4712", "payload_json": '{"variables":{"code":"493027"}}'},
         failure_code="invalid_payload",
         message="template_id: is required",
-        recorded_at_ms=shell.api.store.now_ms(),
+        recorded_at_ms=shell.api.clock.now_ms(),
     )
     run_command(valkey.socket, "SET", f"mail:malformed_commands:{record.entry_id}", encode(record))
     run_command(valkey.socket, "ZADD", "mail:idx:malformed_commands", record.recorded_at_ms, record.entry_id)

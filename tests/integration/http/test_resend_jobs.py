@@ -34,7 +34,7 @@ async def job(api: World, job_id: str) -> dict[str, Any]:
 
 def actor(api: World) -> ResendJobs:
     """As another process would have it."""
-    resending = Resending(api.reader, api.intake, api.jobs, Traces())
+    resending = Resending(api.reader, api.intake, api.jobs, api.clock, Traces())
     return ResendJobs(resending=resending, heartbeat=Heartbeat())
 
 
@@ -181,7 +181,7 @@ async def test_of_two_processes_that_see_an_unowned_job_one_works_on_it(api: Wor
     for _ in range(4):
         await api.made(DELAYED)
     await start(api)
-    other = Resending(api.reader, api.intake, api.jobs, Traces())
+    other = Resending(api.reader, api.intake, api.jobs, api.clock, Traces())
     [mine], [theirs] = await api.resending.jobs_to_work_on(), await other.jobs_to_work_on()
     assert await api.resending.work_on(mine, at_most=1) is not None
     assert await other.work_on(theirs, at_most=1) is None

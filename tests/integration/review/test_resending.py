@@ -8,8 +8,6 @@ from galaxy_mail.domain.records import DeliveryStatus
 from galaxy_mail.domain.resend_job import ResendFilter, ResendJobRequest
 from galaxy_mail.intake.intake import Intake
 from galaxy_mail.intake.resending import OWNED_FOR_MS, Resending, Resent
-from galaxy_mail.storage.operations.job_store import ResendJobStore
-from galaxy_mail.storage.records.reader import Reader
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import REFUSED, request_of
@@ -21,13 +19,15 @@ COUNT: Final = 12
 def resending_of(house: Storehouse) -> Resending:
     intake = Intake(
         house.store,
+        clock=house.clock,
+        idempotency_ttl_ms=house.retention.idempotency_ms,
         allowlist=frozenset(),
         message_domain="mail.example",
         metrics=Metrics(),
         traces=Traces(),
         on_accepted=lambda: None,
     )
-    return Resending(Reader(house.store), intake, ResendJobStore(house.store), Traces())
+    return Resending(house.reader, intake, house.jobs, house.clock, Traces())
 
 
 async def test_a_page_that_takes_longer_than_a_job_is_owned_is_saved_on_the_way(

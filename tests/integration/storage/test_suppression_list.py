@@ -4,7 +4,7 @@ import pytest
 
 from galaxy_mail.domain.records import Suppression
 from galaxy_mail.storage.links.errors import RedisRefused
-from galaxy_mail.storage.records import keys as k
+from tests.keys import k
 from tests.storehouse import START_MS, Storehouse
 
 ANN = Suppression(address="ann@x.example", reason="bounced", created_by="op", created_at_ms=START_MS)
@@ -30,7 +30,7 @@ async def test_what_is_removed_is_gone_and_what_is_not_there_is_told(house: Stor
     await house.suppressions.put(ANN)
     assert await house.suppressions.remove(ANN.address)
     assert not await house.suppressions.remove(ANN.address)
-    assert house.run("EXISTS", k.SUPPRESSIONS) == 0
+    assert house.run("EXISTS", k.suppressions) == 0
 
 
 async def test_many_are_added_in_one_go(house: Storehouse) -> None:

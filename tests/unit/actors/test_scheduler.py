@@ -18,7 +18,7 @@ from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisUnavailable
 from galaxy_mail.storage.operations.claims import Claim, StaleClaim
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.unit.actors.claims import claim_of
-from tests.unit.actors.fakes import START_MS, TTL_S, FakeStore
+from tests.unit.actors.fakes import START_MS, TTL_S, FakeStore, TrioClock
 
 P, N = Lane.PRIORITY, Lane.NORMAL
 
@@ -34,6 +34,7 @@ class Desk:
         self.scheduler = Scheduler(
             lanes=self.lanes,
             store=self.store,  # type: ignore[arg-type]  # a fake with all that the scheduler asks for
+            clock=TrioClock(),
             policy=RetryPolicy(),
             metrics=self.metrics,
             heartbeat=self.heartbeat,
@@ -201,7 +202,7 @@ async def test_what_had_begun_is_closed_and_its_next_attempt_is_due_at_once(
         assert ended.attempt.failure is not None
         assert ended.attempt.failure.code == OWNERSHIP_LOST
         assert ended.next_attempt is not None
-        assert ended.next_attempt.scheduled_for_ms <= desk.store.now_ms()
+        assert ended.next_attempt.scheduled_for_ms <= desk.scheduler.clock.now_ms()
         assert len(desk.asked_at_s()) == 2, "it is due: it asks again at once"
     assert desk.metrics.lost_claims_total.value() == 1
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused
 from galaxy_mail.storage.links.protocol import Call, Command, Reply
 from galaxy_mail.storage.operations.identity import StoreIdentity, StoreReplaced, Verdict, entry_number
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.keys import Keys
+from tests.clocks import FixedClock
+from tests.keys import k
 
 OFFSET = "mail:stream_offsets:mail:delivery_commands"
 
@@ -53,14 +54,14 @@ def verdicts() -> list[Verdict]:
 
 @pytest.fixture
 def epoch(verdicts: list[Verdict]) -> StoreIdentity:
-    return StoreIdentity(Keys(), now_ms=lambda: 1234, on_verdict=verdicts.append)
+    return StoreIdentity(Keys(), clock=FixedClock(1234), on_verdict=verdicts.append)
 
 
 async def test_the_first_process_names_the_store(epoch: StoreIdentity, store: FakeStore) -> None:
     assert await epoch.check(store.pipeline) is Verdict.SAME
     [call] = store.asked
     assert call.script.name == "identify"
-    assert call.keys == (k.META, k.CLAIM_SEQUENCE, OFFSET)
+    assert call.keys == (k.meta, k.claim_sequence, OFFSET)
     assert call.args[1] == 1234
     assert epoch.store_id == store.store_id
     assert len(store.store_id) == 16
@@ -71,7 +72,7 @@ async def test_two_processes_never_choose_the_same_name(store: FakeStore) -> Non
     names = set()
     for _ in range(50):
         store.store_id = ""
-        await StoreIdentity(Keys(), now_ms=lambda: 0, on_verdict=lambda _: None).check(store.pipeline)
+        await StoreIdentity(Keys(), clock=FixedClock(0), on_verdict=lambda _: None).check(store.pipeline)
         names.add(store.store_id)
     assert len(names) == 50
 
