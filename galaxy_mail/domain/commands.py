@@ -148,6 +148,16 @@ def decode_command(entry_id: str, fields: Fields, limits: CommandLimits) -> Mail
     return Malformed(entry_id=entry_id, failure_code=code, message=_bounded(message))
 
 
+def tracing_fields(fields: Fields) -> tuple[str | None, str | None]:
+    """The `delivery_id` and the `traceparent` of an entry, each only where it is valid. For entries that are malformed."""
+    values = {name: value.decode("ascii", "replace") for name, value in fields if name in _TRACING}
+    delivery_id, traceparent = (values.get(name) for name in _TRACING)
+    return (
+        delivery_id if delivery_id and ids.DELIVERY_ID.fullmatch(delivery_id) else None,
+        traceparent if traceparent and ids.TRACEPARENT.fullmatch(traceparent) else None,
+    )
+
+
 def malformed_record(
     entry_id: str, fields: Fields, failure_code: FailureCode, message: str, now_ms: int
 ) -> MalformedCommand:
@@ -182,6 +192,7 @@ _GRAMMAR: Final[dict[bytes, tuple[re.Pattern[str], str]]] = {
     b"trace_id": (ids.TRACING_ID, f"1 to {ids.TRACING_MAX_CHARS} printable ASCII characters"),
     b"traceparent": (ids.TRACEPARENT, "a W3C trace context"),
 }
+_TRACING: Final = (b"delivery_id", b"traceparent")
 _REQUIRED: Final = frozenset(name.encode() for name in REQUIRED_FIELDS)
 _FIELDS: Final = _REQUIRED | frozenset(name.encode() for name in OPTIONAL_FIELDS)
 _SOURCES: Final = frozenset(source.encode() for source in SOURCES)

@@ -9,9 +9,7 @@ from typing import Final
 
 from galaxy_mail.domain.raw_fields import Kept, numbered, read_back
 from galaxy_mail.domain.records import Json
-
-MASK: Final = "***"
-SECRET_WORDS: Final = frozenset({"code", "password", "token", "secret"})
+from galaxy_mail.domain.secrets import MASK, is_secret_name, mentions_secret
 
 # Fields whose grammar leaves no room for content: shown as they came, so that an operator sees what is wrong with them.
 _PLAIN_FIELDS: Final = frozenset(
@@ -28,33 +26,11 @@ _PLAIN_FIELDS: Final = frozenset(
 )
 _PLAIN_MAX_CHARS: Final = 256
 _NUMBERED: Final = re.compile(r" \([0-9]+\)\Z")  # how `raw_fields` keeps a name that comes twice
-_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_SECRET_BYTES: Final = re.compile(b"|".join(word.encode() for word in sorted(SECRET_WORDS)), re.IGNORECASE)
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a member of this name is masked: one of its words is a secret word (`code`, `resetToken`, `BACKUP_CODES`)."""
-    if name.lower() in SECRET_WORDS:
-        return True
-    return any(word.lower().removesuffix("s") in SECRET_WORDS for word in _WORD.findall(name))
-
-
-def mask_variables(variables: Mapping[str, Json]) -> dict[str, Json]:
-    """These template variables with secret-named members masked at any depth."""
-    return {name: MASK if is_secret_name(name) else _masked(value) for name, value in variables.items()}
 
 
 def mask_fields(fields: Mapping[str, str]) -> dict[str, str]:
     """The kept raw fields of a malformed command (`raw_fields.keep`) as operators see them."""
     return {name: _shown(_NUMBERED.sub("", name), read_back(stored)) for name, stored in fields.items()}
-
-
-def _masked(value: Json) -> Json:
-    if isinstance(value, Mapping):
-        return mask_variables(value)
-    if isinstance(value, list | tuple):
-        return [_masked(item) for item in value]
-    return value
 
 
 def _shown(name: str, kept: Kept) -> str:
@@ -77,7 +53,7 @@ def _shown_bytes(kept: Kept) -> str:
         raw = b64decode(encoded, validate=True)
     except ValueError:
         return _digest(kept, encoded.encode())
-    if kept.whole_sha256 is not None or _SECRET_BYTES.search(raw.replace(b"\0", b"")):
+    if kept.whole_sha256 is not None or mentions_secret(raw):
         return _digest(kept, raw)
     return f"base64:{encoded}"
 

@@ -21,9 +21,11 @@ from galaxy_mail.domain.acceptance import (
 from galaxy_mail.domain.commands import (
     CommandLimits,
     FailureCode,
+    Fields,
     Malformed,
     decode_command,
     malformed_record,
+    tracing_fields,
 )
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.records import Source
@@ -43,7 +45,7 @@ from galaxy_mail.storage.operations.identity import entry_number
 from galaxy_mail.storage.operations.store import Store, StreamPosition
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
-from galaxy_mail.telemetry.traces import Traces
+from galaxy_mail.telemetry.traces import OFF, Span, Traces
 
 log = structlog.get_logger()
 
@@ -103,9 +105,12 @@ class Intake:
 
         A lost reply is followed by the same call once: had the first one been run, this one says so.
         """
-        with self._traces.accepting(request.source, request.traceparent) as span:
+        with self._traces.accepting(request.source, request.delivery_id, request.traceparent) as span:
             request = replace(request, traceparent=span.traceparent(request.traceparent))
-            return await self._accept(request)
+            outcome = await self._accept(request)
+            if outcome.replayed:
+                span.set(delivery_id=outcome.delivery_id)
+            return outcome
 
     async def _accept(self, request: MailRequest) -> Outcome:
         suppressed: dict[str, str] = {}
@@ -211,7 +216,7 @@ class CommandIntake:
         progress = Progress(offset=offset)
         if len(batch.entries) <= at_a_time:
             steps = list(plan)
-            return self._progress(steps, await self._stream.apply([step.call for step in steps]), progress)
+            return self._progress(steps, await _apply(self._stream, steps), progress)
         trouble: RedisFailure | None = None
         async with trio.open_nursery() as nursery:
             under_way: list[_Pipeline] = []
@@ -256,27 +261,32 @@ class CommandIntake:
             if isinstance(request, MailRequest):
                 key = (request.source, request.idempotency_key)
                 before = fingerprints.get(key)
+                span = self._traces.accepting(request.source, request.delivery_id, request.traceparent)
                 if before == request.fingerprint:
-                    yield Step(position, self._stream.skip_call(position), request)
+                    yield Step(position, self._stream.skip_call(position), request, span)
                     continue
                 if before is None and request.delivery_id not in taken:
                     fingerprints[key] = request.fingerprint
                     taken.add(request.delivery_id)
-                    acceptance = self._intake.acceptance(self._traced(request), known.suppressed)
+                    if self._traces.on:
+                        request = replace(request, traceparent=span.traceparent(request.traceparent))
+                    acceptance = self._intake.acceptance(request, known.suppressed)
                     call = self._intake.accept_call(
                         acceptance, position=position, replaced=known.raw_records.get(key, b"")
                     )
-                    yield Step(position, call, acceptance)
+                    yield Step(position, call, acceptance, span)
                     continue
                 request = _conflict(entry_id, same_key=before is not None)
+            else:
+                span = self._malformed_span(fields)
             record = malformed_record(entry_id, fields, request.failure_code, request.message, now_ms)
-            yield Step(position, self._stream.malformed_call(record, position), request)
+            yield Step(position, self._stream.malformed_call(record, position), request, span)
 
-    def _traced(self, request: MailRequest) -> MailRequest:
+    def _malformed_span(self, fields: Fields) -> Span:
         if not self._traces.on:
-            return request
-        with self._traces.accepting(request.source, request.traceparent) as span:
-            return replace(request, traceparent=span.traceparent(request.traceparent))
+            return OFF
+        delivery_id, traceparent = tracing_fields(fields)
+        return self._traces.accepting(Source.NOTIFICATION, delivery_id, traceparent)
 
     def _progress(
         self, steps: "Sequence[Step]", replies: Sequence[AcceptReply | RedisRefused], before: Progress
@@ -332,6 +342,18 @@ class Step(Struct, frozen=True):
     position: StreamPosition
     call: Call
     made: Acceptance | MailRequest | Malformed  # accepted | a duplicate | malformed
+    span: Span  # ends when the pipeline is answered
+
+    def answered(self, reply: Reply) -> None:
+        """Ends the span: failed, unless the command is accepted or repeats one that was."""
+        if self.span is not OFF:
+            if isinstance(reply, RedisRefused):
+                self.span.failed(type(reply).__name__)
+            elif not isinstance(answer := accept_answer(reply), Accepted):
+                self.span.failed(type(answer).__name__)
+            elif isinstance(self.made, Malformed):
+                self.span.failed(self.made.failure_code)
+        self.span.end()
 
 
 class _Pipeline:
@@ -347,10 +369,24 @@ class _Pipeline:
     ) -> None:
         task_status.started()  # whoever started this goes on when the calls are in the queue, in their turn
         try:
-            self.outcome = await stream.apply([step.call for step in self.steps])
+            self.outcome = await _apply(stream, self.steps)
         except RedisFailure as trouble:
             self.outcome = trouble
         self.ended.set()
+
+
+async def _apply(stream: CommandStream, steps: Sequence[Step]) -> list[Reply]:
+    """Runs these steps in one pipeline and ends their spans. Raises RedisFailure."""
+    try:
+        replies = await stream.apply([step.call for step in steps])
+    except BaseException as error:
+        for step in steps:
+            step.span.failed(type(error).__name__)
+            step.span.end()
+        raise
+    for step, reply in zip(steps, replies, strict=True):
+        step.answered(reply)
+    return replies
 
 
 def _conflict(entry_id: str, *, same_key: bool) -> Malformed:

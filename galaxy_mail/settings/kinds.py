@@ -13,12 +13,11 @@ from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from galaxy_mail.domain.addresses import BadAddress, parse_address, parse_allowlist
+from galaxy_mail.domain.secrets import MASK, mentions_secret
 from galaxy_mail.settings.redis_address import InvalidRedisAddress, RedisAddress, parse_redis_address
 
 T = TypeVar("T")
 Choice = TypeVar("Choice", bound=str)
-
-MASK: Final = "***"
 
 
 class HostPort(NamedTuple):
@@ -271,7 +270,11 @@ def hidden_credentials(url: str) -> str:
     """The URL, or host:port, without the password before the last @ and without secret values in its query."""
     scheme, separator, rest = url.rpartition("://")
     userinfo, at, place = rest.rpartition("@")
-    place = re.sub(r"(?i)((?:password|secret|token)[^=&]*=)[^&]*", rf"\g<1>{MASK}", place)
+    place = re.sub(
+        r"([^?&=]*)=([^&]*)",
+        lambda pair: f"{pair[1]}={MASK if mentions_secret(pair[1].encode()) else pair[2]}",
+        place,
+    )
     user, colon, _ = userinfo.partition(":")
     if colon:
         userinfo = f"{user}:{MASK}"

@@ -41,10 +41,11 @@ class LiveTraces(Traces):
         self._provider = provider
         self._tracer = provider.get_tracer(SCOPE)
 
-    def accepting(self, source: str, traceparent: str | None = None) -> Span:
+    def accepting(self, source: str, delivery_id: str | None, traceparent: str | None = None) -> Span:
         kind = SpanKind.CONSUMER if source == Source.NOTIFICATION else SpanKind.SERVER
         parent = _context_of(traceparent) if traceparent else None
-        return self._start("accept", kind, {"source": str(source)}, parent=parent)
+        attributes = {"source": str(source), "delivery_id": delivery_id}
+        return self._start("accept", kind, attributes, parent=parent)
 
     def rendering(self, delivery: Delivery) -> Span:
         attributes = {"template_id": delivery.template_id, "locale": delivery.locale}

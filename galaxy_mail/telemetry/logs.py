@@ -22,13 +22,11 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from galaxy_mail.domain.records import Delivery
+from galaxy_mail.domain.secrets import MASK, OUR_NAMES, is_secret_name
 
 Format = Literal["json", "console"]
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-MASK: Final = "***"
-SECRET_NAMES: Final = frozenset({"code", "authorization"})  # as the whole name: `failure_code` is none
-SECRET_ENDINGS: Final = frozenset({"password", "secret", "token", "tokens", "secrets", "passwords"})
 CONTENT_NAMES: Final = frozenset(
     {"body", "text_body", "html_body", "content", "payload", "payload_json", "variables"}
 )
@@ -197,8 +195,9 @@ def _timestamp(now_s: float) -> str:
 
 @lru_cache(maxsize=1024)
 def _is_withheld(name: str) -> bool:
-    name = name.lower()
-    return name in SECRET_NAMES or name in CONTENT_NAMES or name.rpartition("_")[2] in SECRET_ENDINGS
+    if name in OUR_NAMES:
+        return False
+    return name.lower() in CONTENT_NAMES or is_secret_name(name)
 
 
 def _plain(value: object) -> object:

@@ -61,8 +61,8 @@ class Traces:
 
     on: bool = False
 
-    def accepting(self, source: str, traceparent: str | None = None) -> Span:
-        """A request or command on its way to being durable; its caller's span is the parent."""
+    def accepting(self, source: str, delivery_id: str | None, traceparent: str | None = None) -> Span:
+        """Accepting a request or a command; the caller's span is the parent. A malformed command may name no delivery."""
         return OFF
 
     def rendering(self, delivery: Delivery) -> Span:

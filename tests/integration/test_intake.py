@@ -32,6 +32,7 @@ from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import DAY_MS, login_code_of, request_of
 from tests.keys import k
 from tests.servers import ValkeyServer
+from tests.spans import Spans
 from tests.storehouse import Fault, Storehouse
 
 LIMITS: Final = CommandLimits()
@@ -40,7 +41,13 @@ LIMITS: Final = CommandLimits()
 class Desk:
     """Both intakes of one process."""
 
-    def __init__(self, house: Storehouse, *, allowlist: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        house: Storehouse,
+        *,
+        allowlist: frozenset[str] = frozenset(),
+        traces: Traces = Traces(),  # noqa: B008  # off: it has no state
+    ) -> None:
         self.house = house
         self.metrics = Metrics()
         self.rung = 0
@@ -51,11 +58,11 @@ class Desk:
             allowlist=allowlist,
             message_domain="mail.example",
             metrics=self.metrics,
-            traces=Traces(),
+            traces=traces,
             on_accepted=self._wake,
         )
         self.commands = CommandIntake(
-            self.intake, house.stream, limits=LIMITS, metrics=self.metrics, traces=Traces()
+            self.intake, house.stream, limits=LIMITS, metrics=self.metrics, traces=traces
         )
 
     def _wake(self) -> None:
@@ -527,6 +534,120 @@ async def test_what_another_process_does_between_look_and_write_changes_nothing_
     assert progress == Progress(offset="", accepted=0, duplicates=0, malformed=0, refusal=None)
     progress = await desk.take(*batch)
     assert progress == Progress(offset="2-0", accepted=1, duplicates=0, malformed=1, refusal=None)
+
+
+# Spans
+
+
+CALLER: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+def spans() -> Spans:
+    return Spans()
+
+
+def accepts(spans: Spans) -> dict[object, str | None]:
+    """By the delivery that each span of an acceptance names: what it failed with."""
+    return {
+        (span.attributes or {}).get("galaxy_mail.delivery_id"): span.status.description
+        for span in spans.named("accept")
+    }
+
+
+async def test_the_span_of_a_request_names_its_delivery_and_fails_with_it(
+    house: Storehouse, spans: Spans
+) -> None:
+    desk = Desk(house, traces=spans.traces)
+    await desk.intake.accept(login_code_of())
+    again = login_code_of("c2", idempotency_key="key of c1", fingerprint="fingerprint of c1")
+    await desk.intake.accept(again)
+    with pytest.raises(IdempotencyConflict):
+        await desk.intake.accept(login_code_of("c3", idempotency_key="key of c1"))
+    assert accepts(spans) == {"c1": None, "c3": "IdempotencyConflict"}
+    assert len(spans.named("accept")) == 3, "a repeat names the delivery that exists"
+
+
+async def test_the_span_of_a_command_is_what_its_delivery_stores(house: Storehouse, spans: Spans) -> None:
+    await Desk(house, traces=spans.traces).take(entry("1-0", "n1", traceparent=CALLER))
+    context, parent = spans.only().context, spans.only().parent
+    assert context is not None
+    assert parent is not None
+    assert f"{parent.span_id:016x}" == CALLER[36:52]
+    stored = house.delivery("n1").traceparent
+    assert stored == f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+
+
+async def test_the_span_of_a_command_lasts_until_its_batch_is_answered(
+    house: Storehouse, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = house.stream.apply
+
+    async def apply(calls: Sequence[Call]) -> list[Reply]:
+        assert spans.ended() == ()
+        replies = await real(calls)
+        assert spans.ended() == ()
+        return replies
+
+    monkeypatch.setattr(house.stream, "apply", apply)
+    await Desk(house, traces=spans.traces).take(entry("1-0", "n1"), entry("2-0", "n2"))
+    assert accepts(spans) == {"n1": None, "n2": None}
+
+
+async def test_the_span_of_a_command_that_was_not_accepted_fails(house: Storehouse, spans: Spans) -> None:
+    await Desk(house, traces=spans.traces).take(
+        entry("1-0", "n1"),
+        entry("2-0", "n1"),  # a repeat, which is none
+        entry("3-0", "n2", idempotency_key="key of n1"),
+        entry("4-0", "n3", payload_json="{", traceparent=CALLER),
+        entry("5-0", "a..b", traceparent="nonsense"),
+    )
+    assert accepts(spans) == {
+        "n1": None,
+        "n2": "idempotency_conflict",
+        "n3": "invalid_payload",
+        None: "invalid_field",  # a delivery_id that breaks its grammar is not told
+    }
+    assert len(spans.ended()) == 5
+    assert [span.parent is not None for span in spans.ended()] == [False, False, False, True, False]
+
+
+async def test_the_span_of_a_command_that_redis_refuses_fails(house: Storehouse, spans: Spans) -> None:
+    desk = Desk(house, traces=spans.traces)
+    house.run("CONFIG", "SET", "maxmemory", "1")
+    await desk.take(entry("1-0", "n1"))
+    house.run("CONFIG", "SET", "maxmemory", "0")
+    assert accepts(spans) == {"n1": "RedisRefused"}
+
+
+@pytest.mark.parametrize("pipelines", [1, 3])
+async def test_the_spans_of_a_pipeline_that_is_lost_fail(
+    pipelines: int, house: Storehouse, spans: Spans
+) -> None:
+    desk = Desk(house, traces=spans.traces)
+    batch = many() if pipelines > 1 else many()[:1]
+    house.link.fail("accept", "lost_call")
+    with pytest.raises(OutcomeUnknown):
+        await desk.take(*batch)
+    fates = accepts(spans)
+    assert len(fates) == len(batch)
+    lost = {fates[f"n{number}"] for number in range(1, len(batch) + 1) if number <= APPLIED_AT_A_TIME}
+    assert lost == {"OutcomeUnknown"}
+    assert set(fates.values()) <= {"OutcomeUnknown", "NotNext"}, "those behind it found nothing before them"
+
+
+async def test_a_cancelled_batch_ends_its_spans(
+    house: Storehouse, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def apply(calls: Sequence[Call]) -> list[Reply]:
+        nursery.cancel_scope.cancel()
+        await trio.sleep_forever()
+        raise AssertionError("it was cancelled")
+
+    monkeypatch.setattr(house.stream, "apply", apply)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Desk(house, traces=spans.traces).take, *many())
+    assert set(accepts(spans).values()) == {"Cancelled"}
 
 
 # Any commands, cut anywhere

@@ -203,6 +203,7 @@ def test_a_file_must_be_there_and_a_folder_be_one(tmp_path: Path) -> None:
             "redis+sentinel://h:1/s?sentinel_password=pw&db=2",
             "redis+sentinel://h:1/s?sentinel_password=***&db=2",
         ),
+        ("redis://h:1/0?myToken=pw&x=1&a_secret_b=pw", "redis://h:1/0?myToken=***&x=1&a_secret_b=***"),
         ("user:pw@host:1", "user:***@host:1"),
         ("host:1", "host:1"),
         ("unix:///run/redis.sock", "unix:///run/redis.sock"),
