@@ -344,13 +344,11 @@ class Step(Struct, frozen=True):
     made: Acceptance | MailRequest | Malformed  # accepted | a duplicate | malformed
     span: Span  # ends when the pipeline is answered
 
-    def answered(self, reply: Reply) -> None:
+    def answered(self, reply: AcceptReply | RedisRefused) -> None:
         """Ends the span: failed, unless the command is accepted or repeats one that was."""
         if self.span is not OFF:
-            if isinstance(reply, RedisRefused):
+            if isinstance(reply, RedisRefused) or not isinstance(reply, Accepted):
                 self.span.failed(type(reply).__name__)
-            elif not isinstance(answer := accept_answer(reply), Accepted):
-                self.span.failed(type(answer).__name__)
             elif isinstance(self.made, Malformed):
                 self.span.failed(self.made.failure_code)
         self.span.end()
@@ -375,7 +373,7 @@ class _Pipeline:
         self.ended.set()
 
 
-async def _apply(stream: CommandStream, steps: Sequence[Step]) -> list[Reply]:
+async def _apply(stream: CommandStream, steps: Sequence[Step]) -> Sequence[AcceptReply | RedisRefused]:
     """Runs these steps in one pipeline and ends their spans. Raises RedisFailure."""
     try:
         replies = await stream.apply([step.call for step in steps])

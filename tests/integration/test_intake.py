@@ -583,7 +583,7 @@ async def test_the_span_of_a_command_lasts_until_its_batch_is_answered(
 ) -> None:
     real = house.stream.apply
 
-    async def apply(calls: Sequence[Call]) -> list[Reply]:
+    async def apply(calls: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         assert spans.ended() == ()
         replies = await real(calls)
         assert spans.ended() == ()
