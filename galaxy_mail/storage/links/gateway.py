@@ -37,7 +37,6 @@ class GatewayStatistics(Struct, frozen=True, kw_only=True):
     batches: int  # round trips so far: written batches of requests
     last_error: str | None  # why the connection was lost or could not be made; None while connected
     clock_offset_ms: float  # Redis' clock less this host's
-    clock_error_ms: float | None  # half the round trip in which it was measured; None: not yet
 
 
 class Gateway:
@@ -136,7 +135,6 @@ class Gateway:
                 (link.last_error for link in (self._data, self._accept) if link.last_error), None
             ),
             clock_offset_ms=self.clock.offset_ms,
-            clock_error_ms=self.clock.error_ms,
         )
 
     async def _prepare(self, pipeline: Pipeline) -> None:
