@@ -43,7 +43,7 @@ class Gateway:
     """Keeps the connections to Redis, hands commands to them and replies back.
 
     `on_connect` is given every new connection before anything else uses it, that of the acceptances too; when it
-    raises RedisTrouble, the connection is given up and made anew. `run` ends only when cancelled: Redis being away is
+    raises RedisFailure, the connection is given up and made anew. `run` ends only when cancelled: Redis being away is
     no crash. It may run again after it ended.
     """
 
@@ -147,5 +147,5 @@ class Gateway:
 
 
 async def _ping(pipeline: Pipeline) -> None:
-    """A sign of life from the accepting connection, whose replies wait for the disk and tell no time."""
+    """Heartbeat of the accepting connection. Its replies wait for the disk, so TIME would measure nothing."""
     await pipeline([("PING",)])
