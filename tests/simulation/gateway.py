@@ -269,7 +269,6 @@ class SimulatedGateway:
             batches=0,
             last_error=None,
             clock_offset_ms=0,
-            clock_error_ms=0,
         )
 
 

@@ -37,14 +37,13 @@ class GatewayStatistics(Struct, frozen=True, kw_only=True):
     batches: int  # round trips so far: written batches of requests
     last_error: str | None  # why the connection was lost or could not be made; None while connected
     clock_offset_ms: float  # Redis' clock less this host's
-    clock_error_ms: float | None  # half the round trip in which it was measured; None: not yet
 
 
 class Gateway:
     """Keeps the connections to Redis, hands commands to them and replies back.
 
     `on_connect` is given every new connection before anything else uses it, that of the acceptances too; when it
-    raises RedisTrouble, the connection is given up and made anew. `run` ends only when cancelled: Redis being away is
+    raises RedisFailure, the connection is given up and made anew. `run` ends only when cancelled: Redis being away is
     no crash. It may run again after it ended.
     """
 
@@ -136,7 +135,6 @@ class Gateway:
                 (link.last_error for link in (self._data, self._accept) if link.last_error), None
             ),
             clock_offset_ms=self.clock.offset_ms,
-            clock_error_ms=self.clock.error_ms,
         )
 
     async def _prepare(self, pipeline: Pipeline) -> None:
@@ -149,5 +147,5 @@ class Gateway:
 
 
 async def _ping(pipeline: Pipeline) -> None:
-    """A sign of life from the accepting connection, whose replies wait for the disk and tell no time."""
+    """Heartbeat of the accepting connection. Its replies wait for the disk, so TIME would measure nothing."""
     await pipeline([("PING",)])

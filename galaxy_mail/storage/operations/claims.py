@@ -1,4 +1,4 @@
-"""What a process owns for a limited time: attempts that it claimed, with their records."""
+"""Claims: attempts that this process owns for a limited time, with their records."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -32,7 +32,7 @@ CONTENT_MAX_BYTES: Final = 2**29  # what one value in Redis may have: content of
 
 
 class StaleClaim(GalaxyMailError):
-    """Another owner has the delivery; nothing was changed. Not raised for a claim that expired untaken, but by begin."""
+    """We no longer hold the claim; nothing was written. An expired claim that nobody took raises this only in `begin`."""
 
     def __init__(self, delivery_id: str) -> None:
         super().__init__(f"the claim of {delivery_id} is gone")
@@ -40,7 +40,7 @@ class StaleClaim(GalaxyMailError):
 
 
 class Quarantined(GalaxyMailError):
-    """The records of a claim can't be read: it is kept out of the way, for operators and for a release that can read it."""
+    """The claim's records can't be read. It is out of the schedule until a release that can read them puts it back."""
 
     def __init__(self, delivery_id: str) -> None:
         super().__init__(f"the records of {delivery_id} can't be read")
@@ -48,7 +48,7 @@ class Quarantined(GalaxyMailError):
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """An attempt that this process owns until its time runs out, with the records as they are now."""
+    """An attempt that this process owns until the claim expires, with its records."""
 
     delivery_id: str
     token: str
@@ -62,17 +62,17 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class Claimed(Struct, frozen=True, kw_only=True):
-    """What one claim gave."""
+    """The result of one `claim`."""
 
     claims: list[Claim]
     now_ms: int
     next_due_ms: int | None  # when the next one becomes due; None: nothing is scheduled
     more: frozenset[Lane]  # those in which more was due than there were places
-    parked: list[str]  # ids whose records can't be read: out of the way, for operators
+    parked: list[str]  # ids whose records can't be read; they were quarantined
 
 
 def claim_of(ticket: Ticket, found: StoredRecords, epoch: int) -> Claim | None:
-    """The claim with its records; None where they make none."""
+    """The claim with its records; None where they can't be read."""
     delivery = readable_delivery(found.delivery, ticket.delivery_id)
     if delivery is None or delivery.status in TERMINAL or found.content_bytes == 0:
         return None
@@ -94,7 +94,7 @@ def claim_of(ticket: Ticket, found: StoredRecords, epoch: int) -> Claim | None:
 
 
 def scheduled_attempt(delivery: Delivery) -> Attempt:
-    """The attempt that a delivery which waits for it has, from the delivery's own record."""
+    """The attempt of a delivery that waits for it, derived from the delivery's record."""
     return Attempt(
         delivery_id=delivery.delivery_id,
         attempt_no=delivery.attempt_count,
@@ -111,7 +111,7 @@ class ClaimedRecords:
         self._keys = keys
 
     async def read(self, tickets: Sequence[Ticket], epoch: int) -> list[Claim]:
-        """The claims whose records can be read. Raises RedisTrouble."""
+        """The claims whose records can be read. Raises RedisFailure."""
         found = await self._stored(
             [ticket.delivery_id for ticket in tickets], content_max_bytes=CONTENT_WITH_CLAIM_BYTES
         )
@@ -119,7 +119,7 @@ class ClaimedRecords:
         return await self._with_attempts([claim for claim in claims if claim is not None])
 
     async def are_readable(self, delivery_id: str) -> bool:
-        """Whether this release can read all that a claim of the delivery needs. Raises RedisTrouble."""
+        """Whether this release can read all that a claim of the delivery needs. Raises RedisFailure."""
         [found] = await self._stored([delivery_id], content_max_bytes=CONTENT_MAX_BYTES)
         claim = claim_of(Ticket(delivery_id=delivery_id, token="", lane=Lane.NORMAL, losses=0), found, 0)
         return claim is not None and bool(await self._with_attempts([claim]))
@@ -133,7 +133,7 @@ class ClaimedRecords:
         )
 
     async def _with_attempts(self, claims: list[Claim]) -> list[Claim]:
-        """With the attempts that lost owners had begun, less what has none: the others follow from the delivery's record."""
+        """Adds the attempts that lost owners had begun, and drops claims that should have one and don't."""
         sending = [claim for claim in claims if claim.delivery.status is DeliveryStatus.SENDING]
         if not sending:
             return claims

@@ -2,7 +2,7 @@
 
 The offset moves inside the script that makes an entry safe, and only from the entry's predecessor. So a batch sent in one
 pipeline stops at its first failure (everything behind it answers "not next"), and a second reader changes nothing.
-The lease only keeps readers from working twice; the offset is what makes them correct.
+The lease avoids duplicate work; the offset check guarantees correctness.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ class CommandStream:
     # The lease
 
     async def hold_lease(self, ttl_ms: int) -> bool:
-        """Takes or keeps the right to read; False while another process has it. Raises RedisTrouble."""
+        """Takes or keeps the right to read; False while another process has it. Raises RedisFailure."""
         return await LEASE.run(
             self._link,
             LeaseKeys(lease=self._keys.ingress_lease),
@@ -99,13 +99,13 @@ class CommandStream:
         )
 
     async def give_up_lease(self) -> None:
-        """Lets the next reader in at once. Raises RedisTrouble."""
+        """Lets the next reader in at once. Raises RedisFailure."""
         await self.hold_lease(0)
 
     # Reading
 
     async def offset(self) -> str:
-        """The last entry that needs no more work; "" before the first one. Raises RedisTrouble."""
+        """The last entry that needs no more work; "" before the first one. Raises RedisFailure."""
         self.epoch.refuse_if_replaced()
         [reply] = await self._link.pipeline([("GET", self._keys.offset)])
         offset = as_optional_bytes(reply) or b""
@@ -114,7 +114,7 @@ class CommandStream:
     async def read(self, after: str) -> tuple[list[Entry], bool]:
         """The entries behind `after`, bounded by number and bytes, and whether none before them is left to read.
 
-        That may mean that entries were trimmed unread: `state` tells. Raises RedisTrouble.
+        That may mean that entries were trimmed unread: `state` tells. Raises RedisFailure.
         """
         page = await READ_COMMANDS.run(
             self._link,
@@ -124,7 +124,7 @@ class CommandStream:
         return page.entries, entry_number(page.first_id) > entry_number(after)
 
     async def wait_for_more(self, after: str, *, block_ms: int) -> bool:
-        """Waits until there is an entry behind `after`, at most `block_ms`. Raises RedisTrouble."""
+        """Waits until there is an entry behind `after`, at most `block_ms`. Raises RedisFailure."""
         return bool(
             await self._link.read_stream(
                 self._keys.command_stream, after or "0-0", count=1, block_ms=block_ms
@@ -137,7 +137,7 @@ class CommandStream:
         delivery_ids: Sequence[str],
         suppressions: Sequence[str],
     ) -> Known:
-        """What a batch has to be told apart by, in one round trip. Raises RedisTrouble."""
+        """Reads what decides how each entry of a batch is accepted, in one round trip. Raises RedisFailure."""
         commands: list[Command | Call] = []
         if idempotency:
             commands.append(("MGET", *(self._keys.idempotency(source, key) for source, key in idempotency)))
@@ -162,7 +162,7 @@ class CommandStream:
                 if data is not None
             }
         return Known(
-            records={key: _promise(data) for key, data in raw.items()},
+            records={key: _idempotency_record(data) for key, data in raw.items()},
             raw_records=raw,
             deliveries=frozenset(i for i, exists in zip(delivery_ids, replies, strict=True) if exists != 0),
             suppressed=suppressed,
@@ -194,7 +194,7 @@ class CommandStream:
         )
 
     async def apply(self, calls: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
-        """Runs the calls in order, as durably as configured. Raises RedisTrouble: some may have been run."""
+        """Runs the calls in order, as durably as configured. Raises RedisFailure: some may have been run."""
         self.epoch.refuse_if_replaced()
         replies = await self._link.accept_pipeline(calls)
         return [reply if isinstance(reply, RedisRefused) else accept_answer(reply) for reply in replies]
@@ -202,7 +202,7 @@ class CommandStream:
     # Losses
 
     async def state(self) -> StreamState:
-        """How the stream stands to the offset. Raises RedisTrouble."""
+        """How the stream stands to the offset. Raises RedisFailure."""
         keys = self._keys
         found = await STREAM_STATE.run(
             self._link,
@@ -234,7 +234,7 @@ class CommandStream:
         )
 
     async def note_lost(self, state: StreamState) -> bool:
-        """Counts what `state` says was lost, once over all processes; True where it was here. Raises RedisTrouble."""
+        """Counts what `state` says was lost, once over all processes; True where it was here. Raises RedisFailure."""
         counted = await NOTE_LOST.run(
             self._link,
             NoteLostKeys(consumed=self._keys.consumed, meta=self._keys.meta),
@@ -243,7 +243,7 @@ class CommandStream:
         return state.lost > 0 and counted
 
     async def trim(self, *, keep_ms: int) -> int:
-        """Removes entries older than `keep_ms`, never one past the offset; how many went. Raises RedisTrouble."""
+        """Removes entries older than `keep_ms`, never one past the offset; how many went. Raises RedisFailure."""
         self.epoch.refuse_if_replaced()
         state = await self.state()
         if not state.offset or state.restarted:  # what stands below the offset then was not read
@@ -258,10 +258,10 @@ class CommandStream:
         return as_int(reply)
 
 
-def _promise(data: bytes) -> IdempotencyRecord:
-    """The record. One that another release wrote, and this can't read, is of another request: a conflict that all can see.
+def _idempotency_record(data: bytes) -> IdempotencyRecord:
+    """The record. One that this release can't read counts as another request's: its command is recorded as a conflict.
 
-    To fail at it would keep every command behind it from being read.
+    An exception instead would block every command behind it.
     """
     try:
         return decode(data, IdempotencyRecord)

@@ -1,9 +1,9 @@
-"""Whether the store is still the one that this process knows: its epoch.
+"""Whether the store is still the one that this process knows.
 
-On every connect a process compares the store's id, the sequence of claims and the stream's offset with the highest that
-it saw. Another id, or none: the store was wiped or exchanged; intake stops until an operator restarts the service, since
-what was promised is gone. Lower figures: it was rolled back (a failover, a restored snapshot); what this process had
-claimed is worth nothing any more, and the service goes on.
+On every connect a process compares the store's id, the sequence of claims and the stream's offset with the highest values
+that it has seen. Another id, or none: the store was wiped or replaced, accepted mail is gone, and intake stops until an
+operator restarts the service. Lower values: the store was rolled back (a failover, a restored snapshot); this process
+drops its claims and continues.
 """
 
 import secrets
@@ -26,11 +26,11 @@ class Verdict(StrEnum):
 
 
 class StoreReplaced(RedisFailure):
-    """Redis is not the store that this process knows: it was wiped or exchanged. Intake is stopped."""
+    """Redis is not the store that this process knows: it was wiped or replaced. Intake is stopped."""
 
 
 class StoreIdentity:
-    """The store's identity over reconnects. `number` grows when held claims are worth nothing any more."""
+    """The store's identity over reconnects. `number` grows when claims that this process holds become invalid."""
 
     def __init__(self, keys: Keys, *, clock: Clock, on_verdict: Callable[[Verdict], None]) -> None:
         self.number = 0
@@ -51,12 +51,12 @@ class StoreIdentity:
             self._offset = max(self._offset, entry_number(entry_id))
 
     def refuse_if_replaced(self) -> None:
-        """Raises StoreIsStrange while nothing may be accepted."""
+        """Raises StoreReplaced while nothing may be accepted."""
         if self.replaced:
             raise StoreReplaced("Redis was wiped or exchanged since this process started")
 
     async def check(self, pipeline: Pipeline) -> Verdict:
-        """Run on every connect, before anything else uses the connection. Raises RedisTrouble."""
+        """Run on every connect, before anything else uses the connection. Raises RedisFailure."""
         new_id = secrets.token_hex(8) if self.store_id is None else None
         # Only what was seen before it is asked: meanwhile another connection may see what is newer than the answer.
         seen = (self._sequence, self._offset)

@@ -33,25 +33,25 @@ class ResendJobStore:
         self._retention = retention
 
     async def create(self, job: ResendJob) -> SavedJob | None:
-        """Makes it durable; the one that has its id already, or None where that is new. Raises RedisTrouble."""
+        """Makes it durable; the one that has its id already, or None where that is new. Raises RedisFailure."""
         self._epoch.refuse_if_replaced()
         [reply] = await self._link.accept_pipeline([self._save_call(job, None)])
         other = SAVE_JOB.decode(reply)
         return None if other is None else SavedJob(decode(other.raw, ResendJob), other.raw)
 
     async def save(self, job: ResendJob, *, instead_of: SavedJob) -> SavedJob | None:
-        """Replaces that record; None where another one stands there by now. Raises RedisTrouble."""
+        """Replaces that record; None where another one stands there by now. Raises RedisFailure."""
         [reply] = await self._link.pipeline([self._save_call(job, instead_of.raw)])
         return SavedJob(job, encode(job)) if SAVE_JOB.decode(reply) is None else None
 
     async def get(self, job_id: str) -> ResendJob | None:
-        """The job, if it exists and can be read. Raises RedisTrouble."""
+        """The job, if it exists and can be read. Raises RedisFailure."""
         [reply] = await self._link.pipeline([("GET", self._keys.job(job_id))])
         saved = _saved(as_optional_bytes(reply))
         return None if saved is None else saved.job
 
     async def unfinished(self) -> list[SavedJob]:
-        """Jobs that still have work, oldest first. Raises RedisTrouble."""
+        """Jobs that still have work, oldest first. Raises RedisFailure."""
         [reply] = await self._link.pipeline([("ZRANGE", self._keys.jobs_index, 0, UNFINISHED_MAX - 1)])
         ids = [job_id.decode() for job_id in as_bytes_list(reply)]
         if not ids:

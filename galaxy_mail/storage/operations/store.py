@@ -141,7 +141,7 @@ class Store:
     # Sending
 
     async def claim(self, *, priority_places: int, normal_places: int, check_lost: bool) -> Claimed:
-        """Owns what is due, as far as there are places, and reads its records. Raises RedisTrouble.
+        """Owns what is due, as far as there are places, and reads its records. Raises RedisFailure.
 
         When that fails after Redis has claimed, the claims expire and are taken over: `claim_ttl_ms` later.
         """
@@ -191,7 +191,7 @@ class Store:
         )
 
     async def load(self, claim: Claim) -> Claim:
-        """This claim with its content. Raises Parked, RedisTrouble, and StaleClaim where the content is gone."""
+        """This claim with its content. Raises Quarantined, RedisFailure, and StaleClaim where the content is gone."""
         if claim.content is not None:
             return claim
         [reply] = await self._link.pipeline(
@@ -216,7 +216,7 @@ class Store:
         rendered: RenderedContent | None,
         unless_suppressed: Sequence[str] = (),
     ) -> NewlySuppressed | None:
-        """Starts the attempt and renews the claim; from then on the provider may be called. Raises StaleClaim, RedisTrouble.
+        """Starts the attempt and renews the claim; from then on the provider may be called. Raises StaleClaim, RedisFailure.
 
         A NewlySuppressed answer means that nothing was written because of those entries of `unless_suppressed`.
         """
@@ -252,7 +252,7 @@ class Store:
         return None
 
     async def finish(self, claim: Claim, conclusion: Conclusion) -> None:
-        """Records the outcome and drops the claim. Raises StaleClaim, RedisTrouble."""
+        """Records the outcome and drops the claim. Raises StaleClaim, RedisFailure."""
         self._refuse_if_dropped(claim)
         before, delivery, attempt = conclusion.before, conclusion.delivery, conclusion.attempt
         following, dead_letter = conclusion.next_attempt, conclusion.dead_letter
@@ -296,7 +296,7 @@ class Store:
         _refuse_if_stale(claim, recorded=recorded)
 
     async def release(self, claim: Claim, returned: Returned) -> None:
-        """Gives the work back: due when it was, same attempt. Raises StaleClaim, RedisTrouble."""
+        """Gives the work back: due when it was, same attempt. Raises StaleClaim, RedisFailure."""
         self._refuse_if_dropped(claim)
         began = returned.before is not returned.delivery
         recorded = await RELEASE.run(
@@ -321,7 +321,7 @@ class Store:
         _refuse_if_stale(claim, recorded=recorded)
 
     async def renew(self, claim: Claim) -> None:
-        """Keeps the claim for another TTL. Raises StaleClaim, RedisTrouble."""
+        """Keeps the claim for another TTL. Raises StaleClaim, RedisFailure."""
         self._refuse_if_dropped(claim)
         recorded = await RENEW.run(
             self._link,

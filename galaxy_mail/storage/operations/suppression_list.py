@@ -2,7 +2,7 @@
 
 from galaxy_mail.domain.records import Suppression, decode, encode
 from galaxy_mail.storage.links.protocol import RedisLink
-from galaxy_mail.storage.links.replies import as_int, as_optional_bytes, as_scan
+from galaxy_mail.storage.links.replies import as_int, as_optional_bytes
 from galaxy_mail.storage.records.keys import Keys
 
 
@@ -10,37 +10,31 @@ class SuppressionList:
     """Addresses and whole domains, as `domain.addresses.parse_suppression_entry` spells them."""
 
     def __init__(self, link: RedisLink, keys: Keys) -> None:
-        self.link = link
+        self._link = link
         self._keys = keys
 
     async def put(self, suppression: Suppression) -> bool:
-        """Adds or replaces; True where it is new. Raises RedisTrouble."""
-        [reply] = await self.link.pipeline(
+        """Adds or replaces; True where it is new. Raises RedisFailure."""
+        [reply] = await self._link.pipeline(
             [("HSET", self._keys.suppressions, suppression.address, encode(suppression))]
         )
         return as_int(reply) == 1
 
     async def put_all(self, suppressions: list[Suppression]) -> int:
-        """Adds or replaces many; how many are new. Raises RedisTrouble."""
+        """Adds or replaces many; how many are new. Raises RedisFailure."""
         if not suppressions:
             return 0
         pairs = [part for s in suppressions for part in (s.address, encode(s))]
-        [reply] = await self.link.pipeline([("HSET", self._keys.suppressions, *pairs)])
+        [reply] = await self._link.pipeline([("HSET", self._keys.suppressions, *pairs)])
         return as_int(reply)
 
     async def get(self, address: str) -> Suppression | None:
-        """The entry of exactly this address or `@domain`. Raises RedisTrouble."""
-        [reply] = await self.link.pipeline([("HGET", self._keys.suppressions, address)])
+        """The entry of exactly this address or `@domain`. Raises RedisFailure."""
+        [reply] = await self._link.pipeline([("HGET", self._keys.suppressions, address)])
         data = as_optional_bytes(reply)
         return None if data is None else decode(data, Suppression)
 
     async def remove(self, address: str) -> bool:
-        """False where there was none. Raises RedisTrouble."""
-        [reply] = await self.link.pipeline([("HDEL", self._keys.suppressions, address)])
+        """False where there was none. Raises RedisFailure."""
+        [reply] = await self._link.pipeline([("HDEL", self._keys.suppressions, address)])
         return as_int(reply) == 1
-
-    async def scan(self, cursor: str = "0", *, count: int = 500) -> tuple[str, list[Suppression]]:
-        """Some entries and the cursor of the next ones, "0" after the last. Raises RedisTrouble."""
-        [reply] = await self.link.pipeline([("HSCAN", self._keys.suppressions, cursor, "COUNT", count)])
-        following, flat = as_scan(reply)
-        return following, [decode(data, Suppression) for data in flat[1::2]]

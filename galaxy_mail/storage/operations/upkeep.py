@@ -1,7 +1,7 @@
-"""What the store needs in the long run: forgetting, mending, counting.
+"""Maintenance of the store: purge expired records, repair the schedule, measure depths.
 
-Every change is a script that compares the record with what was read here, so that nothing is decided from an old look.
-What a look does not understand stays as it is and is reported.
+Every change is a script that first compares the record with what was read here, so that no change is based on an old
+record. Records that this release can't read are left alone and reported.
 """
 
 from collections.abc import Sequence
@@ -42,16 +42,16 @@ class Depths(Struct, frozen=True, kw_only=True):
 
 
 class Repaired(Struct, frozen=True, kw_only=True):
-    """What one sweep did."""
+    """The result of one sweep."""
 
     rescheduled: tuple[str, ...] = ()  # unfinished, and no lane had them
     unscheduled: tuple[str, ...] = ()  # terminal, and a lane had them
     not_understood: tuple[str, ...] = ()  # scheduled without a readable record: left alone
-    requeued: tuple[str, ...] = ()  # parked by a release that could not read them; this one can
+    requeued: tuple[str, ...] = ()  # quarantined by a release that could not read them; this one can
 
 
 class Upkeep:
-    """The janitor's hands. Each sweep does one bounded batch and goes on from there at the next."""
+    """What the janitor runs. Each sweep does one bounded batch; the next sweep continues behind it."""
 
     def __init__(self, link: RedisLink, *, keys: Keys, retention: Retention, clock: Clock) -> None:
         self._link = link
@@ -67,11 +67,11 @@ class Upkeep:
         )
         self._waiting_rank = dict.fromkeys(WAITING, 0)
         self._lane_rank = dict.fromkeys(Lane, 0)
-        self._left_alone = 0  # due to be forgotten, looked at since the list was begun, and still there
+        self._left_alone = 0  # due, looked at since the index was last read from its start, and still there
         self._quarantined_rank = dict.fromkeys(Lane, 0)
 
     async def depths(self) -> Depths:
-        """For the gauges. Raises RedisTrouble."""
+        """For the gauges. Raises RedisFailure."""
         now_ms = self._clock.now_ms()
         commands: list[Command | Call] = [("HLEN", self._keys.claims)]
         for lane in Lane:
@@ -90,7 +90,7 @@ class Upkeep:
         return Depths(scheduled=scheduled, oldest_due_ms=oldest, claims=as_int(claims))
 
     async def purge(self) -> int:
-        """Forgets what is past its time; how many deliveries or attempt histories went. Raises RedisTrouble."""
+        """Purges records whose retention is over; returns how many deliveries and attempt histories. Raises RedisFailure."""
         now_ms = self._clock.now_ms()
         due = await self._members(
             ("ZRANGEBYSCORE", self._keys.expires_index, "-inf", now_ms, "LIMIT", self._left_alone, BATCH)
@@ -104,7 +104,7 @@ class Upkeep:
                 calls.append(call)
         gone = sum(PURGE.decode(reply) for reply in await self._run(calls))
         gone += await self._purge_attempts(went_before, now_ms)
-        # What was not understood stays in the list, and would hold up all that comes behind it.
+        # What could not be read stays in the index; the next sweep starts behind it.
         self._left_alone = self._left_alone + len(due) - gone if len(due) == BATCH else 0
         return gone
 
@@ -115,7 +115,7 @@ class Upkeep:
             or delivery.status not in TERMINAL
             or self._retention.purge_at_ms(delivery) > now_ms
         ):
-            return None  # not understood, or not yet: nothing is lost by waiting
+            return None  # unreadable, or too early: waiting loses nothing
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
         return PURGE.call(
             PurgeKeys(
@@ -133,7 +133,7 @@ class Upkeep:
         )
 
     async def _purge_attempts(self, ids: list[str], now_ms: int) -> int:
-        """The deliveries went before; now their attempts and dead letters do. Attempts are numbered without gaps."""
+        """Purges the attempts and dead letters of deliveries that were purged before. Attempts are numbered without gaps."""
         looks = await self._run(
             [
                 look
@@ -150,7 +150,7 @@ class Upkeep:
         for delivery_id, ends_ms, found, indexed in zip(
             ids, looks[::3], looks[1::3], looks[2::3], strict=True
         ):
-            if indexed is not None:  # its key's time to live ended it: nobody came by in time
+            if indexed is not None:  # its key expired before the janitor purged it
                 commands += [
                     REPAIR.call(
                         RepairKeys(delivery=self._keys.delivery(delivery_id), repaired_index=index),
@@ -183,7 +183,7 @@ class Upkeep:
         return gone
 
     async def purge_malformed(self) -> int:
-        """Forgets malformed commands that are past their time. Raises RedisTrouble."""
+        """Purges malformed commands whose retention is over. Raises RedisFailure."""
         limit_ms = self._clock.now_ms() - self._retention.attempt_ms
         due = await self._members(
             ("ZRANGEBYSCORE", self._keys.malformed_index, "-inf", limit_ms, "LIMIT", 0, BATCH)
@@ -195,7 +195,7 @@ class Upkeep:
         return len(due)
 
     async def reconcile(self) -> Repaired:
-        """Compares a batch of states with the schedule, in both directions. Raises RedisTrouble."""
+        """Compares a batch of states with the schedule, in both directions. Raises RedisFailure."""
         rescheduled: list[str] = []
         unscheduled: list[str] = []
         not_understood: list[str] = []
@@ -215,7 +215,7 @@ class Upkeep:
         )
 
     async def _reschedule_waiting(self, status: DeliveryStatus) -> list[str]:
-        """Unfinished deliveries that no lane has are due now."""
+        """Schedules unfinished deliveries that are in no lane."""
         rank = self._waiting_rank[status]
         ids = await self._members(("ZRANGE", self._keys.status_index(status), rank, rank + BATCH - 1))
         self._waiting_rank[status] = rank + BATCH if len(ids) == BATCH else 0
@@ -230,7 +230,7 @@ class Upkeep:
         return repaired
 
     async def _reschedule_quarantined(self, lane: Lane) -> list[str]:
-        """What another release, or an earlier one, could not read is due again once this one can."""
+        """Deliveries that another release quarantined are due again once this release can read them."""
         rank = self._quarantined_rank[lane]
         key = self._keys.lane(lane)
         ids = await self._members(
@@ -249,7 +249,7 @@ class Upkeep:
         return requeued
 
     async def _unschedule_finished(self, lane: Lane) -> tuple[list[str], list[str]]:
-        """Terminal deliveries need no schedule; scheduled ids without a readable record are only told."""
+        """Removes terminal deliveries from the schedule. Scheduled ids without a readable record are only reported."""
         rank = self._lane_rank[lane]
         ids = await self._members(("ZRANGE", self._keys.lane(lane), rank, rank + BATCH - 1))
         self._lane_rank[lane] = rank + BATCH if len(ids) == BATCH else 0

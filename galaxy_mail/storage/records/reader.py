@@ -92,12 +92,12 @@ class Reader:
     # By id
 
     async def delivery(self, delivery_id: str) -> Delivery | None:
-        """The delivery, None where there is none or its time is over. Raises RedisTrouble."""
+        """The delivery, None where there is none or its time is over. Raises RedisFailure."""
         [reply] = await self._link.pipeline([("GET", self._keys.delivery(delivery_id))])
         return self._current(as_optional_bytes(reply), delivery_id)
 
     async def with_content(self, delivery_id: str) -> Found | None:
-        """The delivery with its content, as `delivery`. Raises RedisTrouble."""
+        """The delivery with its content, as `delivery`. Raises RedisFailure."""
         record, payload = await self._link.pipeline(
             [
                 ("GET", self._keys.delivery(delivery_id)),
@@ -115,7 +115,7 @@ class Reader:
         )
 
     async def children(self, delivery_ids: Sequence[str]) -> list[list[str]]:
-        """The resends of each of these deliveries, oldest first. Raises RedisTrouble."""
+        """The resends of each of these deliveries, oldest first. Raises RedisFailure."""
         if not delivery_ids:
             return []
         replies = await self._link.pipeline(
@@ -124,7 +124,7 @@ class Reader:
         return [[child.decode() for child in as_bytes_list(reply)] for reply in replies]
 
     async def attempts(self, delivery_id: str) -> list[Attempt] | None:
-        """What was tried, oldest first; None where neither delivery nor attempts are left. Raises RedisTrouble."""
+        """What was tried, oldest first; None where neither delivery nor attempts are left. Raises RedisFailure."""
         attempts: list[Attempt] = []
         exists = False
         while True:
@@ -146,13 +146,13 @@ class Reader:
         return None
 
     async def malformed_command(self, entry_id: str) -> MalformedCommand | None:
-        """One malformed command. Raises RedisTrouble."""
+        """One malformed command. Raises RedisFailure."""
         [reply] = await self._link.pipeline([("GET", self._keys.malformed(entry_id))])
         record = readable(as_optional_bytes(reply), MalformedCommand)
         return self._kept(record, _recorded_at_ms)
 
     async def idempotency(self, source: Source, key: str) -> IdempotencyRecord | None:
-        """What was answered to this key, while that counts. Raises RedisTrouble."""
+        """What was answered to this key, while that counts. Raises RedisFailure."""
         [reply] = await self._link.pipeline([("GET", self._keys.idempotency(source, key))])
         record = readable(as_optional_bytes(reply), IdempotencyRecord)
         return record if record is not None and record.expires_at_ms > self.clock.now_ms() else None
@@ -168,14 +168,14 @@ class Reader:
         oldest_first: bool = False,
         scan: int = SCAN,
     ) -> Page[Delivery]:
-        """Deliveries by `created_at_ms`, then id; newest first unless asked otherwise. Raises RedisTrouble."""
+        """Deliveries by `created_at_ms`, then id; newest first unless asked otherwise. Raises RedisFailure."""
         order = _Order(oldest_first)
         steps = await self._steps(self._indexes(which), which, order, limit=limit, after=after, scan=scan)
         step = _merged(steps, order, limit)
         return await self._page(step, self._keys.delivery, self._current)
 
     async def dead_letters(self, *, limit: int, after: Position | None = None) -> Page[DeadLetter]:
-        """What was given up, newest first. Raises RedisTrouble."""
+        """What was given up, newest first. Raises RedisFailure."""
         step = await self._all_of(self._keys.dead_letters_index, limit=limit, after=after)
         return await self._page(
             step,
@@ -186,7 +186,7 @@ class Reader:
     async def malformed_commands(
         self, *, limit: int, after: Position | None = None
     ) -> Page[MalformedCommand]:
-        """Entries that could not be accepted, newest first. Raises RedisTrouble."""
+        """Entries that could not be accepted, newest first. Raises RedisFailure."""
         step = await self._all_of(self._keys.malformed_index, limit=limit, after=after)
         return await self._page(
             step,
@@ -195,7 +195,7 @@ class Reader:
         )
 
     async def suppressions(self, *, limit: int, after: str = "") -> tuple[list[Suppression], str | None]:
-        """Entries by address from behind `after`, and behind which to go on, None at the end. Raises RedisTrouble.
+        """Entries by address from behind `after`, and behind which to go on, None at the end. Raises RedisFailure.
 
         The list is a hash, so a page costs a walk over it, in steps that hold nobody up.
         """
@@ -207,14 +207,14 @@ class Reader:
         return entries, chosen[-1] if len(behind) > len(chosen) else None
 
     async def suppressed_addresses(self) -> list[str]:
-        """Every entry's address, in order. Raises RedisTrouble."""
+        """Every entry's address, in order. Raises RedisFailure."""
         everything: set[bytes] = set()
         async for addresses in self._suppressed_addresses():
             everything.update(addresses)
         return [address.decode() for address in sorted(everything)]
 
     async def suppressions_of(self, addresses: Sequence[str]) -> list[Suppression]:
-        """The entries of these addresses, as far as there are any. Raises RedisTrouble."""
+        """The entries of these addresses, as far as there are any. Raises RedisFailure."""
         if not addresses:
             return []
         [reply] = await self._link.pipeline([("HMGET", self._keys.suppressions, *addresses)])

@@ -34,7 +34,7 @@ async def verify(
     repair: bool = False,
     looks: int = LOOKS,
 ) -> list[Violation]:
-    """Everything that is wrong with the store, nothing for a sound one. Raises RedisTrouble.
+    """Everything that is wrong with the store, nothing for a sound one. Raises RedisFailure.
 
     `looks`: how often what seems wrong is looked at before it is reported; 1 while nothing else writes.
     """
