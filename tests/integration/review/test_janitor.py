@@ -5,7 +5,7 @@ from typing import Final
 import trio
 from trio.testing import MockClock
 
-from galaxy_mail.actors.janitor import FORGET_FOR_S, Janitor
+from galaxy_mail.actors.janitor import PURGE_FOR_S, Janitor
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import DeliveryStatus, Source
 from galaxy_mail.storage.operations.upkeep import BATCH
@@ -51,7 +51,7 @@ async def test_forgetting_leaves_time_for_the_other_chores(
     purge = house.upkeep.purge
 
     async def slowly() -> int:
-        await trio.sleep(FORGET_FOR_S * 0.6)
+        await trio.sleep(PURGE_FOR_S * 0.6)
         return await purge()
 
     house.upkeep.purge = slowly  # type: ignore[method-assign]  # a slow Redis

@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from galaxy_mail.actors.janitor import (
-    FORGET_EVERY_S,
-    FORGET_FOR_S,
+    PURGE_EVERY_S,
+    PURGE_FOR_S,
     RECONCILE_EVERY_S,
     SAMPLE_EVERY_S,
     TRIM_EVERY_S,
@@ -100,7 +100,7 @@ async def test_every_chore_is_done_at_once_and_then_in_its_time(autojump_clock: 
         assert set(desk.store.asked.values()) == {1}
         await trio.sleep(60)
     assert desk.store.asked["depths"] == 1 + 60 / SAMPLE_EVERY_S
-    assert desk.store.asked["forget"] == 1 + 60 / FORGET_EVERY_S
+    assert desk.store.asked["forget"] == 1 + 60 / PURGE_EVERY_S
     assert desk.store.asked["reconcile"] == 1 + 60 / RECONCILE_EVERY_S
     assert desk.store.asked["trim"] == 1 + 60 / TRIM_EVERY_S
     assert desk.samples[0] == (DEPTHS, 8)
@@ -116,7 +116,7 @@ async def test_trouble_with_one_chore_keeps_no_other(name: str, autojump_clock: 
         del desk.store.trouble[name]
         await trio.sleep(60)
     for other, every_s in (
-        ("forget", FORGET_EVERY_S),
+        ("forget", PURGE_EVERY_S),
         ("reconcile", RECONCILE_EVERY_S),
         ("trim", TRIM_EVERY_S),
     ):
@@ -140,7 +140,7 @@ async def test_it_forgets_as_much_as_there_is_within_a_bound(autojump_clock: Moc
     desk.store.takes_s["forget"] = 0.1
     began_s = trio.current_time()
     await desk.janitor.purge()
-    assert FORGET_FOR_S <= trio.current_time() - began_s <= FORGET_FOR_S + 0.2
+    assert PURGE_FOR_S <= trio.current_time() - began_s <= PURGE_FOR_S + 0.2
 
 
 async def test_a_flood_to_forget_keeps_no_other_chore(autojump_clock: MockClock) -> None:

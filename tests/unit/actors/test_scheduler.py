@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.actors.lanes import PREFETCH_MIN, Lanes
-from galaxy_mail.actors.scheduler import CHECK_EVERY_S, PAUSE_AFTER_TROUBLE_S, STOP_WITHIN_S, Scheduler
+from galaxy_mail.actors.scheduler import CHECK_EVERY_S, PAUSE_AFTER_FAILURE_S, STOP_WITHIN_S, Scheduler
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import CRASH_LOOP, LOSSES_MAX, OWNERSHIP_LOST, RetryPolicy, begin
 from galaxy_mail.domain.records import DeliveryStatus, Lane
@@ -270,11 +270,11 @@ async def test_redis_being_away_is_no_crash(desk: Desk, autojump_clock: MockCloc
     desk.store.fail("claim", RedisUnavailable("away"), OutcomeUnknown("lost"))
     desk.due("a")
     async with desk.running():
-        await trio.sleep(2 * PAUSE_AFTER_TROUBLE_S + 0.1)
+        await trio.sleep(2 * PAUSE_AFTER_FAILURE_S + 0.1)
         desk.lanes.wake()
         await wait_all_tasks_blocked()
     assert desk.asked_at_s()[:3] == pytest.approx(
-        [0, PAUSE_AFTER_TROUBLE_S, 2 * PAUSE_AFTER_TROUBLE_S], abs=0.01
+        [0, PAUSE_AFTER_FAILURE_S, 2 * PAUSE_AFTER_FAILURE_S], abs=0.01
     )
 
 

@@ -29,7 +29,7 @@ def test_a_service_that_does_not_answer_is_told_with_where_to_look(
     monkeypatch.setattr(dev_module, "run", lambda _config, beside: trio.run(beside, service))
     result = CliRunner().invoke(main, ["dev", "--dir", str(tmp_path)])
     assert result.exit_code == 1
-    assert f"{NOWHERE} did not answer as it should (ConnectError: " in result.stderr
+    assert f"a request to {NOWHERE} failed (ConnectError: " in result.stderr
     assert str(tmp_path / "galaxy-mail.log") in result.stderr
 
 
