@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketScope
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
@@ -50,7 +50,7 @@ class Request(TrioRequest):
         if "\N{REPLACEMENT CHARACTER}" in self.path:
             raise InvalidRequest([FieldError("path", "is not UTF-8")])
         query = self.query_string
-        if b"%" in query or not query.isascii():
+        if b"%" in query:
             try:
                 unquote_to_bytes(query).decode()
             except UnicodeDecodeError:
@@ -109,17 +109,6 @@ class Connection(TrioASGIHTTPConnection):
                 nursery.start_soon(request.read_forever)
                 await _send(send, answer, request.method)
                 nursery.cancel_scope.cancel()
-
-
-class NoWebsocket:
-    """Refuses websockets: hypercorn answers 403."""
-
-    def __init__(self, _app: object, _scope: WebsocketScope) -> None:
-        pass
-
-    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        await receive()
-        await send({"type": "websocket.close", "code": 1000, "reason": None})
 
 
 def _has_body(request: Request) -> bool:
