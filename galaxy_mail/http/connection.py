@@ -16,7 +16,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
-from galaxy_mail.domain.invalid import BODY, Fault, InvalidRequest
+from galaxy_mail.domain.invalid import InvalidRequest, too_large
 from galaxy_mail.http.responses import Answer, Header
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ class Request(TrioRequest):
         """The body. Raises InvalidRequest where it is longer, as soon as that shows; ClientLeft."""
         declared = self.content_length
         if declared is not None and declared > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         body = b""
         while not self.whole:
             body += await self._part()
             if len(body) > max_bytes:
-                raise _too_large(max_bytes)
+                raise too_large(max_bytes)
         return body
 
     async def read_leftover(self) -> None:
@@ -113,10 +113,6 @@ class Connection(TrioASGIHTTPConnection):
 
 def _has_body(request: Request) -> bool:
     return bool(request.content_length) or "Transfer-Encoding" in request.headers
-
-
-def _too_large(max_bytes: int) -> InvalidRequest:
-    return InvalidRequest([FieldError(BODY, f"has more than {max_bytes} bytes")], Fault.TOO_LARGE)
 
 
 async def _send(send: ASGISendCallable, answer: Answer, method: str) -> None:
