@@ -1,4 +1,4 @@
-"""A request that is refused, and the checks that every JSON body shares."""
+"""A request that is refused, and why."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -6,8 +6,6 @@ from typing import Final
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.ids import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_MAX_CHARS
-from galaxy_mail.domain.records import Json
-from galaxy_mail.domain.strict_json import StrictJsonError, loads
 
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
 BODY: Final = "body"  # the `field` of an error that concerns the body as a whole
@@ -31,6 +29,11 @@ class InvalidRequest(GalaxyMailError):
         self.fault = fault
 
 
+def too_large(max_bytes: int) -> InvalidRequest:
+    """The refusal of a body that has more bytes."""
+    return InvalidRequest([FieldError(BODY, f"has more than {max_bytes} bytes")], Fault.TOO_LARGE)
+
+
 def idempotency_key(values: Sequence[str]) -> str:
     """The one value of the header `Idempotency-Key`; `values` has one for each such line. Raises InvalidRequest."""
     if len(values) != 1:
@@ -40,29 +43,3 @@ def idempotency_key(values: Sequence[str]) -> str:
     else:
         return values[0]
     raise InvalidRequest([FieldError(IDEMPOTENCY_KEY_HEADER, problem)])
-
-
-def json_object(body: bytes, *, content_type: str | None, max_bytes: int) -> dict[str, Json]:
-    """The members of a body that is one strict JSON object. Raises InvalidRequest."""
-    if not _is_json(content_type):
-        problem = FieldError("Content-Type", "must be application/json")
-        raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
-    if len(body) > max_bytes:
-        raise InvalidRequest([FieldError(BODY, f"has more than {max_bytes} bytes")], Fault.TOO_LARGE)
-    try:
-        value = loads(body)
-    except StrictJsonError as error:
-        raise InvalidRequest([FieldError(BODY, error.message)]) from None
-    if not isinstance(value, dict):
-        raise InvalidRequest([FieldError(BODY, "must be a JSON object")])
-    return value
-
-
-def _is_json(content_type: str | None) -> bool:
-    """RFC 8259 defines no `charset`; many clients send it all the same, and UTF-8 is the one that is true."""
-    media_type, _, parameters = (content_type or "").partition(";")
-    if media_type.strip().lower() != "application/json":
-        return False
-    names = (parameter.partition("=") for parameter in parameters.split(";"))
-    charsets = (value.strip().strip('"') for name, _, value in names if name.strip().lower() == "charset")
-    return all(charset.lower() in {"utf-8", "utf8"} for charset in charsets)

@@ -1,7 +1,7 @@
 """The API: which routes there are, and how each request becomes an answer."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import trio
@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from werkzeug.routing import MapAdapter, PathConverter
 
 from galaxy_mail.actors.supervisor import Supervisor
-from galaxy_mail.http.connection import ClientLeft, Connection, NoWebsocket, Request
+from galaxy_mail.http.connection import ClientLeft, Connection, Request
 from galaxy_mail.http.deliveries import Deliveries
 from galaxy_mail.http.health import Checks, Health
 from galaxy_mail.http.login_codes import LoginCodes
@@ -63,7 +63,6 @@ class App(QuartTrio):
     """
 
     asgi_http_class = Connection
-    asgi_websocket_class: Any = NoWebsocket
     request_class = Request
 
     def __init__(

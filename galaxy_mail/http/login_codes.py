@@ -9,7 +9,7 @@ from galaxy_mail.domain.ids import ULID_RANDOM_BYTES, new_delivery_id
 from galaxy_mail.domain.login_code import BODY_MAX_BYTES, decode_login_code
 from galaxy_mail.domain.records import Source
 from galaxy_mail.http.connection import Request
-from galaxy_mail.http.requests import Members, Tracing
+from galaxy_mail.http.requests import Tracing, query_members
 from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Answer
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
@@ -32,7 +32,7 @@ class LoginCodes:
     async def create(self, request: Request) -> Answer:
         started_s = trio.current_time()
         if request.query_string:
-            Members.of_query(request).finish()  # there is no parameter
+            query_members(request).finish()  # there is no parameter
         body = await request.read_body(BODY_MAX_BYTES)
         headers = request.headers
         tracing = Tracing.of(headers)

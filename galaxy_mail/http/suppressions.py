@@ -45,7 +45,7 @@ class Suppressions:
         )
 
     async def list(self, request: Request) -> Answer:
-        query = r.Members.of_query(request)
+        query = r.query_members(request)
         limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
         after = query.take("cursor", r.plain_cursor, "")
         query.finish()
@@ -58,15 +58,15 @@ class Suppressions:
         )
 
     async def show(self, request: Request, address: str) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         entry = await self._suppressions.get(_entry(address))
         if entry is None:
             raise NothingThere("suppression")
         return json_answer(suppression_view(entry))
 
     async def put(self, request: Request, address: str) -> Answer:
-        r.Members.of_query(request).finish()
-        members = r.Members.of_body(await request.read_body(r.BODY_MAX_BYTES), request)
+        r.query_members(request).finish()
+        members = r.body_members(await request.read_body(r.BODY_MAX_BYTES), request)
         entry = Suppression(
             address=_entry(address),
             reason=members.need("reason", r.reason, ""),
@@ -82,7 +82,7 @@ class Suppressions:
         return json_answer(suppression_view(entry), status=201 if is_new else 200)
 
     async def remove(self, request: Request, address: str) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         entry = _entry(address)
         with audited(request, "unsuppress", address=entry):
             if not await self._suppressions.remove(entry):
@@ -90,7 +90,7 @@ class Suppressions:
         return Answer(status=204, headers=(NO_STORE,))
 
     async def take_csv(self, request: Request) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         media_type = (request.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
         if media_type != "text/csv":
             problem = FieldError("Content-Type", "must be text/csv")
@@ -111,7 +111,7 @@ class Suppressions:
         return json_answer({"added": added, "replaced": len(entries) - added})
 
     async def give_csv(self, request: Request) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         with audited(request, "export_suppressions") as action:
             addresses = await self._reader.suppressed_addresses()
             action.found(entries=len(addresses))
