@@ -54,7 +54,7 @@ class Reader:
     def reads(self) -> bool:
         return self.ingress is not None and self.ingress.reading
 
-    def trouble(self) -> str | None:
+    def failure(self) -> str | None:
         assert self.ingress is not None
         return self.ingress.trouble
 
@@ -243,7 +243,7 @@ async def test_two_readers_of_one_stream_take_it_in_once(
 @pytest.mark.parametrize(
     "name", ["lease", "GET", "read_commands", "XREAD", "accept", "EXISTS", "stream_state"]
 )
-async def test_no_trouble_with_redis_is_a_crash_or_a_loss(
+async def test_no_failure_of_redis_is_a_crash_or_a_loss(
     name: str, fault: Fault, reader: Reader, autojump_clock: MockClock
 ) -> None:
     house = reader.house
@@ -270,11 +270,11 @@ async def test_a_full_redis_is_waited_out(reader: Reader, autojump_clock: MockCl
         publish(house, "n2")
         house.run("CONFIG", "SET", "maxmemory", "1")
         await trio.sleep(10)
-        assert "OOM" in (reader.trouble() or "")
+        assert "OOM" in (reader.failure() or "")
         assert count(house) == 1
         house.run("CONFIG", "SET", "maxmemory", "0")
         await until_read(house)
-        assert reader.trouble() is None
+        assert reader.failure() is None
     assert count(house) == 2
 
 
@@ -300,7 +300,7 @@ async def test_where_a_batch_stops_what_was_read_ahead_is_read_again(
     assert house.run("ZCARD", k.IDX_MALFORMED) == 0
 
 
-async def test_a_strange_store_is_not_read(reader: Reader, autojump_clock: MockClock) -> None:
+async def test_a_replaced_store_is_not_read(reader: Reader, autojump_clock: MockClock) -> None:
     house = reader.house
     async with reader.running():
         await trio.sleep(1)
@@ -367,7 +367,7 @@ async def test_a_stream_that_begins_again_below_the_offset_is_an_alarm(
         house.run("DEL", STREAM)
         publish(house, "n2")
         await trio.sleep(10)
-        assert "begins again below the offset" in (reader.trouble() or "")
+        assert "begins again below the offset" in (reader.failure() or "")
         assert reader.desk.metrics.store_alarms_total.value("stream_restarted") == 1
     assert count(house) == 1
     house.broken = True  # what was published will never be read
