@@ -257,7 +257,7 @@ async def test_a_full_redis_takes_nothing_in(desk: Desk, house: Storehouse) -> N
     assert house.dump() == before
 
 
-async def test_a_strange_store_takes_nothing_in(desk: Desk, house: Storehouse) -> None:
+async def test_a_replaced_store_takes_nothing_in(desk: Desk, house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
     with pytest.raises(StoreReplaced):
@@ -512,7 +512,7 @@ async def test_with_redis_full_a_batch_stops_and_nothing_is_lost(desk: Desk, hou
 
 
 @pytest.mark.parametrize("race", ["same command", "same id", "same key"])
-async def test_what_another_process_does_between_look_and_write_changes_nothing_silently(
+async def test_what_another_process_does_between_read_and_write_changes_nothing_silently(
     race: str, desk: Desk, house: Storehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch stops there; the next look knows better."""

@@ -197,7 +197,7 @@ class Simulation:
     async def _settle(self) -> None:
         """Nothing fails any more, and two fresh processes replace what the storm has left: a deployment."""
         world = self.world
-        self.look()
+        self.check_store()
         world.odds = NO_FAULTS
         world.calm.set()
         old = self.living()
@@ -237,7 +237,7 @@ class Simulation:
     def living(self) -> list[Process]:
         return [process for process in self.processes if not process.over]
 
-    def look(self) -> None:
+    def check_store(self) -> None:
         """The store is sound at this moment, too, whatever is going on."""
         for violation in verified(self.world, self.processes[-1].service):
             self.world.witness.wrong(f"in between: {violation}")

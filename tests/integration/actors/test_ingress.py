@@ -240,7 +240,7 @@ async def test_two_readers_of_one_stream_take_it_in_once(
 @pytest.mark.parametrize(
     "name", ["lease", "GET", "read_commands", "XREAD", "accept", "EXISTS", "stream_state"]
 )
-async def test_no_trouble_with_redis_is_a_crash_or_a_loss(
+async def test_no_failure_of_redis_is_a_crash_or_a_loss(
     name: str, fault: Fault, reader: Reader, autojump_clock: MockClock
 ) -> None:
     house = reader.house
@@ -297,7 +297,7 @@ async def test_where_a_batch_stops_what_was_read_ahead_is_read_again(
     assert house.run("ZCARD", k.malformed_index) == 0
 
 
-async def test_a_strange_store_is_not_read(reader: Reader, autojump_clock: MockClock) -> None:
+async def test_a_replaced_store_is_not_read(reader: Reader, autojump_clock: MockClock) -> None:
     house = reader.house
     async with reader.running():
         await trio.sleep(1)

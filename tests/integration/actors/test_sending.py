@@ -262,7 +262,7 @@ async def test_a_paused_owner_is_lost_and_what_it_says_afterwards_is_stale(
 @pytest.mark.parametrize(
     "name", ["claim", "read_claimed", "begin", "finish", "renew", "release", "HMGET", "GET"]
 )
-async def test_no_trouble_with_redis_is_a_loss_or_a_second_copy(
+async def test_no_failure_of_redis_is_a_loss_or_a_second_copy(
     name: str, fault: Fault, process: Process, autojump_clock: MockClock
 ) -> None:
     process.providers[0].before_dot = sleeping(11)

@@ -119,7 +119,7 @@ async def test_json_is_what_the_api_says(shell: Shell) -> None:
         assert printed == told.json
 
 
-async def test_attempts_can_be_read_when_the_delivery_is_forgotten(shell: Shell) -> None:
+async def test_attempts_can_be_read_when_the_delivery_is_purged(shell: Shell) -> None:
     delivery_id = await shell.api.made(REFUSED)
     shell.api.link.ahead_ms = 31 * DAY_MS
     assert (await shell.run("deliveries", "show", delivery_id)).exit_code == 1

@@ -45,7 +45,7 @@ async def test_an_attempt_in_progress_is_taken_up_likewise(house: Storehouse) ->
 
 
 @pytest.mark.parametrize("field", ["content", "rendered"])
-async def test_large_content_that_cannot_be_read_is_parked_when_it_is_loaded(
+async def test_large_content_that_cannot_be_read_is_quarantined_when_it_is_loaded(
     field: str, house: Storehouse
 ) -> None:
     await house.accept(request_of(content=LARGE))

@@ -138,7 +138,7 @@ async def test_waiting_ends_with_the_next_entry_or_with_its_time(house: Storehou
     assert not await house.stream.wait_for_more("1-0", block_ms=10)
 
 
-async def test_a_strange_store_is_not_read(house: Storehouse) -> None:
+async def test_a_replaced_store_is_not_read(house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
     with pytest.raises(StoreReplaced):
@@ -148,7 +148,7 @@ async def test_a_strange_store_is_not_read(house: Storehouse) -> None:
     assert house.dump() == {}
 
 
-async def test_one_look_tells_a_batch_apart(house: Storehouse) -> None:
+async def test_one_read_tells_a_batch_apart(house: Storehouse) -> None:
     await house.accept(request_of())
     await house.suppress("@x.example", "why")
     house.link.asked.clear()
@@ -170,7 +170,7 @@ async def test_one_look_tells_a_batch_apart(house: Storehouse) -> None:
     assert len(house.link.asked) == 4, "in one pipeline"
 
 
-async def test_a_batch_of_garbage_needs_no_look(house: Storehouse) -> None:
+async def test_a_batch_of_garbage_needs_no_read(house: Storehouse) -> None:
     house.link.asked.clear()
     known = await house.stream.read_known([], [], [])
     assert (known.records, known.deliveries, known.suppressed) == ({}, frozenset(), {})

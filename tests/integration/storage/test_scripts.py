@@ -90,7 +90,7 @@ async def renew(house: Storehouse) -> None:
     await house.store.renew((await house.begun(request_of())).claim)
 
 
-async def park(house: Storehouse) -> None:
+async def quarantine(house: Storehouse) -> None:
     await house.accept(request_of())
     house.run("SET", k.delivery("d1"), "{")
     house.broken = True
@@ -224,7 +224,7 @@ TWICE: Final = [
     Twice("release", release_unbegun, 0),
     Twice("release", release_begun, 0),
     Twice("renew", renew, 1),
-    Twice("quarantine", park, 0),
+    Twice("quarantine", quarantine, 0),
     Twice("purge", purge, 0),
     Twice("reschedule", reschedule, 0),
     Twice("reschedule", unschedule, 0),
@@ -295,7 +295,7 @@ FENCED: Final = [
     Twice("release", release_unbegun, 0),
     Twice("release", release_begun, 0),
     Twice("renew", renew, 0),
-    Twice("quarantine", park, 0),
+    Twice("quarantine", quarantine, 0),
 ]
 
 

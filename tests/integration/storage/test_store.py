@@ -187,7 +187,7 @@ async def test_recipients_suppressed_meanwhile_are_named_and_nothing_is_written(
     assert house.dump() == before
 
 
-async def test_a_strange_store_takes_nothing_in(house: Storehouse) -> None:
+async def test_a_replaced_store_takes_nothing_in(house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
     with pytest.raises(StoreReplaced):
@@ -322,7 +322,7 @@ async def test_large_sequences_stay_exact(house: Storehouse) -> None:
     assert (await house.claim_one()).token.endswith(f"-{2**53 - 1}")
 
 
-async def test_a_claim_tells_the_epoch_how_far_the_store_has_come(house: Storehouse) -> None:
+async def test_a_claim_tells_the_identity_how_far_the_store_has_come(house: Storehouse) -> None:
     await house.accept(request_of())
     await house.claim()
     house.run("SET", k.claim_sequence, 0)
@@ -380,7 +380,7 @@ BREAKAGES: Final[dict[str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=list(BREAKAGES))
-async def test_what_can_not_be_read_is_parked_and_holds_nobody_up(
+async def test_what_can_not_be_read_is_quarantined_and_holds_nobody_up(
     breakage: tuple[str, ...], house: Storehouse
 ) -> None:
     await house.accept(request_of())
@@ -399,7 +399,7 @@ async def test_what_can_not_be_read_is_parked_and_holds_nobody_up(
 
 
 @pytest.mark.parametrize("record", [None, b"?"])
-async def test_a_begun_attempt_that_can_not_be_read_is_parked(
+async def test_a_begun_attempt_that_can_not_be_read_is_quarantined(
     record: bytes | None, house: Storehouse
 ) -> None:
     await house.begun(request_of())
@@ -412,7 +412,7 @@ async def test_a_begun_attempt_that_can_not_be_read_is_parked(
     assert (await house.claim()).parked == ["d1"]
 
 
-async def test_only_parked_work_makes_nobody_wake_up(house: Storehouse) -> None:
+async def test_only_quarantined_work_makes_nobody_wake_up(house: Storehouse) -> None:
     await house.accept(request_of())
     house.run("DEL", k.payload("d1"))
     house.broken = True
@@ -600,7 +600,7 @@ async def test_a_stale_owner_records_nothing(house: Storehouse) -> None:
     assert (house.delivery("d1").status, house.delivery("d1").attempt_count) == (S.QUEUED, 2)
 
 
-async def test_losses_are_counted_until_the_end_and_then_forgotten(house: Storehouse) -> None:
+async def test_losses_are_counted_until_the_end_and_then_dropped(house: Storehouse) -> None:
     await house.accept(request_of())
     await house.claim()
     house.clock.ms += TTL_MS

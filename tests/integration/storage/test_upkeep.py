@@ -60,7 +60,7 @@ async def test_what_is_due_later_is_not_overdue(house: Storehouse) -> None:
 
 
 @pytest.mark.parametrize(("late_ms", "gone"), [(-1, 0), (0, 1), (10 * DAY_MS, 1)])
-async def test_a_delivery_is_forgotten_thirty_days_after_its_end(
+async def test_a_delivery_is_purged_thirty_days_after_its_end(
     late_ms: int, gone: int, house: Storehouse
 ) -> None:
     held = await house.begun(request_of())
@@ -71,7 +71,7 @@ async def test_a_delivery_is_forgotten_thirty_days_after_its_end(
     assert (house.run("EXISTS", k.delivery("d1")) == 0) is bool(gone)
 
 
-async def test_of_a_forgotten_delivery_its_attempts_alone_are_left_and_readable(house: Storehouse) -> None:
+async def test_of_a_purged_delivery_its_attempts_alone_are_left_and_readable(house: Storehouse) -> None:
     await house.sent(request_of(to=("a@x.example", "b@y.example")), DEFERRED)
     house.clock.ms += 60_000
     await house.finish(await house.begin(await house.claim_one()), ACCEPTED)
@@ -109,7 +109,7 @@ async def test_a_dead_letter_is_kept_whole_for_ninety_days(house: Storehouse) ->
     assert left(house) == set()
 
 
-async def test_mail_that_nobody_might_get_is_forgotten_too(house: Storehouse) -> None:
+async def test_mail_that_nobody_might_get_is_purged_too(house: Storehouse) -> None:
     await house.store.accept(acceptance_of(suppressed={"@example.org": "r"}, now_ms=house.clock.ms))
     house.clock.ms += 30 * DAY_MS
     assert await house.upkeep.purge() == 1
@@ -118,7 +118,7 @@ async def test_mail_that_nobody_might_get_is_forgotten_too(house: Storehouse) ->
     assert left(house) == set()
 
 
-async def test_a_parent_is_forgotten_before_its_resend_and_both_in_whole(house: Storehouse) -> None:
+async def test_a_parent_is_purged_before_its_resend_and_both_in_whole(house: Storehouse) -> None:
     await house.sent(request_of("parent"), REFUSED)
     house.clock.ms += DAY_MS
     await house.sent(request_of("child", parent_delivery_id="parent"), ACCEPTED)
@@ -161,7 +161,7 @@ async def test_what_is_not_understood_is_kept_and_holds_up_nothing_else(house: S
     assert house.run("EXISTS", k.delivery("d0"), k.delivery(f"d{BATCH}")) == 2
 
 
-async def test_what_has_not_ended_is_never_forgotten(house: Storehouse) -> None:
+async def test_what_has_not_ended_is_never_purged(house: Storehouse) -> None:
     await house.accept(request_of())
     house.run("ZADD", k.expires_index, house.clock.ms, "d1")
     house.clock.ms += 400 * DAY_MS
@@ -200,7 +200,7 @@ async def test_attempts_are_kept_in_full_where_the_record_ended_by_its_time_to_l
     assert house.score(k.expires_index, "d1") is None
 
 
-async def test_many_attempts_are_forgotten_together(house: Storehouse) -> None:
+async def test_many_attempts_are_purged_together(house: Storehouse) -> None:
     await house.sent(request_of(), ACCEPTED)
     for number in range(2, 40):
         house.run("SET", k.attempt("d1", number), "x")
@@ -230,7 +230,7 @@ async def test_other_retentions_are_kept_to(
     other.close()
 
 
-async def test_malformed_commands_are_forgotten_after_ninety_days(house: Storehouse) -> None:
+async def test_malformed_commands_are_purged_after_ninety_days(house: Storehouse) -> None:
     predecessor = ""
     for number in range(1, 4):
         record = MalformedCommand(
@@ -339,7 +339,7 @@ async def test_sweeps_go_on_where_the_last_one_ended(house: Storehouse) -> None:
     assert (await house.upkeep.reconcile()).rescheduled == ("d001",), "and begin again"
 
 
-async def test_a_decision_from_an_old_look_changes_nothing(house: Storehouse) -> None:
+async def test_a_decision_from_an_old_read_changes_nothing(house: Storehouse) -> None:
     """Between the janitor's look and its script the delivery ended."""
     await house.accept(request_of())
     held = await house.begin(await house.claim_one())

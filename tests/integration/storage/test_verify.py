@@ -110,14 +110,14 @@ async def orphan_of_its_parent(house: Storehouse) -> None:
     assert await house.upkeep.purge() == 1
 
 
-async def forgotten(house: Storehouse) -> None:
+async def purged(house: Storehouse) -> None:
     await sent(house)
     house.clock.ms += 30 * DAY_MS
     assert await house.upkeep.purge() == 1
 
 
 async def purged_altogether(house: Storehouse) -> None:
-    await forgotten(house)
+    await purged(house)
     house.clock.ms += 60 * DAY_MS
     assert await house.upkeep.purge() == 1
 
@@ -234,7 +234,7 @@ SOUND: Final = [
     dead,
     resent,
     orphan_of_its_parent,
-    forgotten,
+    purged,
     purged_altogether,
     malformed,
     job_runs,
@@ -958,7 +958,7 @@ BROKEN: Final = [
     ),
     Broken(
         "attempts of the forgotten that nobody forgets",
-        forgotten,
+        purged,
         "attempts without a delivery",
         (("ZREM", k.expires_index, "d1"),),
     ),
@@ -1095,7 +1095,7 @@ BROKEN: Final = [
     ),
     Broken(
         "an attempt of the forgotten that lives for ever",
-        forgotten,
+        purged,
         "is forgotten and has no time to live",
         (("PERSIST", "mail:attempts:d1:1"),),
         repaired=True,
@@ -1325,7 +1325,7 @@ def break_it(house: Storehouse, broken: Broken) -> None:
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
-async def test_what_is_broken_is_found_and_what_may_be_mended_is(broken: Broken, house: Storehouse) -> None:
+async def test_what_is_broken_is_found_and_what_may_be_repaired_is(broken: Broken, house: Storehouse) -> None:
     house.broken = True
     await broken.prepare(house)
     assert await house.verify() == [], "sound before"
@@ -1343,7 +1343,7 @@ async def test_what_is_broken_is_found_and_what_may_be_mended_is(broken: Broken,
     assert bool(left) is not broken.repaired
 
 
-async def test_what_was_mended_is_sound(house: Storehouse) -> None:
+async def test_what_was_repaired_is_sound(house: Storehouse) -> None:
     """Everything that can be mended, broken at once."""
     house.broken = True
     await house.sent(request_of("d"), ACCEPTED)
@@ -1364,7 +1364,7 @@ async def test_what_was_mended_is_sound(house: Storehouse) -> None:
     assert [claim.delivery_id for claim in claims] == ["a", "b", "c"]
 
 
-async def test_a_delivery_that_moved_on_meanwhile_is_not_mended(house: Storehouse) -> None:
+async def test_a_delivery_that_moved_on_meanwhile_is_not_repaired(house: Storehouse) -> None:
     await house.accept(request_of())
     house.run("ZREM", SCHEDULE, "d1")
     [violation] = await house.verify()
@@ -1384,11 +1384,11 @@ async def test_beside_a_live_service_only_what_stays_wrong_is_reported(
     house.run("ZREM", SCHEDULE, "passing", "staying")
     reports: list[list[Violation]] = []
 
-    async def look() -> None:
+    async def check() -> None:
         reports.append(await house.verify(looks=3))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
+        nursery.start_soon(check)
         await trio.sleep(0.25)
         house.run("ZADD", SCHEDULE, house.clock.ms, "passing")
     [report] = reports
@@ -1459,13 +1459,13 @@ async def test_a_store_in_motion_is_sound(house: Storehouse, autojump_clock: Moc
         await house.upkeep.purge_malformed()
         await trio.sleep(0.2)
 
-    async def look() -> None:
+    async def check() -> None:
         while not over.is_set():
             assert list(map(str, await house.verify(looks=3))) == []
             await trio.sleep(0.1)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
+        nursery.start_soon(check)
         for number in range(1, 12):
             await work(number)
         over.set()

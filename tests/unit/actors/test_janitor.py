@@ -93,7 +93,7 @@ class Desk:
             nursery.cancel_scope.cancel()
 
 
-async def test_every_chore_is_done_at_once_and_then_in_its_time(autojump_clock: MockClock) -> None:
+async def test_every_task_is_done_at_once_and_then_in_its_time(autojump_clock: MockClock) -> None:
     desk = Desk()
     async with desk.running():
         await trio.sleep(0.1)
@@ -108,7 +108,7 @@ async def test_every_chore_is_done_at_once_and_then_in_its_time(autojump_clock: 
 
 
 @pytest.mark.parametrize("name", ["state", "depths", "forget", "forget_malformed", "reconcile", "trim"])
-async def test_trouble_with_one_chore_keeps_no_other(name: str, autojump_clock: MockClock) -> None:
+async def test_an_error_in_one_task_delays_no_other(name: str, autojump_clock: MockClock) -> None:
     desk = Desk()
     desk.store.trouble[name] = RedisUnavailable("away")
     async with desk.running():
@@ -143,7 +143,7 @@ async def test_it_forgets_as_much_as_there_is_within_a_bound(autojump_clock: Moc
     assert PURGE_FOR_S <= trio.current_time() - began_s <= PURGE_FOR_S + 0.2
 
 
-async def test_a_flood_to_forget_keeps_no_other_chore(autojump_clock: MockClock) -> None:
+async def test_a_flood_to_purge_delays_no_other_task(autojump_clock: MockClock) -> None:
     desk = Desk()
     desk.store.past_their_time = 10**9
     desk.store.takes_s["forget"] = 0.1
@@ -164,7 +164,7 @@ async def test_its_heart_beats_while_its_chores_take_their_time(autojump_clock: 
             assert desk.heartbeat.due_s > trio.current_time()
 
 
-async def test_what_it_mended_is_told_by_name(autojump_clock: MockClock) -> None:
+async def test_what_it_repaired_is_logged_by_name(autojump_clock: MockClock) -> None:
     desk = Desk()
     desk.store.repaired = Repaired(
         rescheduled=("a",), unscheduled=("b",), not_understood=("c",), requeued=("d",)

@@ -128,7 +128,7 @@ async def test_a_due_time_far_away_keeps_it_from_nothing(desk: Desk, autojump_cl
     assert len(desk.asked_at_s()) == 3
 
 
-async def test_rung_it_asks_at_once(desk: Desk, autojump_clock: MockClock) -> None:
+async def test_woken_it_asks_at_once(desk: Desk, autojump_clock: MockClock) -> None:
     async with desk.running():
         await trio.sleep(0.3)
         desk.lanes.wake()

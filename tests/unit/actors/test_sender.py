@@ -296,7 +296,7 @@ async def test_a_renewal_that_fails_is_tried_again_while_there_is_time(autojump_
 
 
 @pytest.mark.parametrize(("sends_for_s", "taken"), [(14.9, True), (15.1, False)])
-async def test_the_dot_is_not_written_with_less_than_half_of_the_claim_left(
+async def test_the_dot_is_not_written_when_over_half_of_the_claim_is_gone(
     sends_for_s: float, taken: bool, autojump_clock: MockClock
 ) -> None:
     """Redis is away: the claim can't be renewed, and may be another's before the answer comes."""

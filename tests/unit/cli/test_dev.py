@@ -22,7 +22,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_service_that_does_not_answer_is_told_with_where_to_look(
+def test_a_service_that_does_not_answer_is_reported_with_its_log(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     service = cast("Service", SimpleNamespace(server=SimpleNamespace(url=NOWHERE), checks=dict))

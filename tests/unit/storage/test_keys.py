@@ -49,7 +49,7 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize(("made", "specified"), SPELLINGS.items(), ids=list(SPELLINGS.values()))
-def test_a_key_is_spelt_as_specified(made: str, specified: str) -> None:
+def test_a_key_is_written_as_specified(made: str, specified: str) -> None:
     assert made == specified
 
 

@@ -107,7 +107,7 @@ def test_an_attempt_comes_back_as_it_was(attempt: Attempt) -> None:
     assert decode_attempt(data, attempt.delivery_id, attempt.attempt_no) == attempt
 
 
-def test_nothing_is_said_twice() -> None:
+def test_nothing_is_stored_twice() -> None:
     delivery = replace(
         delivery_of(),
         delivery_id="some-id",
@@ -140,7 +140,7 @@ def test_nothing_is_said_twice() -> None:
     assert b"some-id" not in data
 
 
-def test_a_locale_that_was_not_asked_for_is_said() -> None:
+def test_a_locale_that_was_not_asked_for_is_stored() -> None:
     delivery = replace(delivery_of(), locale="pt-BR", locale_used="en", locale_fallback_used=True)
     members = msgspec.json.decode(encode_delivery(delivery))
     assert (members["locale"], members["locale_used"], members["locale_fallback_used"]) == (
