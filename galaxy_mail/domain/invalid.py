@@ -1,4 +1,4 @@
-"""A request that is refused, and the checks that every JSON body shares."""
+"""The error of an invalid request, and the checks that all JSON requests share."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -10,11 +10,11 @@ from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.strict_json import StrictJsonError, loads
 
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
-BODY: Final = "body"  # the `field` of an error that concerns the body as a whole
+BODY: Final = "body"  # the `field` of an error about the whole body
 
 
 class Fault(StrEnum):
-    """What is wrong with a request, as far as the answer's status depends on it."""
+    """The kind of an invalid request, which decides the status of the answer."""
 
     INVALID = "invalid"  # 400
     TOO_LARGE = "too_large"  # 413
@@ -23,7 +23,7 @@ class Fault(StrEnum):
 
 
 class InvalidRequest(GalaxyMailError):
-    """A request can't be taken as it is, and the same one never will be. Holds every problem found, and no value."""
+    """The request is invalid, and a repeat will be, too. `errors` has every problem, without values."""
 
     def __init__(self, errors: Sequence[FieldError], fault: Fault = Fault.INVALID) -> None:
         super().__init__("; ".join(str(error) for error in errors))
@@ -32,7 +32,7 @@ class InvalidRequest(GalaxyMailError):
 
 
 def idempotency_key(values: Sequence[str]) -> str:
-    """The one value of the header `Idempotency-Key`; `values` has one for each such line. Raises InvalidRequest."""
+    """The value of the header `Idempotency-Key`, which must occur once in `values`. Raises InvalidRequest."""
     if len(values) != 1:
         problem = "comes more than once" if values else "is required"
     elif not IDEMPOTENCY_KEY.fullmatch(values[0]):
@@ -43,7 +43,7 @@ def idempotency_key(values: Sequence[str]) -> str:
 
 
 def json_object(body: bytes, *, content_type: str | None, max_bytes: int) -> dict[str, Json]:
-    """The members of a body that is one strict JSON object. Raises InvalidRequest."""
+    """The members of a body that is a strict JSON object. Raises InvalidRequest."""
     if not _is_json(content_type):
         problem = FieldError("Content-Type", "must be application/json")
         raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
@@ -59,7 +59,7 @@ def json_object(body: bytes, *, content_type: str | None, max_bytes: int) -> dic
 
 
 def _is_json(content_type: str | None) -> bool:
-    """RFC 8259 defines no `charset`; many clients send it all the same, and UTF-8 is the one that is true."""
+    """RFC 8259 defines no `charset`, but many clients send one. Only UTF-8 is correct."""
     media_type, _, parameters = (content_type or "").partition(";")
     if media_type.strip().lower() != "application/json":
         return False
