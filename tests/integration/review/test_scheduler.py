@@ -135,7 +135,7 @@ async def test_what_cannot_be_concluded_does_not_keep_other_claims_from_their_la
     await scheduler_of(house).turn()
     assert house.attempt("lost", 1).failure == Failure(
         code="ownership_lost",
-        summary="the process that was sending it was lost before it recorded an outcome",
+        summary="the process that sent it was lost before it recorded the outcome",
     )
 
 

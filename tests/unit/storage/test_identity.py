@@ -53,7 +53,7 @@ def verdicts() -> list[Verdict]:
 
 
 @pytest.fixture
-def epoch(verdicts: list[Verdict]) -> StoreIdentity:
+def identity(verdicts: list[Verdict]) -> StoreIdentity:
     return StoreIdentity(Keys(), clock=FixedClock(1234), on_verdict=verdicts.append)
 
 
