@@ -164,7 +164,7 @@ _ENDINGS: Final[Mapping[str, str]] = {
     "not_offered": "the relay does not offer what is needed",
     "in_clear": "credentials would travel in clear",
     "too_large": "larger than the relay's SIZE",
-    "malformed": "the message has no spelling as a mail",
+    "malformed": "the message can't be encoded as a mail",
     "claim_short": "less than half of the claim is left",
     "cut_off": "the service stopped, and its grace is over",
 }
