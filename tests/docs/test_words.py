@@ -9,15 +9,13 @@ from tests.docs import words
 NEVER = "Never" + ":"  # in two parts, for this file is looked at too
 
 
-def found(
-    repository: Path, files: dict[str, str], pending: dict[str, frozenset[str]] | None = None
-) -> list[str]:
+def found(repository: Path, files: dict[str, str]) -> list[str]:
     """What is wrong with a repository of these files."""
     for name, text in files.items():
         path = repository / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return list(words.problems(repository, pending or {}))
+    return list(words.problems(repository))
 
 
 def test_names_and_texts_are_plain() -> None:
@@ -69,14 +67,6 @@ def test_a_planted_name_is_found(
 )
 def test_time_other_words_and_other_texts_may_stay(tmp_path: Path, text: str) -> None:
     assert found(tmp_path, {"galaxy_mail/a.py": text}) == []
-
-
-def test_a_pending_name_passes_until_it_is_gone(tmp_path: Path) -> None:
-    pending = {"galaxy_mail/a.py": frozenset({"mend"})}
-    assert found(tmp_path, {"galaxy_mail/a.py": "def mend(): ..."}, pending) == []
-    assert found(tmp_path, {"galaxy_mail/a.py": "def repair(): ..."}, pending) == [
-        "galaxy_mail/a.py: mend is gone, and tests/docs/words.py still lists it as pending"
-    ]
 
 
 @pytest.mark.parametrize("file", ["galaxy_mail/a.lua", "tests/a.py", "docs/a.md", "docs/a.yaml", "README.md"])

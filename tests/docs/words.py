@@ -22,30 +22,19 @@ WRITTEN: Final = (
 )  # whose text is, with the files beside these folders
 TEXTS: Final = {".diff", ".html", ".json", ".lua", ".md", ".py", ".spec", ".tmpl", ".toml", ".txt", ".yaml"}
 
-# Names that are still to be replaced, by file. One that is gone has to go from here too.
-PENDING: Final[Mapping[str, frozenset[str]]] = {
-    "galaxy_mail/storage/records/encoding.py": frozenset({"_Said", "_less", "_spelt"}),
-}
-
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _LUA_FUNCTION: Final = re.compile(r"\bfunction +([\w.:]+)|([\w.]+) *= *function\b")
 _NEVER: Final = re.compile(r"\bNever\**:")
 
 
-def problems(repository: Path = REPOSITORY, pending: Mapping[str, frozenset[str]] = PENDING) -> Iterator[str]:
+def problems(repository: Path = REPOSITORY) -> Iterator[str]:
     """What is not said plainly in the files below `repository`."""
     replacements = replacement_of()
-    found: dict[str, set[str]] = {}
     for path in _below(repository, NAMED):
         relative = path.relative_to(repository).as_posix()
         for where, name in _names(path, relative):
             for word in unfit(name, replacements):
-                found.setdefault(relative, set()).add(name)
-                if name not in pending.get(relative, ()):
-                    yield f"{where}: {name} has the word {word}; plainer: {replacements[word]}"
-    for file, names in pending.items():
-        for name in sorted(names - found.get(file, set())):
-            yield f"{file}: {name} is gone, and tests/docs/words.py still lists it as pending"
+                yield f"{where}: {name} has the word {word}; plainer: {replacements[word]}"
     for path in (*_below(repository, WRITTEN), *sorted(repository.iterdir())):
         for number, line in enumerate(_text(path).splitlines(), start=1):
             if _NEVER.search(line):
