@@ -6,10 +6,14 @@ READY := $(VENV)/.ready
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 FROZEN := $(shell find galaxy_mail templates packaging -type f -not -name '*.pyc')
 
-.PHONY: run test check format binary tools lock bench simulate clean
+.PHONY: run unit test check format binary tools lock bench simulate clean
 
 run: $(READY)
 	$(BIN)/galaxy-mail dev $(ARGS)
+
+# Seconds: builds nothing, fetches nothing.
+unit: $(READY)
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)
 
 test: $(READY) binary tools
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)

@@ -1,17 +1,17 @@
-"""The root of this package's exceptions, and those that the domain raises."""
+"""The base class of this package's exceptions, and the domain's shared exceptions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class GalaxyMailError(Exception):
-    """The base of all exceptions that Galaxy Mail raises itself."""
+    """The base class of all expected errors of Galaxy Mail."""
 
 
 class FieldError(GalaxyMailError):
-    """One value of a request is not acceptable.
+    """A value of a request is invalid.
 
-    `field` is a path such as `envelope.to[1]`, `message` says what is wrong with the value and never repeats it.
+    `field` is a path such as `envelope.to[1]`. `message` gives the problem without the value.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -52,7 +52,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exception itself, or all exceptions of a group, at any depth."""
+    """The exceptions in a group and its subgroups; for another exception, itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)

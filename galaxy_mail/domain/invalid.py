@@ -1,4 +1,4 @@
-"""A request that is refused, and the checks that every JSON body shares."""
+"""The error of an invalid request, and the idempotency key's check."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -6,16 +6,13 @@ from typing import Final
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.ids import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_MAX_CHARS
-from galaxy_mail.domain.media_type import name_of
-from galaxy_mail.domain.records import Json
-from galaxy_mail.domain.strict_json import StrictJsonError, loads
 
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
-BODY: Final = "body"  # the `field` of an error that concerns the body as a whole
+BODY: Final = "body"  # the `field` of an error about the whole body
 
 
 class Fault(StrEnum):
-    """What is wrong with a request, as far as the answer's status depends on it."""
+    """The kind of an invalid request, which decides the status of the answer."""
 
     INVALID = "invalid"  # 400
     TOO_LARGE = "too_large"  # 413
@@ -24,7 +21,7 @@ class Fault(StrEnum):
 
 
 class InvalidRequest(GalaxyMailError):
-    """A request can't be taken as it is, and the same one never will be. Holds every problem found, and no value."""
+    """The request is invalid, and a repeat will be, too. `errors` has every problem, without values."""
 
     def __init__(self, errors: Sequence[FieldError], fault: Fault = Fault.INVALID) -> None:
         super().__init__("; ".join(str(error) for error in errors))
@@ -32,8 +29,13 @@ class InvalidRequest(GalaxyMailError):
         self.fault = fault
 
 
+def too_large(max_bytes: int) -> InvalidRequest:
+    """The refusal of a body that has more bytes."""
+    return InvalidRequest([FieldError(BODY, f"has more than {max_bytes} bytes")], Fault.TOO_LARGE)
+
+
 def idempotency_key(values: Sequence[str]) -> str:
-    """The one value of the header `Idempotency-Key`; `values` has one for each such line. Raises InvalidRequest."""
+    """The value of the header `Idempotency-Key`, which must occur once in `values`. Raises InvalidRequest."""
     if len(values) != 1:
         problem = "comes more than once" if values else "is required"
     elif not IDEMPOTENCY_KEY.fullmatch(values[0]):
@@ -41,28 +43,3 @@ def idempotency_key(values: Sequence[str]) -> str:
     else:
         return values[0]
     raise InvalidRequest([FieldError(IDEMPOTENCY_KEY_HEADER, problem)])
-
-
-def json_object(body: bytes, *, content_type: str | None, max_bytes: int) -> dict[str, Json]:
-    """The members of a body that is one strict JSON object. Raises InvalidRequest."""
-    if not _is_json(content_type):
-        problem = FieldError("Content-Type", "must be application/json")
-        raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
-    if len(body) > max_bytes:
-        raise InvalidRequest([FieldError(BODY, f"has more than {max_bytes} bytes")], Fault.TOO_LARGE)
-    try:
-        value = loads(body)
-    except StrictJsonError as error:
-        raise InvalidRequest([FieldError(BODY, error.message)]) from None
-    if not isinstance(value, dict):
-        raise InvalidRequest([FieldError(BODY, "must be a JSON object")])
-    return value
-
-
-def _is_json(content_type: str | None) -> bool:
-    """RFC 8259 defines no `charset`; many clients send it all the same, and UTF-8 is the one that is true."""
-    if name_of(content_type) != "application/json":
-        return False
-    names = (parameter.partition("=") for parameter in (content_type or "").split(";")[1:])
-    charsets = (value.strip().strip('"') for name, _, value in names if name.strip().lower() == "charset")
-    return all(charset.lower() in {"utf-8", "utf8"} for charset in charsets)

@@ -1,27 +1,24 @@
-"""A login code to mail, as Auth asks for it by REST: header and body to a request."""
+"""Decodes Auth's REST request for a login code mail."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from galaxy_mail.domain.acceptance import MailRequest
-from galaxy_mail.domain.addresses import BadAddress, parse_address
 from galaxy_mail.domain.errors import FieldError
 from galaxy_mail.domain.fingerprint import fingerprint
 from galaxy_mail.domain.ids import valid_traceparent, valid_tracing_id
-from galaxy_mail.domain.invalid import InvalidRequest, idempotency_key, json_object
-from galaxy_mail.domain.locales import BadLocale, parse_locale
+from galaxy_mail.domain.invalid import InvalidRequest, idempotency_key
+from galaxy_mail.domain.json_body import Members, Parse, WrongValue, locale, mail_address, text_value
 from galaxy_mail.domain.records import Content, Envelope, Json, Lane, PayloadMode, Source
-from galaxy_mail.domain.strict_json import shown_name
 
 LOGIN_CODE_TEMPLATE_ID: Final = "auth.login_code"
 BODY_MAX_BYTES: Final = 16 * 1024
 CODE_MAX_CHARS: Final = 64
-MEMBERS: Final = ("email", "code", "locale")
 
-# What a reader can't see is no part of a code: controls, formatting and bidirectional marks, blanks but the space,
-# private use, non-characters. Spelt out, because what Python calls printable grows with its Unicode tables, and a
-# contract must not.
+# A code has no invisible characters: no controls, formatting or bidirectional marks, white space other than the space,
+# private use characters or non-characters. The pattern lists them, because Python's `isprintable` changes with its
+# Unicode version, and the contract must not.
 CODE_SYNTAX: Final = (
     r"[^\u0000-\u001F\u007F-\u00A0\u00AD\u061C\u1680\u180E\u2000-\u200F\u2028-\u202F\u205F-\u206F\u3000"
     r"\uE000-\uF8FF\uFEFF\uFFF0-\uFFFB\uFFFE\uFFFF"
@@ -40,9 +37,9 @@ def decode_login_code(
     trace_id: str | None = None,
     traceparent: str | None = None,
 ) -> MailRequest:
-    """The request, or InvalidRequest with every problem. `idempotency_keys` holds the header's value, once for each line.
+    """The request. Raises InvalidRequest with every problem.
 
-    Tracing values that break their grammar are dropped: they never get a request refused.
+    `idempotency_keys` holds the values of all headers of this name. Invalid tracing values are dropped.
     """
     errors: list[FieldError] = []
     key = ""
@@ -50,45 +47,21 @@ def decode_login_code(
         key = idempotency_key(idempotency_keys)
     except InvalidRequest as invalid:
         errors += invalid.errors
-    try:
-        members = json_object(body, content_type=content_type, max_bytes=BODY_MAX_BYTES)
-    except InvalidRequest as invalid:
-        raise InvalidRequest([*errors, *invalid.errors], invalid.fault) from None
-    errors += [
-        FieldError(shown_name(name), "is not a member of this request")
-        for name in members
-        if name not in MEMBERS
-    ]
-    texts = {name: _text(members, name, errors) for name in MEMBERS}
-    email, code, locale = texts["email"], texts["code"], texts["locale"]
-    if email is not None:
-        try:
-            email = parse_address(email)
-        except BadAddress as bad:
-            errors.append(FieldError("email", str(bad)))
-    if code is not None and not _CODE.fullmatch(code):
-        errors.append(FieldError("code", f"must be 1 to {CODE_MAX_CHARS} printable characters"))
-    if locale is not None:
-        try:
-            locale = parse_locale(locale)
-        except BadLocale as bad:
-            errors.append(FieldError("locale", str(bad)))
-    if errors:
-        raise InvalidRequest(errors)
-    assert email is not None  # else there were errors
-    assert code is not None
+    members = Members.of_body(body, content_type=content_type, max_bytes=BODY_MAX_BYTES, errors=errors)
+    texts = {name: members.need(name, parse, "") for name, parse in MEMBERS.items()}
+    members.finish()
     return MailRequest(
         delivery_id=delivery_id,
         source=Source.AUTHSESSION,
         lane=Lane.PRIORITY,
         payload_mode=PayloadMode.TEMPLATE,
         idempotency_key=key,
-        fingerprint=fingerprint({"source": Source.AUTHSESSION.value, **members}),
+        fingerprint=fingerprint({"source": Source.AUTHSESSION.value, **members.values}),
         content=Content(
-            envelope=Envelope(to=(email,)),
+            envelope=Envelope(to=(texts["email"],)),
             template_id=LOGIN_CODE_TEMPLATE_ID,
-            locale=locale,
-            variables={"code": code},
+            locale=texts["locale"],
+            variables={"code": texts["code"]},
         ),
         request_id=valid_tracing_id(request_id),
         trace_id=valid_tracing_id(trace_id),
@@ -96,9 +69,11 @@ def decode_login_code(
     )
 
 
-def _text(members: dict[str, Json], name: str, errors: list[FieldError]) -> str | None:
-    value = members.get(name)
-    if isinstance(value, str):
-        return value
-    errors.append(FieldError(name, "must be text" if name in members else "is required"))
-    return None
+def _code(value: Json) -> str:
+    code = text_value(value)
+    if not _CODE.fullmatch(code):
+        raise WrongValue(f"must be 1 to {CODE_MAX_CHARS} printable characters")
+    return code
+
+
+MEMBERS: Final[Mapping[str, Parse[str]]] = {"email": mail_address, "code": _code, "locale": locale}

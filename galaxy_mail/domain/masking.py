@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
-from galaxy_mail.domain.raw_fields import Kept, numbered, read_back
+from galaxy_mail.domain.raw_fields import Kept, decode_value, numbered
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.secrets import MASK, is_secret_name, mentions_secret
 
@@ -30,7 +30,7 @@ _NUMBERED: Final = re.compile(r" \([0-9]+\)\Z")  # how `raw_fields` keeps a name
 
 def mask_fields(fields: Mapping[str, str]) -> dict[str, str]:
     """The kept raw fields of a malformed command (`raw_fields.keep`) as operators see them."""
-    return {name: _shown(_NUMBERED.sub("", name), read_back(stored)) for name, stored in fields.items()}
+    return {name: _shown(_NUMBERED.sub("", name), decode_value(stored)) for name, stored in fields.items()}
 
 
 def _shown(name: str, kept: Kept) -> str:

@@ -16,7 +16,7 @@ _PARAMETER: Final = re.compile(rf';[ \t]*({_NAME}=(?:{_NAME}|"(?:[^"\\]|\\.)*"))
 
 
 class MediaType(NamedTuple):
-    """One media type, spelt as it came."""
+    """One media type, as it was written."""
 
     type: str
     subtype: str

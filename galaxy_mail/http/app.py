@@ -1,7 +1,7 @@
 """The API: which routes there are, and how each request becomes an answer."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import trio
@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from werkzeug.routing import MapAdapter, PathConverter
 
 from galaxy_mail.actors.supervisor import Supervisor
-from galaxy_mail.http.connection import ClientLeft, Connection, NoWebsocket, Request
+from galaxy_mail.http.connection import ClientLeft, Connection, Request
 from galaxy_mail.http.deliveries import Deliveries
 from galaxy_mail.http.health import Checks, Health
 from galaxy_mail.http.login_codes import LoginCodes
@@ -26,7 +26,7 @@ from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.reader import Reader
 from galaxy_mail.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -65,7 +65,6 @@ class App(QuartTrio):
     """
 
     asgi_http_class = Connection
-    asgi_websocket_class: Any = NoWebsocket
     request_class = Request
 
     def __init__(

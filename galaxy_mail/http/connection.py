@@ -11,12 +11,12 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, WebsocketScope
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
-from galaxy_mail.domain.invalid import BODY, Fault, InvalidRequest
+from galaxy_mail.domain.invalid import InvalidRequest, too_large
 from galaxy_mail.http.responses import Answer, Header
 
 # What may still come of a body that was refused. Read to its end, so that the client reads the answer and not a reset
@@ -47,7 +47,7 @@ class Request(TrioRequest):
         if "\N{REPLACEMENT CHARACTER}" in self.path:
             raise InvalidRequest([FieldError("path", "is not UTF-8")])
         query = self.query_string
-        if b"%" in query or not query.isascii():
+        if b"%" in query:
             try:
                 unquote_to_bytes(query).decode()
             except UnicodeDecodeError:
@@ -57,12 +57,12 @@ class Request(TrioRequest):
         """The body. Raises InvalidRequest where it is longer, as soon as that shows; ClientLeft."""
         declared = self.content_length
         if declared is not None and declared > max_bytes:
-            raise _too_large(max_bytes)
+            raise too_large(max_bytes)
         body = b""
         while not self.whole:
             body += await self._part()
             if len(body) > max_bytes:
-                raise _too_large(max_bytes)
+                raise too_large(max_bytes)
         return body
 
     async def read_leftover(self) -> None:
@@ -114,23 +114,8 @@ class Connection(TrioASGIHTTPConnection):
                 nursery.cancel_scope.cancel()
 
 
-class NoWebsocket:
-    """Refuses websockets: hypercorn answers 403."""
-
-    def __init__(self, _app: object, _scope: WebsocketScope) -> None:
-        pass
-
-    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        await receive()
-        await send({"type": "websocket.close", "code": 1000, "reason": None})
-
-
 def _has_body(request: Request) -> bool:
     return bool(request.content_length) or "Transfer-Encoding" in request.headers
-
-
-def _too_large(max_bytes: int) -> InvalidRequest:
-    return InvalidRequest([FieldError(BODY, f"has more than {max_bytes} bytes")], Fault.TOO_LARGE)
 
 
 async def _send(send: ASGISendCallable, answer: Answer, method: str) -> None:

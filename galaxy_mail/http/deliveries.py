@@ -6,6 +6,7 @@ import msgspec
 
 from galaxy_mail.domain.ids import DELIVERY_ID
 from galaxy_mail.domain.invalid import idempotency_key as idempotency_key_of
+from galaxy_mail.domain.json_body import Members, mail_address
 from galaxy_mail.domain.records import DeliveryStatus, Source
 from galaxy_mail.domain.resend_job import (
     PER_SECOND_DEFAULT,
@@ -24,7 +25,7 @@ from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import attempt_view, delivery_view, resend_job_view
 from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending, UnknownParent
-from galaxy_mail.storage.records.reader import Filter, Reader
+from galaxy_mail.storage.reader import Filter, Reader
 
 _CURSOR: Final = r.cursor(DELIVERY_ID)
 _STATUS: Final = r.one_of(DeliveryStatus)
@@ -53,9 +54,9 @@ class Deliveries:
         )
 
     async def list(self, request: Request) -> Answer:
-        query = r.Members.of_query(request)
+        query = r.query_members(request)
         which = Filter(
-            recipient=query.take("recipient", r.mail_address, None),
+            recipient=query.take("recipient", mail_address, None),
             status=query.take("status", _STATUS, None),
             source=query.take("source", _SOURCE, None),
             template_id=query.take("template_id", r.template_id, None),
@@ -76,7 +77,7 @@ class Deliveries:
         )
 
     async def show(self, request: Request, delivery_id: str) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         delivery = await self._reader.delivery(_valid(delivery_id))
         if delivery is None:
             raise NothingThere("delivery")
@@ -84,7 +85,7 @@ class Deliveries:
         return json_answer(delivery_view(delivery, children))
 
     async def attempts(self, request: Request, delivery_id: str) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         attempts = await self._reader.attempts(_valid(delivery_id))
         if attempts is None:
             raise NothingThere("delivery")
@@ -114,11 +115,11 @@ class Deliveries:
 
     async def _who_and_why(self, request: Request) -> tuple[str | None, str | None]:
         """Both may be left out, and the body with them."""
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         body = await request.read_body(r.BODY_MAX_BYTES)
         if not body:
             return None, None
-        members = r.Members.of_body(body, request)
+        members = r.body_members(body, request)
         resent_by = members.take("resent_by", r.person, None)
         reason = members.take("reason", r.reason, None)
         members.finish()
@@ -126,8 +127,8 @@ class Deliveries:
 
     async def start_job(self, request: Request) -> Answer:
         key = idempotency_key_of(request.headers.getlist("Idempotency-Key"))
-        r.Members.of_query(request).finish()
-        members = r.Members.of_body(await request.read_body(r.BODY_MAX_BYTES), request)
+        r.query_members(request).finish()
+        members = r.body_members(await request.read_body(r.BODY_MAX_BYTES), request)
         asked = _job_request(members, created_by=known(request))
         with audited(
             request,
@@ -146,7 +147,7 @@ class Deliveries:
         return json_answer(resend_job_view(job), location, status=202)
 
     async def job(self, request: Request, job_id: str) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         job = await self._resend_jobs.get(job_id)
         if job is None:
             raise NothingThere("resend job")
@@ -160,11 +161,11 @@ def _valid(delivery_id: str) -> str:
     return delivery_id
 
 
-def _job_request(members: r.Members, *, created_by: str | None) -> ResendJobRequest:
+def _job_request(members: Members, *, created_by: str | None) -> ResendJobRequest:
     which = members.need_members("filter")
     chosen = ResendFilter(
         status=which.need("status", _ENDED, DeliveryStatus.FAILED),
-        recipient=which.take("recipient", r.mail_address, None),
+        recipient=which.take("recipient", mail_address, None),
         source=which.take("source", _SOURCE, None),
         template_id=which.take("template_id", r.template_id, None),
         created_from_ms=which.take("created_from_ms", r.time_ms, None),

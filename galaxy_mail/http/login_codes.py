@@ -9,7 +9,7 @@ from galaxy_mail.domain.ids import ULID_RANDOM_BYTES, new_delivery_id
 from galaxy_mail.domain.login_code import BODY_MAX_BYTES, decode_login_code
 from galaxy_mail.domain.records import Source
 from galaxy_mail.http.connection import Request
-from galaxy_mail.http.requests import Members, Tracing
+from galaxy_mail.http.requests import Tracing, query_members
 from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Answer
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
@@ -32,7 +32,7 @@ class LoginCodes:
     async def create(self, request: Request) -> Answer:
         started_s = trio.current_time()
         if request.query_string:
-            Members.of_query(request).finish()  # there is no parameter
+            query_members(request).finish()  # there is no parameter
         body = await request.read_body(BODY_MAX_BYTES)
         headers = request.headers
         tracing = Tracing.of(headers)
@@ -40,7 +40,7 @@ class LoginCodes:
             headers.getlist("Idempotency-Key"),
             body,
             content_type=headers.get("Content-Type"),
-            delivery_id=new_delivery_id(self._intake.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
+            delivery_id=new_delivery_id(self._intake.clock.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
             request_id=tracing.request_id,
             trace_id=tracing.trace_id,
             traceparent=tracing.traceparent,

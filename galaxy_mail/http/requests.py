@@ -1,19 +1,14 @@
-"""What requests have in common: tracing headers, parameters, cursors, members of bodies.
-
-Everything that is wrong with a request is told at once, each with its field; no message repeats a value.
-"""
+"""What requests have in common: tracing headers, the query's parameters, cursors, parsers of values."""
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final, Self, TypeVar
 
 from msgspec import Struct
 from werkzeug.datastructures import Headers
 
-from galaxy_mail.domain.addresses import parse_address
-from galaxy_mail.domain.errors import FieldError, GalaxyMailError
+from galaxy_mail.domain.errors import FieldError
 from galaxy_mail.domain.ids import (
     IDEMPOTENCY_KEY,
     IDEMPOTENCY_KEY_MAX_CHARS,
@@ -23,11 +18,11 @@ from galaxy_mail.domain.ids import (
     valid_traceparent,
     valid_tracing_id,
 )
-from galaxy_mail.domain.invalid import InvalidRequest, json_object
+from galaxy_mail.domain.json_body import Members, Parse, WrongValue, text_value
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.strict_json import MAX_NUMBER, shown_name
 from galaxy_mail.http.connection import Request
-from galaxy_mail.storage.records.reader import Position
+from galaxy_mail.storage.reader import Position
 
 BODY_MAX_BYTES: Final = 16 * 1024
 LIMIT_DEFAULT: Final = 50
@@ -36,14 +31,7 @@ REASON_MAX_CHARS: Final = 500
 PERSON_MAX_CHARS: Final = 128
 CURSOR_MAX_CHARS: Final = 512
 
-T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
-
-Parse = Callable[[Json], T]  # raises WrongValue, or another ValueError, with words such as "must be a number"
-
-
-class WrongValue(GalaxyMailError, ValueError):
-    """A value that is not what it should be. The message never repeats it."""
 
 
 class Tracing(Struct, frozen=True):
@@ -63,82 +51,19 @@ class Tracing(Struct, frozen=True):
         )
 
 
-class Members:
-    """Named values of one request, each taken by its name; what is wrong is collected until `finish`."""
+def query_members(request: Request) -> Members:
+    """The query's parameters, each of which may come once."""
+    repeated = [
+        FieldError(shown_name(name), "comes more than once")
+        for name, values in request.args.lists()
+        if len(values) > 1
+    ]
+    return Members(request.args.to_dict(), what="a parameter of this route", errors=repeated)
 
-    def __init__(
-        self, values: Mapping[str, Json], *, what: str, path: str = "", errors: list[FieldError] | None = None
-    ) -> None:
-        self.values = values
-        self._what = what  # as in "is not a parameter of this route"
-        self._path = path
-        self._taken: set[str] = set()
-        self._errors: list[FieldError] = [] if errors is None else errors
 
-    @classmethod
-    def of_query(cls, request: Request) -> Self:
-        """The query's parameters, each of which may come once."""
-        repeated = [
-            FieldError(shown_name(name), "comes more than once")
-            for name, values in request.args.lists()
-            if len(values) > 1
-        ]
-        return cls(request.args.to_dict(), what="a parameter of this route", errors=repeated)
-
-    @classmethod
-    def of_body(cls, body: bytes, request: Request, max_bytes: int = BODY_MAX_BYTES) -> Self:
-        """The members of the JSON object that the body is. Raises InvalidRequest where it is none."""
-        content_type = request.headers.get("Content-Type")
-        return cls(
-            json_object(body, content_type=content_type, max_bytes=max_bytes), what="a member of this request"
-        )
-
-    def take(self, name: str, parse: Parse[T], default: T) -> T:
-        """The value, or the default where it is left out or, until `finish` tells, wrong."""
-        self._taken.add(name)
-        if name not in self.values:
-            return default
-        return self._parsed(name, parse, default)
-
-    def need(self, name: str, parse: Parse[T], placeholder: T) -> T:
-        """The value; that it is left out is an error. The placeholder stands for it until `finish` raises."""
-        self._taken.add(name)
-        if name not in self.values:
-            self._errors.append(FieldError(self._path + name, "is required"))
-            return placeholder
-        return self._parsed(name, parse, placeholder)
-
-    def need_members(self, name: str) -> "Members":
-        """The object of this name, as members of their own that report here."""
-        values: Mapping[str, Json] = self.need(name, json_members, {})
-        is_object = isinstance(self.values.get(name), dict)
-        return Members(
-            values,
-            what=self._what,
-            path=f"{self._path}{name}.",
-            errors=self._errors if is_object else [],  # of what is no object nothing more needs to be said
-        )
-
-    def wrong(self, name: str, message: str) -> None:
-        self._errors.append(FieldError(self._path + name, message))
-
-    def finish(self) -> None:
-        """Raises InvalidRequest with everything that was wrong, unknown names too."""
-        self.refuse_unknown()
-        if self._errors:
-            raise InvalidRequest(self._errors)
-
-    def refuse_unknown(self) -> None:
-        for name in self.values:
-            if name not in self._taken:
-                self._errors.append(FieldError(self._path + shown_name(name), f"is not {self._what}"))
-
-    def _parsed(self, name: str, parse: Parse[T], otherwise: T) -> T:
-        try:
-            return parse(self.values[name])
-        except ValueError as wrong:
-            self._errors.append(FieldError(self._path + name, str(wrong)))
-            return otherwise
+def body_members(body: bytes, request: Request, max_bytes: int = BODY_MAX_BYTES) -> Members:
+    """The members of the JSON object in the body. Raises InvalidRequest if the body is anything else."""
+    return Members.of_body(body, content_type=request.headers.get("Content-Type"), max_bytes=max_bytes)
 
 
 # Parsers: of texts from a query and of JSON values from a body alike, where nothing else is said.
@@ -146,11 +71,10 @@ class Members:
 
 def text(max_chars: int) -> Parse[str]:
     def parse(value: Json) -> str:
-        if not isinstance(value, str):
-            raise WrongValue("must be text")
-        if not 1 <= len(value) <= max_chars:
+        chars = text_value(value)
+        if not 1 <= len(chars) <= max_chars:
             raise WrongValue(f"must be 1 to {max_chars} characters")
-        return value
+        return chars
 
     return parse
 
@@ -165,12 +89,6 @@ def one_of(kind: type[E], only: frozenset[E] | None = None) -> Parse[E]:
         raise WrongValue(f"must be one of {', '.join(member.value for member in allowed)}")
 
     return parse
-
-
-def mail_address(value: Json) -> str:
-    if not isinstance(value, str):
-        raise WrongValue("must be text")
-    return parse_address(value)  # BadAddress is a ValueError
 
 
 def template_id(value: Json) -> str:
@@ -190,12 +108,6 @@ def idempotency_key(value: Json) -> str:
 def flag(value: Json) -> bool:
     if not isinstance(value, bool):
         raise WrongValue("must be true or false")
-    return value
-
-
-def json_members(value: Json) -> Mapping[str, Json]:
-    if not isinstance(value, dict):
-        raise WrongValue("must be a JSON object")
     return value
 
 

@@ -12,7 +12,7 @@ from galaxy_mail.http.responses import Answer, json_answer
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import dead_letter_view, malformed_command_view
-from galaxy_mail.storage.records.reader import Page, Position, Reader
+from galaxy_mail.storage.reader import Page, Position, Reader
 
 
 class Review:
@@ -38,7 +38,7 @@ class Review:
         return _page(await self._reader.malformed_commands(limit=limit, after=after), malformed_command_view)
 
     async def malformed_command(self, request: Request, entry_id: str) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         command = await self._reader.malformed_command(entry_id) if ENTRY_ID.fullmatch(entry_id) else None
         if command is None:
             raise NothingThere("malformed command")
@@ -46,7 +46,7 @@ class Review:
 
 
 def _paging(request: Request, member: re.Pattern[str]) -> tuple[int, Position | None]:
-    query = r.Members.of_query(request)
+    query = r.query_members(request)
     limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
     after = query.take("cursor", r.cursor(member), None)
     query.finish()

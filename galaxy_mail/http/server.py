@@ -5,6 +5,7 @@ import ssl
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from socket import (
@@ -19,13 +20,14 @@ from socket import (
 )
 from typing import Any, Final, Self
 
+import h11
 import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.logging import Logger
-from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, ResponseSummary, WWWScope
@@ -89,7 +91,7 @@ class Tls(Struct, frozen=True):
         """With `client_ca`, clients need a certificate that comes from it. Raises BadTlsFile."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["h2", "http/1.1"])
+        context.set_alpn_protocols(["http/1.1"])
         try:
             context.load_cert_chain(cert, key, password=lambda: b"")  # never asks at the terminal
         except (ssl.SSLError, OSError) as error:
@@ -186,41 +188,71 @@ class HttpServer:
 
 
 class _Connection(TCPServer):
-    """One connection of hypercorn's; it is awaited for all that happens on it."""
+    """One connection, served by hypercorn over HTTP/1.1 alone."""
 
     _left = False  # the client has closed its end
 
     async def run(self) -> None:
-        """Ends without an exception, also where a client sends what hypercorn is not prepared for.
-
-        HTTP/2 carries bytes where HTTP/1.1 would refuse them, in a path or a method, and hypercorn decodes them as if
-        they were ASCII; and it takes any text for the settings of an upgrade. That closed every connection of the
-        server, and a few of them would have ended the process.
-        """
+        """Logs an unexpected error instead of raising it, which would end the server with all its connections."""
         try:
             await super().run()
-        except* Exception as group:  # noqa: BLE001  # whatever it is, it is this connection's alone
-            # What was sent is in the exceptions' words, secrets included: only what they are is told, and where.
+        except* Exception as group:  # noqa: BLE001  # whatever it is, only this connection is affected
+            # The messages may quote what the client sent, secrets included: log only types and places.
             log.warning("connection_failed", errors=sorted({_origin(error) for error in leaves(group)}))
 
     async def _read_data(self) -> None:
-        """Until the client is gone. Then nothing keeps the connection open but requests that have not ended yet.
+        """Reads until the client closes its end. From then on only unfinished requests keep the connection open.
 
-        The timer of idle connections did, for the whole IDLE_WITHIN_S, without a request or by HTTP/2: a balancer that
-        does no more than connect would have used up the files that a process may open. And an answer by HTTP/2 waited
-        for ever to be sent by a task that had ended.
+        Hypercorn would keep it until the idle timer fires, IDLE_WITHIN_S later: health checks that only connect
+        would exhaust the file descriptors.
         """
+        made = self.protocol  # hypercorn's wrapper, which starts with a protocol that follows upgrades
+        made.protocol = _Http1(
+            made.app,
+            made.config,
+            made.context,
+            made.task_group,
+            made.state,
+            made.ssl,
+            made.client,
+            made.server,
+            made.send,
+        )
         await super()._read_data()
         self._left = True
         await self.idle_task.stop()
-        protocol = self.protocol.protocol
-        if isinstance(protocol, H2Protocol):
-            for buffer in list(protocol.stream_buffers.values()):
-                await buffer.close()
 
     async def protocol_send(self, event: Event) -> None:
-        if not (self._left and isinstance(event, Updated)):  # which would start that timer again
+        if self._left and isinstance(event, Updated):
+            return  # it would restart the idle timer
+        with suppress(trio.BusyResourceError):  # the other task is closing the connection
             await super().protocol_send(event)
+
+
+class _Http1(H11Protocol):
+    """HTTP/1.1 without upgrades. Hypercorn's own protocol changes to HTTP/2 or a websocket when a client asks."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Hypercorn would change to HTTP/2 here."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if not request.http_version.startswith(b"1."):
+            # HTTP/2 with prior knowledge starts with `PRI * HTTP/2.0`.
+            await self._send_error_response(505)
+            await self.send(Closed())
+            return
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        if len(headers) < len(request.headers):
+            # An upgrade may be ignored (RFC 9110 §7.8). Some clients, Java's among them, ask for one by default: they
+            # get their answer, and then the connection closes.
+            self.keep_alive_requests = self.config.keep_alive_max_requests
+            request = h11.Request(
+                method=request.method,
+                target=request.target,
+                headers=headers,
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
 
 
 def _origin(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import suppression_view
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.reader import Reader
 
 IMPORT_MAX_BYTES: Final = 5 * 1024 * 1024
 AT_A_TIME: Final = 500
@@ -46,7 +46,7 @@ class Suppressions:
         )
 
     async def list(self, request: Request) -> Answer:
-        query = r.Members.of_query(request)
+        query = r.query_members(request)
         limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
         after = query.take("cursor", r.plain_cursor, "")
         query.finish()
@@ -59,20 +59,20 @@ class Suppressions:
         )
 
     async def show(self, request: Request, address: str) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         entry = await self._suppressions.get(_entry(address))
         if entry is None:
             raise NothingThere("suppression")
         return json_answer(suppression_view(entry))
 
     async def put(self, request: Request, address: str) -> Answer:
-        r.Members.of_query(request).finish()
-        members = r.Members.of_body(await request.read_body(r.BODY_MAX_BYTES), request)
+        r.query_members(request).finish()
+        members = r.body_members(await request.read_body(r.BODY_MAX_BYTES), request)
         entry = Suppression(
             address=_entry(address),
             reason=members.need("reason", r.reason, ""),
             created_by=members.take("created_by", r.person, known(request)),
-            created_at_ms=self._reader.now_ms(),
+            created_at_ms=self._reader.clock.now_ms(),
         )
         members.finish()
         with audited(
@@ -83,7 +83,7 @@ class Suppressions:
         return json_answer(suppression_view(entry), status=201 if is_new else 200)
 
     async def remove(self, request: Request, address: str) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         entry = _entry(address)
         with audited(request, "unsuppress", address=entry):
             if not await self._suppressions.remove(entry):
@@ -91,14 +91,18 @@ class Suppressions:
         return Answer(status=204, headers=(NO_STORE,))
 
     async def take_csv(self, request: Request) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         if name_of(request.headers.get("Content-Type")) != "text/csv":
             problem = FieldError("Content-Type", "must be text/csv")
             raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
         body = await request.read_body(IMPORT_MAX_BYTES)
         with audited(request, "import_suppressions") as action:
             entries = await trio.to_thread.run_sync(
-                suppression_csv.decode, body, known(request), self._reader.now_ms(), abandon_on_cancel=True
+                suppression_csv.decode,
+                body,
+                known(request),
+                self._reader.clock.now_ms(),
+                abandon_on_cancel=True,
             )
             added = 0
             for first in range(0, len(entries), AT_A_TIME):
@@ -107,7 +111,7 @@ class Suppressions:
         return json_answer({"added": added, "replaced": len(entries) - added})
 
     async def give_csv(self, request: Request) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         with audited(request, "export_suppressions") as action:
             addresses = await self._reader.suppressed_addresses()
             action.found(entries=len(addresses))

@@ -5,7 +5,7 @@ from typing import Final
 
 import trio
 
-from galaxy_mail.domain.locales import parse_locale
+from galaxy_mail.domain.json_body import json_members, locale
 from galaxy_mail.domain.records import Failure, Json, RenderedContent
 from galaxy_mail.http import requests as r
 from galaxy_mail.http.connection import Request
@@ -33,11 +33,11 @@ class Templates:
         )
 
     async def list(self, request: Request) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         return json_answer({"items": list(map(template_view, self._catalog.templates()))})
 
     async def preview(self, request: Request, template_id: str) -> Answer:
-        r.Members.of_query(request).finish()
+        r.query_members(request).finish()
         body = await request.read_body(PREVIEW_MAX_BYTES)
         # In a thread: a login code must not wait while a template goes round in loops.
         outcome = await trio.to_thread.run_sync(
@@ -52,14 +52,8 @@ class Templates:
                 raise WillNotRender(outcome)
 
     def _rendered(self, template_id: str, body: bytes, request: Request) -> RenderedContent | Failure:
-        members = r.Members.of_body(body, request, PREVIEW_MAX_BYTES)
-        locale = members.need("locale", _locale, "")
-        variables: Mapping[str, Json] = members.need("variables", r.json_members, {})
+        members = r.body_members(body, request, PREVIEW_MAX_BYTES)
+        spoken = members.need("locale", locale, "")
+        variables: Mapping[str, Json] = members.need("variables", json_members, {})
         members.finish()
-        return self._catalog.render(template_id, locale, variables)
-
-
-def _locale(value: Json) -> str:
-    if not isinstance(value, str):
-        raise r.WrongValue("must be text")
-    return parse_locale(value)  # BadLocale is a ValueError
+        return self._catalog.render(template_id, spoken, variables)

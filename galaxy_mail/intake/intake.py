@@ -16,6 +16,7 @@ from galaxy_mail.domain.acceptance import (
     suppression_entries,
 )
 from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import OutcomeUnknown
 from galaxy_mail.storage.links.protocol import Call
 from galaxy_mail.storage.operations.answers import (
@@ -52,13 +53,17 @@ class Intake:
         self,
         store: Store,
         *,
+        clock: Clock,
+        idempotency_ttl_ms: int,
         allowlist: frozenset[str],  # empty: everyone may be mailed
         message_domain: str,
         metrics: Metrics,
         traces: Traces,
         on_accepted: Callable[[], None],
     ) -> None:
+        self.clock = clock
         self._store = store
+        self._idempotency_ttl_ms = idempotency_ttl_ms
         self._allowlist = allowlist
         self._message_domain = message_domain
         self._metrics = metrics
@@ -96,7 +101,7 @@ class Intake:
                     return self.accepted(acceptance)
                 case Replay(record) if record.delivery_id == request.delivery_id and repeated:
                     return self.accepted(acceptance)  # by the call whose reply was lost
-                case Replay(record, raw) if record.expires_at_ms <= self._store.now_ms():
+                case Replay(record, raw) if record.expires_at_ms <= self.clock.now_ms():
                     replaced = raw
                 case Replay(record):
                     if record.fingerprint != request.fingerprint:
@@ -114,18 +119,14 @@ class Intake:
         """Whether each accepting pipeline waits for the disk or for a replica."""
         return self._store.durable
 
-    def now_ms(self) -> int:
-        """Epoch milliseconds on Redis' clock."""
-        return self._store.now_ms()
-
     def acceptance(self, request: MailRequest, suppressed: Suppressed) -> Acceptance:
         """The records of this request, by these entries of the suppression list and by the allowlist."""
         return accept(
             request,
             suppressed=not_allowed(request.content.envelope, self._allowlist) | dict(suppressed),
             message_domain=self._message_domain,
-            idempotency_ttl_ms=self._store.retention.idempotency_ms,
-            now_ms=self._store.now_ms(),
+            idempotency_ttl_ms=self._idempotency_ttl_ms,
+            now_ms=self.clock.now_ms(),
         )
 
     def accept_call(self, acceptance: Acceptance, *, position: StreamPosition, replaced: bytes) -> Call:

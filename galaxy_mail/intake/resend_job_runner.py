@@ -11,9 +11,10 @@ from galaxy_mail.domain.resend import ResendNotAllowed
 from galaxy_mail.domain.resend_job import JobStatus, ResendJob, ResendJobRequest, new_job
 from galaxy_mail.intake.intake import IdempotencyConflict
 from galaxy_mail.intake.resending import Resending, UnknownParent
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.operations.job_store import ResendJobStore, SavedJob
-from galaxy_mail.storage.records.reader import Filter, Page, Position, Reader
+from galaxy_mail.storage.reader import Filter, Page, Position, Reader
 
 log = structlog.get_logger()
 
@@ -25,10 +26,11 @@ DRY_PAGES: Final = 10  # counted in one step
 class ResendJobRunner:
     """Starts jobs, and works on those that no other process has in hand."""
 
-    def __init__(self, reader: Reader, resending: Resending, jobs: ResendJobStore) -> None:
+    def __init__(self, reader: Reader, resending: Resending, jobs: ResendJobStore, clock: Clock) -> None:
         self._reader = reader
         self._resending = resending
         self._jobs = jobs
+        self._clock = clock
         self._owner = secrets.token_hex(8)
 
     async def start(
@@ -38,7 +40,7 @@ class ResendJobRunner:
 
         `asked` is the request as it came; repeats are compared by it.
         """
-        job = new_job(request, asked, idempotency_key=idempotency_key, now_ms=self._reader.now_ms())
+        job = new_job(request, asked, idempotency_key=idempotency_key, now_ms=self._clock.now_ms())
         existing = await self._jobs.create(job)
         if existing is None:
             return job, False
@@ -52,7 +54,7 @@ class ResendJobRunner:
 
     async def jobs_to_work_on(self) -> list[SavedJob]:
         """Unfinished jobs that no other process has in hand. Raises RedisFailure."""
-        now_ms = self._reader.now_ms()
+        now_ms = self._clock.now_ms()
         return [
             saved
             for saved in await self._jobs.unfinished()
@@ -66,7 +68,7 @@ class ResendJobRunner:
         idempotency keys recognise what was resent since.
         """
         owned: SavedJob | None = saved
-        if not saved.job.is_owned_by(self._owner, self._reader.now_ms() + OWNED_FOR_MS // 2):
+        if not saved.job.is_owned_by(self._owner, self._clock.now_ms() + OWNED_FOR_MS // 2):
             owned = await self._save(saved.job, instead_of=saved)
         if owned is None:  # two processes saw an unowned job, and the other one took it
             return None
@@ -79,12 +81,12 @@ class ResendJobRunner:
         except Exception:  # a broken job must not stop the others, or the service
             log.exception("resend_job_failed", job_id=saved.job.job_id)
             failure = Failure(code="internal_error", summary="an unexpected error; the log has more")
-            job = owned.job.finished(JobStatus.FAILED, at_ms=self._reader.now_ms(), failure=failure)
+            job = owned.job.finished(JobStatus.FAILED, at_ms=self._clock.now_ms(), failure=failure)
         done = await self._save(job, instead_of=owned)
         return None if done is None else done.job
 
     async def _save(self, job: ResendJob, *, instead_of: SavedJob) -> SavedJob | None:
-        now_ms = self._reader.now_ms()
+        now_ms = self._clock.now_ms()
         if job.running:
             job = replace(job, owner=self._owner, owned_until_ms=now_ms + OWNED_FOR_MS, updated_at_ms=now_ms)
         return await self._jobs.save(job, instead_of=instead_of)
@@ -105,7 +107,7 @@ class ResendJobRunner:
             matched += 1
             resent += await self._resend_for(job, delivery)
             if delivery is not due[-1] and not job.is_owned_by(
-                self._owner, self._reader.now_ms() + OWNED_FOR_MS // 2
+                self._owner, self._clock.now_ms() + OWNED_FOR_MS // 2
             ):
                 # Redis is slow. Saved only at the page's end, the job would time out and go to another process each time.
                 page = Page([], Position(delivery.created_at_ms, delivery.delivery_id))
@@ -162,5 +164,5 @@ class ResendJobRunner:
             job, matched=job.matched + matched, resent=job.resent + resent, skipped=job.skipped + skipped
         )
         if page.next is None:
-            return job.finished(JobStatus.DONE, at_ms=self._reader.now_ms())
+            return job.finished(JobStatus.DONE, at_ms=self._clock.now_ms())
         return replace(job, reached_at_ms=page.next.at_ms, reached_id=page.next.member)

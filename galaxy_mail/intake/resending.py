@@ -10,7 +10,8 @@ from galaxy_mail.domain.ids import ULID_RANDOM_BYTES, new_delivery_id
 from galaxy_mail.domain.records import Source
 from galaxy_mail.domain.resend import ResendNotAllowed, resend_fingerprint, resend_request
 from galaxy_mail.intake.intake import Intake
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.links.clock import Clock
+from galaxy_mail.storage.reader import Reader
 from galaxy_mail.telemetry.traces import Traces
 
 log = structlog.get_logger()
@@ -31,9 +32,10 @@ class Resent(Struct, frozen=True, kw_only=True):
 class Resending:
     """Makes clones and accepts them like any other mail."""
 
-    def __init__(self, reader: Reader, intake: Intake, traces: Traces) -> None:
+    def __init__(self, reader: Reader, intake: Intake, clock: Clock, traces: Traces) -> None:
         self._reader = reader
         self._intake = intake
+        self._clock = clock
         self._traces = traces
 
     async def resend(
@@ -58,7 +60,7 @@ class Resending:
                 found.delivery,
                 found.content,
                 found.rendered,
-                delivery_id=new_delivery_id(self._reader.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
+                delivery_id=new_delivery_id(self._clock.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
                 idempotency_key=idempotency_key,
                 resent_by=resent_by,
                 request_id=request_id,

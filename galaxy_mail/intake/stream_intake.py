@@ -22,8 +22,8 @@ from galaxy_mail.domain.commands import (
 from galaxy_mail.domain.records import Source
 from galaxy_mail.intake.intake import Intake
 from galaxy_mail.storage.links.errors import RedisFailure, RedisRefused
-from galaxy_mail.storage.links.protocol import Call, Entry, Reply
-from galaxy_mail.storage.operations.answers import Accepted, accept_answer
+from galaxy_mail.storage.links.protocol import Call, Entry
+from galaxy_mail.storage.operations.answers import Accepted, AcceptReply
 from galaxy_mail.storage.operations.command_stream import CommandStream, Known
 from galaxy_mail.storage.operations.identity import entry_number
 from galaxy_mail.storage.operations.store import StreamPosition
@@ -64,13 +64,11 @@ class Step(Struct, frozen=True):
     made: Acceptance | MailRequest | Malformed  # accepted | a duplicate | malformed
     span: Span  # ends when the pipeline is answered
 
-    def answered(self, reply: Reply) -> None:
+    def answered(self, reply: AcceptReply | RedisRefused) -> None:
         """Ends the span: failed, unless the command is accepted or repeats one that was."""
         if self.span is not OFF:
-            if isinstance(reply, RedisRefused):
+            if not isinstance(reply, Accepted):
                 self.span.failed(type(reply).__name__)
-            elif not isinstance(answer := accept_answer(reply), Accepted):
-                self.span.failed(type(answer).__name__)
             elif isinstance(self.made, Malformed):
                 self.span.failed(self.made.failure_code)
         self.span.end()
@@ -146,7 +144,7 @@ class CommandIntake:
 
     def _plan(self, batch: Batch, known: Known, offset: str) -> Iterator[Step]:
         """The step for each entry, by what Redis knows and by the entries before it."""
-        now_ms = self._intake.now_ms()
+        now_ms = self._intake.clock.now_ms()
         fingerprints = {
             key: record.fingerprint for key, record in known.records.items() if record.expires_at_ms > now_ms
         }
@@ -185,7 +183,9 @@ class CommandIntake:
         delivery_id, traceparent = tracing_fields(fields)
         return self._traces.accepting(Source.NOTIFICATION, delivery_id, traceparent)
 
-    def _progress(self, steps: Sequence[Step], replies: Sequence[Reply], before: Progress) -> Progress:
+    def _progress(
+        self, steps: Sequence[Step], replies: Sequence[AcceptReply | RedisRefused], before: Progress
+    ) -> Progress:
         """Counts and logs what these replies say; how far the batch has come with them."""
         offset, refusal = before.offset, before.refusal
         accepted, duplicates, malformed = before.accepted, before.duplicates, before.malformed
@@ -193,7 +193,7 @@ class CommandIntake:
             if isinstance(reply, RedisRefused):
                 refusal = refusal or reply
                 continue
-            if not isinstance(accept_answer(reply), Accepted):
+            if not isinstance(reply, Accepted):
                 # It was not next: an earlier entry was refused, or another reader moved the offset. In the second case a
                 # later entry may be next again.
                 continue
@@ -202,7 +202,7 @@ class CommandIntake:
                 case Acceptance():
                     accepted += 1
                     self._intake.accepted(step.made)
-                    waited_ms = self._intake.now_ms() - entry_number(offset)[0]
+                    waited_ms = self._intake.clock.now_ms() - entry_number(offset)[0]
                     self._metrics.took_in(step.made.delivery.source, max(0, waited_ms) / 1000)
                 case MailRequest():
                     duplicates += 1
@@ -230,7 +230,7 @@ class _Pipeline:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
         self.ended = trio.Event()
-        self.outcome: Sequence[Reply] | RedisFailure = ()
+        self.outcome: Sequence[AcceptReply | RedisRefused] | RedisFailure = ()
 
     async def run(
         self, stream: CommandStream, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -238,12 +238,12 @@ class _Pipeline:
         task_status.started()  # the next pipeline starts once these calls are in the queue
         try:
             self.outcome = await _apply(stream, self.steps)
-        except RedisFailure as trouble:
-            self.outcome = trouble
+        except RedisFailure as failure:
+            self.outcome = failure
         self.ended.set()
 
 
-async def _apply(stream: CommandStream, steps: Sequence[Step]) -> list[Reply]:
+async def _apply(stream: CommandStream, steps: Sequence[Step]) -> Sequence[AcceptReply | RedisRefused]:
     """Runs these steps in one pipeline and ends their spans. Raises RedisFailure."""
     try:
         replies = await stream.apply([step.call for step in steps])

@@ -16,6 +16,7 @@ from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.settings.redis_address import RedisAddress
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.durability import Durability
 from galaxy_mail.storage.links.gateway import Gateway, GatewayStatistics, OnConnect
 from galaxy_mail.storage.links.protocol import RedisLink
@@ -34,6 +35,9 @@ class RedisGateway(RedisLink, Protocol):
     @property
     def connected(self) -> bool: ...
 
+    @property
+    def clock(self) -> Clock: ...
+
     async def run(self) -> None: ...
 
     def statistics(self) -> GatewayStatistics: ...
@@ -47,10 +51,6 @@ class Dependencies(Protocol):
         ...
 
     def catalog(self) -> Catalog: ...
-
-    def script_now(self) -> Callable[[], int] | None:
-        """The clock of the scripts; None means the server's own."""
-        ...
 
 
 class ProductionDependencies:
@@ -76,9 +76,6 @@ class ProductionDependencies:
     def catalog(self) -> Catalog:
         """Raises BrokenCatalog."""
         return Catalog.load(self._templates, limits=RenderLimits())
-
-    def script_now(self) -> None:
-        return None
 
 
 def provider_factory(config: Config) -> Callable[[], Provider]:

@@ -6,6 +6,7 @@ from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Supervisor
 from galaxy_mail.domain.records import Lane
 from galaxy_mail.service.dependencies import RedisGateway
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.operations.identity import StoreIdentity
 from galaxy_mail.storage.operations.upkeep import Depths
 from galaxy_mail.telemetry.metrics import Gauge, Metrics, Reading
@@ -18,6 +19,7 @@ class Gauges:
         self,
         *,
         gateway: RedisGateway,
+        clock: Clock,
         store_identity: StoreIdentity,
         lanes: Lanes,
         supervisor: Supervisor,
@@ -25,6 +27,7 @@ class Gauges:
     ) -> None:
         self.stopping = False
         self._gateway = gateway
+        self._clock = clock
         self._store_identity = store_identity
         self._lanes = lanes
         self._supervisor = supervisor
@@ -73,7 +76,7 @@ class Gauges:
         return None if depths is None else {lane: depths.scheduled[lane] for lane in Lane}
 
     def _oldest_age_s(self) -> Reading:
-        depths, now_ms = self._depths, self._gateway.now_ms()
+        depths, now_ms = self._depths, self._clock.now_ms()
         if depths is None:
             return None
         due_ms = {lane: depths.oldest_due_ms[lane] for lane in Lane}

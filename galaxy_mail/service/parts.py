@@ -35,11 +35,12 @@ from galaxy_mail.storage.links.startup_checks import check_redis
 from galaxy_mail.storage.operations.command_stream import CommandStream
 from galaxy_mail.storage.operations.identity import StoreIdentity, Verdict
 from galaxy_mail.storage.operations.job_store import ResendJobStore
-from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
 from galaxy_mail.storage.operations.upkeep import Upkeep
+from galaxy_mail.storage.reader import Reader
 from galaxy_mail.storage.records.keys import Keys
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.records.retention import Retention
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 
@@ -82,24 +83,26 @@ class Parts:
         self._durability = Durability(config.redis_durability)
         self.gateway = dependencies.gateway(self._on_connect)
 
-        keys = Keys(
+        self.clock = self.gateway.clock
+        self.keys = keys = Keys(
             command_stream=config.redis_command_stream,
             schedule=config.redis_attempt_schedule_key,
             dead_letters=config.redis_dead_letter_prefix,
         )
-        self.store_identity = StoreIdentity(keys, now_ms=self.gateway.now_ms, on_verdict=self._on_verdict)
+        self.store_identity = StoreIdentity(keys, clock=self.clock, on_verdict=self._on_verdict)
+        self.retention = retention = Retention(
+            idempotency_ms=config.idempotency_ttl_ms,
+            delivery_ms=config.delivery_ttl_ms,
+            attempt_ms=config.attempt_ttl_ms,
+        )
         self.store = Store(
             self.gateway,
             keys=keys,
-            retention=Retention(
-                idempotency_ms=config.idempotency_ttl_ms,
-                delivery_ms=config.delivery_ttl_ms,
-                attempt_ms=config.attempt_ttl_ms,
-            ),
+            retention=retention,
             claim_ttl_ms=config.claim_ttl_ms,
             epoch=self.store_identity,
             durable=self._durability is not Durability.SERVER,
-            script_now=dependencies.script_now(),
+            clock=self.clock,
         )
         self.stream = CommandStream(
             self.gateway,
@@ -107,11 +110,13 @@ class Parts:
             epoch=self.store_identity,
             malformed_kept_ms=config.attempt_ttl_ms,
             owner=secrets.token_hex(8),
-            script_now=dependencies.script_now(),
+            clock=self.clock,
         )
         self.lanes = Lanes(config.attempt_worker_concurrency)
         self.intake = Intake(
             self.store,
+            clock=self.clock,
+            idempotency_ttl_ms=retention.idempotency_ms,
             allowlist=config.recipient_allowlist,
             message_domain=domain_of(config.smtp_from_email) if config.smtp_from_email else NO_DOMAIN,
             metrics=self.metrics,
@@ -130,11 +135,13 @@ class Parts:
         self.policy = RetryPolicy(
             delays_ms=config.retry_delays_ms, fail_unknown_outcome=config.unknown_outcome == "fail"
         )
-        self.reader = Reader(self.store)
-        self.resending = Resending(self.reader, self.intake, self.traces)
-        self.resend_job_runner = ResendJobRunner(self.reader, self.resending, ResendJobStore(self.store))
+        self.reader = Reader(self.gateway, keys=keys, retention=retention, clock=self.clock)
+        self.resending = Resending(self.reader, self.intake, self.clock, self.traces)
+        jobs = ResendJobStore(self.gateway, keys=keys, epoch=self.store_identity, retention=retention)
+        self.resend_job_runner = ResendJobRunner(self.reader, self.resending, jobs, self.clock)
         self.gauges = Gauges(
             gateway=self.gateway,
+            clock=self.clock,
             store_identity=self.store_identity,
             lanes=self.lanes,
             supervisor=self.supervisor,
@@ -173,6 +180,7 @@ class Parts:
             return Sender(
                 lanes=self.lanes,
                 store=self.store,
+                clock=self.clock,
                 provider=self._provider(),
                 catalog=self.catalog,
                 policy=self.policy,
@@ -189,7 +197,7 @@ class Parts:
 
     def _build_janitor(self, heartbeat: Heartbeat) -> Janitor:
         return Janitor(
-            upkeep=Upkeep(self.store),
+            upkeep=Upkeep(self.gateway, keys=self.keys, retention=self.retention, clock=self.clock),
             stream=self.stream,
             stream_kept_ms=self.config.stream_retention_ms,
             on_sample=self.gauges.sampled,
@@ -200,6 +208,7 @@ class Parts:
         return Scheduler(
             lanes=self.lanes,
             store=self.store,
+            clock=self.clock,
             policy=self.policy,
             metrics=self.metrics,
             heartbeat=heartbeat,
@@ -224,7 +233,7 @@ class Parts:
             Api(
                 intake=self.intake,
                 reader=self.reader,
-                suppressions=SuppressionList(self.gateway),
+                suppressions=SuppressionList(self.gateway, self.keys),
                 resending=self.resending,
                 resend_jobs=self.resend_job_runner,
                 catalog=self.catalog,

@@ -210,6 +210,3 @@ class WatchedDependencies:
 
     def catalog(self) -> Catalog:
         return self._reality.catalog()
-
-    def script_now(self) -> None:
-        return None

@@ -18,11 +18,12 @@ from galaxy_mail.intake.intake import IdempotencyConflict, Intake, Outcome
 from galaxy_mail.intake.stream_intake import APPLIED_AT_A_TIME, LARGE_ENTRY_BYTES, CommandIntake, Progress
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
+from galaxy_mail.storage.operations.answers import AcceptReply
 from galaxy_mail.storage.operations.identity import StoreReplaced
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import DAY_MS, login_code_of, request_of
+from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.spans import Spans
 from tests.storehouse import Fault, Storehouse
@@ -45,6 +46,8 @@ class Desk:
         self.rung = 0
         self.intake = Intake(
             house.store,
+            clock=house.clock,
+            idempotency_ttl_ms=house.retention.idempotency_ms,
             allowlist=allowlist,
             message_domain="mail.example",
             metrics=self.metrics,
@@ -93,7 +96,7 @@ def malformed_code(house: Storehouse, entry_id: str) -> str:
 
 
 def count(house: Storehouse) -> int:
-    return cast("int", house.run("ZCARD", k.IDX_CREATED_AT))
+    return cast("int", house.run("ZCARD", k.created_at_index))
 
 
 # One request
@@ -163,7 +166,7 @@ async def test_the_suppressed_are_recorded_and_nothing_is_due(desk: Desk, house:
     assert house.delivery("c1").suppressed_recipients[0].reason == "whole domain"
     assert desk.rung == 0
     again = login_code_of("c2", idempotency_key="key of c1", fingerprint="fingerprint of c1")
-    house.run("DEL", k.SUPPRESSIONS)
+    house.run("DEL", k.suppressions)
     assert await desk.intake.accept(again) == Outcome(outcome="suppressed", delivery_id="c1", replayed=True)
 
 
@@ -247,7 +250,7 @@ async def test_a_full_redis_takes_nothing_in(desk: Desk, house: Storehouse) -> N
     assert house.dump() == before
 
 
-async def test_a_strange_store_takes_nothing_in(desk: Desk, house: Storehouse) -> None:
+async def test_a_replaced_store_takes_nothing_in(desk: Desk, house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
     with pytest.raises(StoreReplaced):
@@ -297,7 +300,7 @@ async def test_conflicts_are_malformed_and_hold_nobody_up(
     assert await house.stream.offset() == "4-0"
     assert malformed_code(house, "2-0") == "idempotency_conflict"
     assert malformed_code(house, "3-0") == "delivery_id_conflict"
-    assert house.run("ZRANGE", k.IDX_CREATED_AT, 0, -1) == [b"n1", b"n3"]
+    assert house.run("ZRANGE", k.created_at_index, 0, -1) == [b"n1", b"n3"]
     assert desk.metrics.malformed_total.value("idempotency_conflict") == 1
     assert desk.metrics.conflicts_total.value("notification") == 1
 
@@ -313,7 +316,7 @@ async def test_what_a_malformed_command_would_have_taken_stays_free(desk: Desk, 
         "invalid_payload",
         "idempotency_conflict",
     )
-    assert house.run("ZRANGE", k.IDX_CREATED_AT, 0, -1) == [b"n1", b"n2"]
+    assert house.run("ZRANGE", k.created_at_index, 0, -1) == [b"n1", b"n2"]
 
 
 @pytest.mark.parametrize(
@@ -334,7 +337,7 @@ async def test_a_bad_command_is_kept_for_operators_and_holds_nobody_up(
     progress = await desk.take(entry("1-0", "n1", **wrong), entry("2-0", "n2"))
     assert progress == Progress(offset="2-0", accepted=1, duplicates=0, malformed=1, refusal=None)
     assert malformed_code(house, "1-0") == code
-    assert house.score(k.IDX_MALFORMED, "1-0") == house.clock.ms
+    assert house.score(k.malformed_index, "1-0") == house.clock.ms
     assert desk.metrics.malformed_total.value(code) == 1
 
 
@@ -389,7 +392,7 @@ async def test_a_suppression_that_can_not_be_read_suppresses_and_holds_nobody_up
 ) -> None:
     """Somebody wrote it by hand, perhaps."""
     house.broken = True
-    house.run("HSET", k.SUPPRESSIONS, "@example.org", "bounced", "c1@example.org", "\xff")
+    house.run("HSET", k.suppressions, "@example.org", "bounced", "c1@example.org", "\xff")
     await desk.take(entry("1-0", "n1"))
     assert house.delivery("n1").status is DeliveryStatus.SUPPRESSED
     assert (await desk.intake.accept(login_code_of())).outcome == "suppressed"
@@ -419,7 +422,7 @@ async def test_a_pipeline_that_is_lost_stops_those_behind_it_and_no_other(
     """What was accepted before is told; what comes behind found its predecessor missing, or is safe with it."""
     real, calls = house.stream.apply, 0
 
-    async def apply(given: Sequence[Call]) -> list[Reply]:
+    async def apply(given: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         nonlocal calls
         if calls == which:
             house.link.fail("accept", fault)
@@ -467,7 +470,7 @@ async def test_who_comes_second_is_told_what_it_accepted_all_the_same(
     other = Desk(house)
     batch = many()
 
-    async def apply(given: Sequence[Call]) -> list[Reply]:
+    async def apply(given: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         nonlocal calls
         calls += 1
         match calls:
@@ -502,13 +505,13 @@ async def test_with_redis_full_a_batch_stops_and_nothing_is_lost(desk: Desk, hou
 
 
 @pytest.mark.parametrize("race", ["same command", "same id", "same key"])
-async def test_what_another_process_does_between_look_and_write_changes_nothing_silently(
+async def test_what_another_process_does_between_read_and_write_changes_nothing_silently(
     race: str, desk: Desk, house: Storehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch stops there; the next look knows better."""
     real = house.stream.apply
 
-    async def apply(calls: Sequence[Call]) -> list[Reply]:
+    async def apply(calls: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         monkeypatch.undo()
         changes: dict[str, Any] = {
             "same command": {"delivery_id": "n1", "idempotency_key": "key of n1"},
@@ -573,7 +576,7 @@ async def test_the_span_of_a_command_lasts_until_its_batch_is_answered(
 ) -> None:
     real = house.stream.apply
 
-    async def apply(calls: Sequence[Call]) -> list[Reply]:
+    async def apply(calls: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         assert spans.ended() == ()
         replies = await real(calls)
         assert spans.ended() == ()

@@ -18,11 +18,10 @@ from galaxy_mail.domain.records import Delivery, DeliveryStatus
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.service.service import Service
 from galaxy_mail.storage.links.errors import RedisFailure, UnfitRedis
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import decode_delivery
-from galaxy_mail.storage.verify import verify
 from tests.deliveries import login_code_of, request_of
 from tests.integration.test_intake import entry
+from tests.keys import k
 from tests.servers import ValkeyServer, run_command, run_commands
 from tests.storehouse import Storehouse
 
@@ -101,7 +100,7 @@ class Instance:
 
 
 def deliveries(valkey: ValkeyServer) -> dict[str, Delivery]:
-    ids = cast("list[bytes]", run_command(valkey.socket, "ZRANGE", k.IDX_CREATED_AT, 0, -1))
+    ids = cast("list[bytes]", run_command(valkey.socket, "ZRANGE", k.created_at_index, 0, -1))
     records = run_commands(valkey.socket, [("GET", k.delivery(i.decode())) for i in ids])
     return {
         i.decode(): decode_delivery(cast("bytes", data), i.decode())
@@ -130,7 +129,7 @@ async def valkey(valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
     seconds, microseconds = cast("list[bytes]", house.run("TIME"))
     house.clock.ms = int(seconds) * 1000 + int(microseconds) // 1000
     try:
-        assert list(map(str, await verify(house.store, looks=1))) == []
+        assert list(map(str, await house.verify())) == []
     finally:
         house.close()
 
@@ -172,8 +171,8 @@ async def test_a_stopped_service_has_given_everything_back(valkey: ValkeyServer,
         first.service.stop()
         await first.ended.wait()
         assert monotonic() - began_s < 1 + 2
-    assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
-    assert not run_command(valkey.socket, "EXISTS", k.CLAIM_LOSSES)
+    assert run_command(valkey.socket, "HLEN", k.claims) == 0
+    assert not run_command(valkey.socket, "EXISTS", k.claim_losses)
     before = deliveries(valkey)
     assert before["hangs-1"].status is S.RENDERED
     assert before["late-1"].status is S.QUEUED
@@ -191,7 +190,7 @@ async def test_without_any_grace_work_under_way_is_given_back(valkey: ValkeyServ
         await until(lambda: instance.service.parts.lanes.idle_slots() == 0)
         began_s = monotonic()
     assert monotonic() - began_s < 2
-    assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
+    assert run_command(valkey.socket, "HLEN", k.claims) == 0
     assert instance.sent() == Counter()
 
 
@@ -206,7 +205,7 @@ async def test_cancelled_it_ends_at_once_and_gives_back_what_it_can(
         instance.service.cancel()
         await instance.ended.wait()
         assert monotonic() - began_s < 2
-    assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
+    assert run_command(valkey.socket, "HLEN", k.claims) == 0
 
 
 async def kill(service: Service, name: str) -> None:

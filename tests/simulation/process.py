@@ -1,6 +1,6 @@
 """One instance of the service in a simulated world: it can be stopped, paused, and die at any await without a word."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -73,9 +73,6 @@ class Process:
     def catalog(self) -> Catalog:
         """Templates as they are in its release: no two processes have the same."""
         return Release(self.world.catalog, self.name)
-
-    def script_now(self) -> Callable[[], int]:
-        return self.world.now_ms
 
     # Its life
 

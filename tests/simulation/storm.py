@@ -69,7 +69,7 @@ class Storm:
                 world.witness.clock_jumped_s = trio.current_time()
                 world.tell("the clock jumps")
             case "look":
-                self.simulation.look()
+                self.simulation.check_store()
             case _ if one is not None:
                 self._end(event, one)
             case _:

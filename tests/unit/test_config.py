@@ -233,7 +233,7 @@ def test_names_that_are_nobody_elses_are_taken() -> None:
     assert "mail:idx:priority" in found["MAIL_REDIS_ATTEMPT_SCHEDULE_KEY"]
 
 
-def test_nothing_is_said_of_a_contradiction_with_what_is_no_value() -> None:
+def test_no_contradiction_is_reported_with_what_is_not_a_value() -> None:
     env = LEAST | {
         "MAIL_SMTP_MODE": "smtp",
         "MAIL_SMTP_FROM_EMAIL": "not an address",

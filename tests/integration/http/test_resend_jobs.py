@@ -33,7 +33,7 @@ async def job(api: World, job_id: str) -> dict[str, Any]:
 
 def another_runner(api: World) -> ResendJobRunner:
     """As another process would have it."""
-    return ResendJobRunner(api.reader, api.resending, api.jobs)
+    return ResendJobRunner(api.reader, api.resending, api.jobs, api.clock)
 
 
 def actor(api: World) -> ResendJobs:
@@ -209,7 +209,7 @@ async def test_a_job_that_can_not_be_worked_on_fails_and_stops_no_other(
     assert "resend_job_failed" in [line["event"] for line in lines]
 
 
-async def test_redis_trouble_fails_no_job(api: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_of_redis_fails_no_job(api: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.made(DELAYED)
     told = await start(api)
     with monkeypatch.context() as patch:

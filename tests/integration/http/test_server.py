@@ -7,13 +7,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-import h2.config
-import h2.connection
-import h2.events
+import h11
 import pytest
 import trio
 import trustme
 from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
 from structlog.testing import capture_logs
 
 from galaxy_mail.http.app import App
@@ -280,7 +279,7 @@ async def test_a_body_that_does_not_come_is_503_and_the_connection_closes(
         assert await client.closed() == b""
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_troubles_nobody(routes: Routes) -> None:
+async def test_a_client_that_leaves_in_the_middle_of_its_body_disturbs_nobody(routes: Routes) -> None:
     with capture_logs() as lines:
         async with served(routes.app()) as running:
             client = await running.connect()
@@ -374,18 +373,65 @@ async def test_what_is_not_http_is_told_so(routes: Routes) -> None:
         assert (await client.closed()).startswith(b"HTTP/1.1 400 ")
 
 
-async def test_a_websocket_is_refused(routes: Routes) -> None:
+async def test_a_path_may_be_left_out(routes: Routes) -> None:
     async with served(routes.app()) as running:
         client = await running.connect()
-        await client.ask(
-            "GET",
-            "/hello",
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        )
-        assert (await client.answer())[0] == 403
+        await client.ask("GET", "?x=1")
+        assert (await client.answer())[0] == 404
+
+
+UPGRADES: Final = {
+    "h2c": ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"),
+    "h2c with settings that are invalid": ("Connection: Upgrade", "Upgrade: h2c", "HTTP2-Settings: A"),
+    "websocket": (
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ),
+}
+
+
+@pytest.mark.parametrize("lines", UPGRADES.values(), ids=UPGRADES)
+async def test_an_upgrade_is_ignored_and_the_connection_closes(
+    routes: Routes, lines: tuple[str, ...]
+) -> None:
+    async with served(routes.app()) as running:
+        for method, path, body in (("GET", "/hello", b""), ("POST", "/reads", b"abc")):
+            client = await running.connect()
+            await client.ask(method, path, *lines, body=body)
+            response = await client.closed()
+            assert response.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nconnection: close\r\n" in response.lower()
+            assert response.endswith(GREETING)
+    assert routes.read == [b"abc"]
+
+
+HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
+SETTINGS_FRAME: Final = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+
+@pytest.mark.parametrize("after", [b"", SETTINGS_FRAME], ids=["the preface alone", "and a frame"])
+async def test_http2_with_prior_knowledge_is_refused(routes: Routes, after: bytes) -> None:
+    async with served(routes.app()) as running:
+        client = await running.connect()
+        await client.send(HTTP2_PREFACE + after)
+        assert (await client.closed()).startswith(b"HTTP/1.1 505 ")
+
+
+async def test_tls_offers_http_1_1_alone(routes: Routes, authority: trustme.CA, tmp_path: Path) -> None:
+    cert, key, _ = _files(authority, tmp_path)
+    chosen = {}
+    async with served(routes.app(), tls=Tls.load(cert=cert, key=key)) as running:
+        for offered in (("h2", "http/1.1"), ("h2",)):
+            context = _client_context(authority)
+            context.set_alpn_protocols(list(offered))
+            client = await running.connect(context)
+            await client.send(HTTP2_PREFACE)
+            assert (await client.closed()).startswith(b"HTTP/1.1 505 ")
+            assert isinstance(client.stream, trio.SSLStream)
+            chosen[offered] = client.stream.selected_alpn_protocol()
+    assert chosen == {("h2", "http/1.1"): "http/1.1", ("h2",): None}
 
 
 async def test_nothing_says_which_server_it_is(routes: Routes) -> None:
@@ -397,123 +443,45 @@ async def test_nothing_says_which_server_it_is(routes: Routes) -> None:
     assert "date" in headers  # RFC 9110 §6.6.1
 
 
-# HTTP/2: what TLS negotiates, and what some clients change to on a plain connection
+# Connections on which something breaks, and those whose client leaves
 
 
-async def over_http2(client: Client, *asked: tuple[str, str | bytes, bytes]) -> list[tuple[str, bytes]]:
-    """Statuses and bodies of requests that are all sent before the first answer is read."""
-    connection = h2.connection.H2Connection()
-    connection.initiate_connection()
-    for number, (method, path, body) in enumerate(asked):
-        head = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "mail.test")]
-        connection.send_headers(1 + 2 * number, head, end_stream=not body)
-        if body:
-            connection.send_data(1 + 2 * number, body, end_stream=True)
-    await client.send(connection.data_to_send())
-    answers: dict[int, tuple[str, bytes]] = {}
-    ended = 0
-    while ended < len(asked):
-        with trio.fail_after(LIMIT_S):
-            data = await client.stream.receive_some()
-        for event in connection.receive_data(data):
-            match event:
-                case h2.events.ResponseReceived():
-                    status = dict(event.headers or ())[b":status"].decode()
-                    answers[event.stream_id or 0] = (status, b"")
-                case h2.events.DataReceived():
-                    status, body = answers[event.stream_id or 0]
-                    answers[event.stream_id or 0] = (status, body + (event.data or b""))
-                case h2.events.StreamEnded():
-                    ended += 1
-        await client.send(connection.data_to_send())
-    return [answers[1 + 2 * number] for number in range(len(asked))]
-
-
-async def test_http2_on_a_plain_connection(routes: Routes) -> None:
-    async with served(routes.app()) as running:
-        answers = await over_http2(
-            await running.connect(),
-            ("GET", "/hello", b""),
-            ("POST", "/reads", b"abc"),
-            ("POST", "/reads", b"x" * 5_000),
-            ("GET", "/parts", b""),
-            ("POST", "/nowhere", b"abc"),
-            ("GET", b"/hello?\xff", b""),
-            ("GET", "?x=1", b""),
-        )
-    assert [status for status, _ in answers] == ["200", "200", "413", "200", "404", "400", "404"]
-    assert [answers[0][1], answers[3][1]] == [GREETING, b"0\n1\n2\n"]
-    assert routes.read == [b"abc"]
-
-
-async def test_http2_where_tls_negotiates_it(routes: Routes, authority: trustme.CA, tmp_path: Path) -> None:
-    cert, key, ca = _files(authority, tmp_path)
-    context = _client_context(authority, "ann")
-    context.set_alpn_protocols(["h2"])
-    async with served(routes.app(), tls=Tls.load(cert=cert, key=key, client_ca=ca)) as running:
-        answers = await over_http2(await running.connect(context), ("GET", "/who", b""), ("GET", "/who", b""))
-    assert answers == [("200", b'{"name":"ann"}')] * 2
-
-
-def _head(*head: tuple[bytes, bytes]) -> bytes:
-    """A request by HTTP/2, whatever its head."""
-    asked = h2.connection.H2Connection(
-        h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
-    )
-    asked.initiate_connection()
-    secret = (b"authorization", b"Bearer S3cretMark")
-    asked.send_headers(1, [*head, (b":authority", b"mail.test"), secret], end_stream=True)
-    return asked.data_to_send()
-
-
-HTTP: Final = (b":scheme", b"http")
-NOT_FOR_HYPERCORN: Final = {  # what it does not get through
-    "a path that is not ASCII": _head((b":method", b"GET"), HTTP, (b":path", b"/\xff")),
-    "a method that is not ASCII": _head((b":method", b"G\xff"), HTTP, (b":path", b"/hello")),
-    "a tunnel, which has no path": _head((b":method", b"CONNECT")),
-    "an upgrade to HTTP/2 with settings that are none": (
-        b"GET /hello HTTP/1.1\r\nHost: mail.test\r\nAuthorization: Bearer S3cretMark\r\n"
-        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n"
-    ),
-}
-
-
-@pytest.mark.parametrize("asked", NOT_FOR_HYPERCORN.values(), ids=NOT_FOR_HYPERCORN)
-async def test_a_connection_that_breaks_takes_no_other_with_it(routes: Routes, asked: bytes) -> None:
+async def test_a_connection_that_breaks_takes_no_other_with_it(
+    routes: Routes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor the server, which would be a restart of an actor for each such request, and the process' end after ten."""
+    create_stream = H11Protocol._create_stream
+
+    async def fails(protocol: H11Protocol, request: h11.Request) -> None:
+        if request.target == b"/fails":
+            raise RuntimeError(f"can't handle {request}")
+        await create_stream(protocol, request)
+
+    monkeypatch.setattr(H11Protocol, "_create_stream", fails)
     with capture_logs() as lines:
         async with served(routes.app()) as running:
             busy = await running.connect()
             await busy.ask("GET", "/waits")
             await routes.called.wait()
             broken = await running.connect()
-            await broken.send(asked)
-            await broken.closed()
+            await broken.ask("GET", "/fails", "Authorization: Bearer S3cretMark")
+            assert await broken.closed() == b""
             routes.go_on.set()
             assert (await busy.answer())[2] == GREETING
             await busy.ask("GET", "/hello")
             assert (await busy.answer())[2] == GREETING
     [told] = [line for line in lines if line["log_level"] != "debug"]
     assert (told["event"], told["log_level"]) == ("connection_failed", "warning")
-    assert [error.partition(" at ")[2].partition(":")[0] for error in told["errors"]] != [""]
+    assert [error.partition(":")[0] for error in told["errors"]] == ["RuntimeError at test_server.py"]
     assert "S3cretMark" not in str(told)
     assert not routes.cut
 
 
-WAITING: Final = {  # a request that is answered after its client has left
-    "HTTP/1.1": b"GET /waits HTTP/1.1\r\nHost: mail.test\r\n\r\n",
-    "HTTP/2": _head((b":method", b"GET"), HTTP, (b":path", b"/waits")),
-}
-
-
-@pytest.mark.parametrize("asked", WAITING.values(), ids=WAITING)
-async def test_a_connection_ends_with_its_last_request_once_the_client_has_left(
-    routes: Routes, asked: bytes
-) -> None:
-    """It kept its place among the open files for another 75 s, or, by HTTP/2, for ever."""
+async def test_a_connection_ends_with_its_last_request_once_the_client_has_left(routes: Routes) -> None:
+    """It kept its place among the open files for another 75 s."""
     async with served(routes.app()) as running:
         client = await running.connect()
-        await client.send(asked)
+        await client.ask("GET", "/waits")
         await routes.called.wait()
         await client.leave()
         routes.go_on.set()
@@ -523,11 +491,10 @@ async def test_a_connection_ends_with_its_last_request_once_the_client_has_left(
 
 async def test_a_connection_ends_when_its_client_leaves_between_requests(routes: Routes) -> None:
     async with served(routes.app()) as running:
-        silent, http1, http2 = [await running.connect() for _ in range(3)]
-        await http1.ask("GET", "/hello")
-        await http1.answer()
-        await over_http2(http2, ("GET", "/hello", b""))
-        for client in (silent, http1, http2):
+        silent, used = await running.connect(), await running.connect()
+        await used.ask("GET", "/hello")
+        await used.answer()
+        for client in (silent, used):
             await client.leave()
             await client.closed()
 

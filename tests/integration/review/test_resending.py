@@ -9,8 +9,6 @@ from galaxy_mail.domain.resend_job import ResendFilter, ResendJobRequest
 from galaxy_mail.intake.intake import Intake
 from galaxy_mail.intake.resend_job_runner import OWNED_FOR_MS, ResendJobRunner
 from galaxy_mail.intake.resending import Resending, Resent
-from galaxy_mail.storage.operations.job_store import ResendJobStore
-from galaxy_mail.storage.records.reader import Reader
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import REFUSED, request_of
@@ -22,14 +20,16 @@ COUNT: Final = 12
 def runner_of(house: Storehouse) -> ResendJobRunner:
     intake = Intake(
         house.store,
+        clock=house.clock,
+        idempotency_ttl_ms=house.retention.idempotency_ms,
         allowlist=frozenset(),
         message_domain="mail.example",
         metrics=Metrics(),
         traces=Traces(),
         on_accepted=lambda: None,
     )
-    reader = Reader(house.store)
-    return ResendJobRunner(reader, Resending(reader, intake, Traces()), ResendJobStore(house.store))
+    resending = Resending(house.reader, intake, house.clock, Traces())
+    return ResendJobRunner(house.reader, resending, house.jobs, house.clock)
 
 
 async def test_a_page_that_takes_longer_than_a_job_is_owned_is_saved_on_the_way(

@@ -58,7 +58,7 @@ def test_a_secret_word_is_found_in_any_spelling_at_any_place(words: list[str], s
     ["backup_code", "resetToken", "BACKUP_CODES", "pAssWord", "smtp_pAsSwOrD", "clientSecret2", "CODE_1",
      "newPASSWORD", "APIToken", "user.password", "apikey", "pass_word", "2fa_code", "otp2", "pinCode"],
 )  # fmt: skip
-def test_names_as_callers_spell_them(name: str) -> None:
+def test_names_as_callers_write_them(name: str) -> None:
     assert is_secret_name(name)
 
 

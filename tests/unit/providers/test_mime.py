@@ -243,7 +243,7 @@ def test_any_display_name_comes_back(name: str) -> None:
         ("=?utf-8?q?x?=", "From: =?utf-8?b?PT91dGYtOD9xP3g/PQ==?= <a@b.example>"),
     ],
 )
-def test_a_display_name_is_spelt_as_simply_as_it_can_be(name: str | None, line: str) -> None:
+def test_a_display_name_is_encoded_as_simply_as_it_can_be(name: str | None, line: str) -> None:
     built = mail(message(), sender=MailFrom(email="a@b.example", name=name))
     assert line.encode() in built.split(b"\r\n")
 
@@ -553,7 +553,7 @@ def test_any_filename_comes_back(filename: str, inline: bool) -> None:
         ),
     ],
 )
-def test_filenames_are_spelt_as_simply_as_they_can_be(filename: str, lines: list[str]) -> None:
+def test_filenames_are_encoded_as_simply_as_they_can_be(filename: str, lines: list[str]) -> None:
     built = mail(message(attachments=(attachment(filename=filename),))).decode()
     disposition = built.partition("Content-Disposition: attachment;\r\n")[2].partition("\r\n\r\n")[0]
     assert disposition.split("\r\n") == lines

@@ -85,7 +85,7 @@ def test_the_mail_names_its_language_and_its_colour_schemes(locale: str) -> None
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_every_table_is_layout_and_said_to_be(locale: str) -> None:
+def test_every_table_is_layout_and_marked_so(locale: str) -> None:
     tables = re.findall(r"<table[^>]*>", html(locale))
     assert tables
     assert all('role="presentation"' in table for table in tables)

@@ -50,7 +50,7 @@ def test_a_duration_keeps_within_its_bounds(text: str, fits: bool) -> None:
 
 
 @given(st.integers(0, 10**9))
-def test_every_number_of_milliseconds_can_be_said(ms: int) -> None:
+def test_every_number_of_milliseconds_can_be_written(ms: int) -> None:
     assert ANY_DURATION(f"{ms}ms") == ms
 
 
@@ -93,7 +93,7 @@ def test_a_whole_number_is_decimal_and_within_its_bounds(text: str) -> None:
         ("mail.example:25", HostPort("mail.example", 25)),
     ],
 )
-def test_a_listener_is_spelt_as_it_was_written(text: str, place: HostPort) -> None:
+def test_a_listener_is_shown_as_it_was_written(text: str, place: HostPort) -> None:
     assert kinds.listener(text) == place
     assert str(place) == text
 
