@@ -116,11 +116,15 @@ class ControlLink:
     async def _connect(self, name: str) -> AbstractConnection:
         address = await self.primary()
         connection = _connection(address)
-        with trio.fail_after(CONNECT_WITHIN_S):
-            await _in_loop(connection.connect)
-            # For CLIENT LIST alone; redis-py itself would take a refusal for a broken connection.
-            named = Request([("CLIENT", "SETNAME", f"galaxy-mail:{name}")], CONNECT_WITHIN_S)
-            await _in_loop(_exchange, connection, named)
+        try:
+            with trio.fail_after(CONNECT_WITHIN_S):
+                await _in_loop(connection.connect)
+                # For CLIENT LIST alone; redis-py itself would take a refusal for a broken connection.
+                named = Request([("CLIENT", "SETNAME", f"galaxy-mail:{name}")], CONNECT_WITHIN_S)
+                await _in_loop(_exchange, connection, named)
+        except BaseException:  # cancelled, too: redis-py closes only what it was reading or writing
+            await _close(connection)
+            raise
         return connection
 
     async def _serve_sentinels(self) -> None:
