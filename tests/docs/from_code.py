@@ -213,9 +213,7 @@ def _scripts() -> str:
         assert does, f"{script.name} does not say what it does"
         assert twice, f"{script.name} does not say what a second run does"
         flags = script.text.splitlines()[0]
-        full = (
-            "reads only" if "no-writes" in flags else "goes on" if "allow-oom" in flags else "refused, whole"
-        )
+        full = "reads only" if "no-writes" in flags else "runs" if "allow-oom" in flags else "refused"
         lines.append(f"| `{script.name}` | {_cell(does[1])} | {full} | {_cell(twice[1])} |")
     return "\n" + "\n".join(lines) + "\n\n"
 
