@@ -169,9 +169,9 @@ def test_the_authors_guide_names_what_there_is() -> None:
 
     assert named("Filters:", "\n\n") == set(FILTERS)
     assert named("Tests:", "\n\n") == {name for name in PREDICATES if name.isalpha()}
-    assert named("objects have", "and texts") == OBJECT_METHODS
-    assert named("and texts have", "\n\n") == TEXT_METHODS
-    assert named("Jinja2's functions there are", "\n\n") == set(FUNCTIONS)
+    assert named("objects have", "and strings") == OBJECT_METHODS
+    assert named("and strings have", "\n\n") == TEXT_METHODS
+    assert named("Of Jinja2's functions only", "\n\n") == set(FUNCTIONS)
     limits = RenderLimits()
     assert (
         f"{limits.output_bytes_max // 2**20} MiB in all and run {limits.iterations_max:,} iterations" in guide
