@@ -27,6 +27,7 @@ from galaxy_mail.domain.conclusion import (
 from galaxy_mail.domain.errors import leaves
 from galaxy_mail.domain.records import Content, Delivery, Failure, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message, Provider
+from galaxy_mail.relays.relay import Relay
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
@@ -69,6 +70,7 @@ class Sender:
         store: Store,
         clock: Clock,
         provider: Provider,
+        relay: Relay,
         catalog: Catalog,
         policy: RetryPolicy,
         metrics: Metrics,
@@ -82,6 +84,7 @@ class Sender:
         self.store = store
         self.clock = clock
         self.provider = provider
+        self.relay = relay
         self.catalog = catalog
         self.policy = policy
         self.metrics = metrics
@@ -189,7 +192,9 @@ class Sender:
         begun = work.begun
         assert begun is not None
         result = await self._send(work, begun, content, fixed)
-        return conclude(begun.delivery, begun.attempt, result, self.policy, now_ms=self.clock.now_ms())
+        now_ms = self.clock.now_ms()
+        result = self.relay.judge(begun.delivery, result, now_ms=now_ms)
+        return conclude(begun.delivery, begun.attempt, result, self.policy, now_ms=now_ms)
 
     def _render(self, delivery: Delivery, content: Content) -> RenderedContent | Failure:
         assert content.template_id is not None

@@ -203,7 +203,7 @@ def _print_attempts(api: Api, delivery_id: str) -> None:
         click.echo("no attempts", err=True)
         return
     print_table(
-        ("ATTEMPT", "DUE", "STARTED", "TOOK", "STATUS", "PROVIDER", "ANSWER", "FAILURE"),
+        ("ATTEMPT", "DUE", "STARTED", "TOOK", "STATUS", "PROVIDER", "ANSWER", "BLAME", "FAILURE"),
         [
             (
                 one["attempt_no"],
@@ -211,8 +211,11 @@ def _print_attempts(api: Api, delivery_id: str) -> None:
                 moment(one["started_at_ms"]),
                 _took(one),
                 one["status"] + (" (outcome unknown)" if one["outcome_unknown"] else ""),
-                one["provider"],
+                "before the relay was asked"
+                if one["finished_at_ms"] and not one["provider"]
+                else one["provider"],
                 one["provider_code"],
+                one["blame"],
                 failure_of(one),
             )
             for one in items

@@ -13,7 +13,6 @@ from galaxy_mail.domain.records import (
     Delivery,
     DeliveryStatus,
     Envelope,
-    Failure,
     IdempotencyRecord,
     Lane,
     PayloadMode,
@@ -126,9 +125,6 @@ def accept(
         parent_delivery_id=request.parent_delivery_id,
         attempt_count=1 if anyone else 0,
         next_attempt_at_ms=now_ms if anyone else None,
-        failure=None
-        if anyone
-        else Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed"),
         message_id=f"{request.delivery_id}@{message_domain}",
         request_id=request.request_id,
         trace_id=request.trace_id,

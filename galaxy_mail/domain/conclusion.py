@@ -12,6 +12,7 @@ from galaxy_mail.domain.acceptance import RECIPIENTS_SUPPRESSED, Suppressed, dro
 from galaxy_mail.domain.records import (
     Attempt,
     AttemptStatus,
+    Blame,
     DeadLetter,
     Delivery,
     DeliveryStatus,
@@ -32,6 +33,12 @@ OUTCOME_UNKNOWN: Final = "outcome_unknown"
 
 BEGUN_LOSSES_MAX: Final = 3  # lost begun attempts that end the delivery: it may crash its owners
 LOSSES_MAX: Final = 10  # losses of any attempts that end the delivery
+
+FREE: Final = frozenset({Blame.RELAY, Blame.SERVICE})  # failures with this blame use up no retry
+# After them: 1 s, doubled each time.
+FREE_DELAY_MS: Final = 1_000
+FREE_DELAY_MAX_MS: Final = 60_000
+RELAY_FAILURES_FREE: Final = 3  # later ones are the message's fault if the relay accepts other mail meanwhile
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
@@ -88,27 +95,35 @@ def begin(
 def conclude(
     delivery: Delivery, attempt: Attempt, result: SendResult, policy: RetryPolicy, *, now_ms: int
 ) -> Conclusion:
-    """The records after a provider's answer to an attempt in progress."""
+    """The records after a provider's answer to an attempt in progress.
+
+    A failure that is not the message's fault uses up no retry and is transient, also if the relay refused for good.
+    """
+    free = result.blame in FREE
+    outcome = Result.TRANSIENT_FAILURE if free else result.result
     ended = move_attempt(
         attempt,
         result.status,
         finished_at_ms=now_ms,
-        result=result.result,
+        result=outcome,
         failure=result.failure,
+        blame=result.blame,
         provider_code=result.provider_code,
         refused_recipients=result.refused_recipients,
         outcome_unknown=result.outcome_unknown,
     )
-    match result.result:
+    match outcome:
         case Result.ACCEPTED:
             after = move(delivery, S.SENT, at_ms=now_ms, failure=None)
         case Result.SUPPRESSED:
-            after = move(delivery, S.SUPPRESSED, at_ms=now_ms, failure=result.failure)
+            after = move(delivery, S.SUPPRESSED, at_ms=now_ms, failure=None)
         case Result.PERMANENT_FAILURE:
             after = move(delivery, S.FAILED, at_ms=now_ms, failure=result.failure)
         case Result.TRANSIENT_FAILURE:
             if result.outcome_unknown and policy.fail_unknown_outcome:
                 return _failed_unknown(delivery, ended, now_ms=now_ms)
+            if free:
+                return _again_free(delivery, ended, now_ms=now_ms)
             if delivery.retries_used >= len(policy.delays_ms):
                 return _dead(delivery, ended, RETRIES_EXHAUSTED, result.failure, now_ms=now_ms)
             due_ms = now_ms + policy.delays_ms[delivery.retries_used]
@@ -121,8 +136,24 @@ def conclude(
                 retries=delivery.retries_used + 1,
             )
         case _:
-            assert_never(result.result)
+            assert_never(outcome)
     return Conclusion(before=delivery, delivery=after, attempt=ended)
+
+
+def blamed(delivery: Delivery, result: SendResult, *, relay_accepted_at_ms: int | None) -> SendResult:
+    """The result with the message's blame where the relay is well for other mail, so that one mail can't stay for ever.
+
+    `relay_accepted_at_ms`: when the relay accepted its latest mail; None if it accepted none.
+    """
+    if (
+        result.blame is Blame.RELAY
+        and delivery.relay_failures >= RELAY_FAILURES_FREE
+        and relay_accepted_at_ms is not None
+        and delivery.relay_failed_at_ms is not None
+        and relay_accepted_at_ms > delivery.relay_failed_at_ms
+    ):
+        return replace(result, blame=Blame.MESSAGE)
+    return result
 
 
 def conclude_render_failure(
@@ -138,6 +169,7 @@ def conclude_render_failure(
             finished_at_ms=now_ms,
             result=Result.PERMANENT_FAILURE,
             failure=failure,
+            blame=Blame.MESSAGE,
         ),
     )
 
@@ -155,7 +187,7 @@ def conclude_late_suppression(delivery: Delivery, attempt: Attempt, *, now_ms: i
     reason = Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed")
     return Conclusion(
         before=delivery,
-        delivery=move(delivery, S.SUPPRESSED, at_ms=now_ms, failure=reason),
+        delivery=move(delivery, S.SUPPRESSED, at_ms=now_ms, failure=None),
         attempt=move_attempt(
             attempt, A.PROVIDER_REJECTED, finished_at_ms=now_ms, result=Result.SUPPRESSED, failure=reason
         ),
@@ -174,7 +206,12 @@ def conclude_lost_owner(
             return None
         failure = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
         ended = move_attempt(
-            attempt, A.TIMED_OUT, finished_at_ms=now_ms, result=Result.TRANSIENT_FAILURE, failure=failure
+            attempt,
+            A.TIMED_OUT,
+            finished_at_ms=now_ms,
+            result=Result.TRANSIENT_FAILURE,
+            failure=failure,
+            blame=Blame.SERVICE,
         )
         return _dead(delivery, ended, CRASH_LOOP, failure, now_ms=now_ms)
     begun_losses = delivery.begun_losses + 1
@@ -187,6 +224,7 @@ def conclude_lost_owner(
         finished_at_ms=now_ms,
         result=Result.TRANSIENT_FAILURE,
         failure=lost,
+        blame=Blame.SERVICE,
         outcome_unknown=True,
     )
     counted = replace(delivery, begun_losses=begun_losses)
@@ -195,8 +233,7 @@ def conclude_lost_owner(
     if begun_losses >= BEGUN_LOSSES_MAX or losses >= LOSSES_MAX:
         failure = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
         return _rebase(_dead(counted, ended, CRASH_LOOP, failure, now_ms=now_ms), delivery)
-    again = _again(counted, ended, due_ms=now_ms, failure=lost, now_ms=now_ms, retries=delivery.retries_used)
-    return _rebase(again, delivery)
+    return _rebase(_again_free(counted, ended, now_ms=now_ms), delivery)
 
 
 def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
@@ -212,6 +249,30 @@ def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
         delivery=move(delivery, fixed, at_ms=now_ms, next_attempt_at_ms=attempt.scheduled_for_ms),
         attempt=move_attempt(attempt, A.SCHEDULED, started_at_ms=None, provider=None),
     )
+
+
+def free_delay_ms(delivery: Delivery) -> int:
+    """The delay after a failure that uses up no retry: 1 s, doubled with each such failure of the delivery, at most 60 s."""
+    earlier = delivery.attempt_count - 1 - delivery.retries_used
+    return min(FREE_DELAY_MAX_MS, FREE_DELAY_MS << min(earlier, 6))
+
+
+def _again_free(delivery: Delivery, ended: Attempt, *, now_ms: int) -> Conclusion:
+    """The next attempt after a failure that is not the message's fault."""
+    counted = delivery
+    if ended.blame is Blame.RELAY:
+        counted = replace(
+            delivery, relay_failures=delivery.relay_failures + 1, relay_failed_at_ms=ended.finished_at_ms
+        )
+    again = _again(
+        counted,
+        ended,
+        due_ms=now_ms + free_delay_ms(delivery),
+        failure=ended.failure,
+        now_ms=now_ms,
+        retries=delivery.retries_used,
+    )
+    return _rebase(again, delivery)
 
 
 def _again(

@@ -63,6 +63,14 @@ class Result(StrEnum):
     PERMANENT_FAILURE = "permanent_failure"
 
 
+class Blame(StrEnum):
+    """Whose fault a failed attempt is. Only a failure of the message uses up a retry or ends the delivery."""
+
+    MESSAGE = "message"
+    RELAY = "relay"
+    SERVICE = "service"  # this service or its host
+
+
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the stored records. Decoding ignores unknown members, so that an older release can read newer records."""
 
@@ -166,8 +174,10 @@ class Delivery(Record, frozen=True, kw_only=True):
     idempotency_key: str
     parent_delivery_id: str | None = None
     attempt_count: int = 0  # attempt records so far; the newest has this number
-    retries_used: int = 0  # not attempt_count - 1: attempts after a lost owner don't count
+    retries_used: int = 0  # not attempt_count - 1: only failures of the message count
     begun_losses: int = 0  # begun attempts whose owner was lost
+    relay_failures: int = 0  # failed attempts with the blame `relay`
+    relay_failed_at_ms: int | None = None  # the latest of them
     next_attempt_at_ms: int | None = None
     failure: Failure | None = None
     message_id: str
@@ -180,6 +190,12 @@ class Delivery(Record, frozen=True, kw_only=True):
     updated_at_ms: int
     rendered_at_ms: int | None = None
     finished_at_ms: int | None = None
+
+    @property
+    def attempts_made(self) -> int:
+        """The attempts without one that is still scheduled."""
+        waits = self.status in (DeliveryStatus.QUEUED, DeliveryStatus.RENDERED)
+        return self.attempt_count - 1 if waits else self.attempt_count
 
     @property
     def secret(self) -> bool:
@@ -198,6 +214,7 @@ class Attempt(Record, frozen=True, kw_only=True):
     finished_at_ms: int | None = None
     result: Result | None = None
     failure: Failure | None = None
+    blame: Blame | None = None
     provider: str | None = None
     provider_code: str | None = None
     refused_recipients: tuple[RefusedRecipient, ...] = ()
@@ -248,6 +265,7 @@ class SendResult(Record, frozen=True, kw_only=True):
     result: Result
     status: AttemptStatus  # the attempt's final status
     failure: Failure | None = None
+    blame: Blame | None = None  # None: accepted or suppressed
     provider_code: str | None = None  # "250 2.0.0"
     refused_recipients: tuple[RefusedRecipient, ...] = ()
     outcome_unknown: bool = False  # the provider may have the message

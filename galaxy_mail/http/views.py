@@ -44,7 +44,7 @@ def delivery_view(delivery: Delivery, resent_as: Sequence[str]) -> View:
         "idempotency_key": delivery.idempotency_key,
         "parent_delivery_id": delivery.parent_delivery_id,
         "resent_as": list(resent_as),
-        "attempt_count": delivery.attempt_count,
+        "attempt_count": delivery.attempts_made,
         "next_attempt_at_ms": delivery.next_attempt_at_ms,
         "failure": _failure(delivery.failure),
         "message_id": delivery.message_id,
@@ -66,6 +66,7 @@ def attempt_view(attempt: Attempt) -> View:
         "finished_at_ms": attempt.finished_at_ms,
         "result": attempt.result,
         "failure": _failure(attempt.failure),
+        "blame": attempt.blame,
         "provider": attempt.provider,
         "provider_code": attempt.provider_code,
         "refused_recipients": [

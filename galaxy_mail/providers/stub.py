@@ -16,7 +16,7 @@ import trio
 from msgspec import Struct
 
 from galaxy_mail.domain.errors import GalaxyMailError
-from galaxy_mail.domain.records import AttemptStatus, Failure, Json, Result, SendResult
+from galaxy_mail.domain.records import AttemptStatus, Blame, Failure, Json, Result, SendResult
 from galaxy_mail.domain.strict_json import StrictJsonError, loads, shown_name
 from galaxy_mail.providers import mime
 from galaxy_mail.providers.mime import BadMessage, MailFrom
@@ -150,6 +150,7 @@ def _refusal(code: str, summary: str, provider_code: str | None = None) -> SendR
         result=Result.PERMANENT_FAILURE,
         status=AttemptStatus.PROVIDER_REJECTED,
         failure=Failure(code=code, summary=summary),
+        blame=Blame.MESSAGE,
         provider_code=provider_code,
     )
 
@@ -159,6 +160,7 @@ def _loss(status: AttemptStatus, code: str, summary: str, provider_code: str | N
         result=Result.TRANSIENT_FAILURE,
         status=status,
         failure=Failure(code=code, summary=summary),
+        blame=Blame.MESSAGE,
         provider_code=provider_code,
     )
 
@@ -189,8 +191,11 @@ RESULTS: Final[Mapping[Outcome, SendResult]] = {
         AttemptStatus.TRANSPORT_FAILED, "disconnected", "the stub hung up before the message, as scripted"
     ),
 }
-CLAIM_RUNNING_OUT: Final = _loss(
-    AttemptStatus.TRANSPORT_FAILED, "claim_running_out", "too little of the claim was left to send safely"
+CLAIM_RUNNING_OUT: Final = SendResult(
+    result=Result.TRANSIENT_FAILURE,
+    status=AttemptStatus.TRANSPORT_FAILED,
+    failure=Failure(code="claim_running_out", summary="too little of the claim was left to send safely"),
+    blame=Blame.SERVICE,
 )
 
 

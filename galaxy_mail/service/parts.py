@@ -25,6 +25,7 @@ from galaxy_mail.intake.intake import Intake
 from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
 from galaxy_mail.intake.stream_intake import CommandIntake
+from galaxy_mail.relays.relay import DEFAULT_RELAY, Relay
 from galaxy_mail.service.dependencies import NO_DOMAIN, Dependencies, ProductionDependencies
 from galaxy_mail.service.gauges import Gauges
 from galaxy_mail.storage.embedded import EmbeddedValkey
@@ -113,6 +114,7 @@ class Parts:
             clock=self.clock,
         )
         self.lanes = Lanes(config.attempt_worker_concurrency)
+        self.relay = Relay(DEFAULT_RELAY)
         self.intake = Intake(
             self.store,
             clock=self.clock,
@@ -182,6 +184,7 @@ class Parts:
                 store=self.store,
                 clock=self.clock,
                 provider=self._provider(),
+                relay=self.relay,
                 catalog=self.catalog,
                 policy=self.policy,
                 metrics=self.metrics,

@@ -104,7 +104,10 @@ class Metrics(Collector):
         )
         self.attempts_total = _counter("attempts", "Attempts that ended.", ("status",), finished)
         self.failures_total = _counter(
-            "attempt_failures", "Attempts that failed; suppression is no failure.", ("result", "code"), ()
+            "attempt_failures",
+            "Attempts that failed; suppression is no failure.",
+            ("result", "code", "blame"),
+            (),
         )
         self.outcome_unknown_total = _counter(
             "attempts_outcome_unknown", "Attempts whose message may have left without anybody knowing."
@@ -214,7 +217,7 @@ class Metrics(Collector):
         attempt, delivery = conclusion.attempt, conclusion.delivery
         self.attempts_total.add(attempt.status)
         if attempt.failure is not None and attempt.result in FAILURES:
-            self.failures_total.add(attempt.result, attempt.failure.code)
+            self.failures_total.add(attempt.result, attempt.failure.code, attempt.blame or "")
         if attempt.outcome_unknown:
             self.outcome_unknown_total.add()
         if conclusion.dead_letter is not None:

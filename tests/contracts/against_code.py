@@ -37,6 +37,8 @@ INTERNAL: Final[Mapping[str, Collection[str]]] = {
         "large",
         "retries_used",
         "begun_losses",
+        "relay_failures",
+        "relay_failed_at_ms",
         "traceparent",
         "requested_at_ms",
         "resent_by",
@@ -202,6 +204,7 @@ def _closed_sets() -> Mapping[str, Collection[str]]:
         records.DeliveryStatus,
         records.AttemptStatus,
         records.Result,
+        records.Blame,
         commands.FailureCode,
     )
     return {

@@ -14,6 +14,7 @@ from galaxy_mail.domain.conclusion import (
 from galaxy_mail.domain.records import (
     Attempt,
     AttemptStatus,
+    Blame,
     DeadLetter,
     Delivery,
     DeliveryStatus,
@@ -225,24 +226,28 @@ class Oracle:
                 yield "is sent to nobody"
 
     def _attempts(self, delivery: Delivery, attempts: list[Attempt]) -> Iterator[str]:
-        """Retries come when they should; lost owners use up none."""
+        """Retries come when they should; what the relay or the service is to blame for uses up none."""
         delays_ms = self.config.retry_delays_ms
-        used = 0
+        used = free = 0
         for attempt, following in pairwise(attempts):
-            lost = attempt.failure is not None and attempt.failure.code == OWNERSHIP_LOST
             if attempt.result is not Result.TRANSIENT_FAILURE or attempt.finished_at_ms is None:
                 yield f"attempt {attempt.attempt_no} ended as {attempt.result}, and another followed"
                 continue
-            if not lost and used >= len(delays_ms):
+            charged = attempt.blame is Blame.MESSAGE
+            if charged and used >= len(delays_ms):
                 yield f"attempt {following.attempt_no} is a retry more than the {len(delays_ms)} that there are"
                 continue
-            delay_ms = 0 if lost else delays_ms[used]
-            used += 0 if lost else 1
+            delay_ms = delays_ms[used] if charged else min(60_000, 1_000 * 2**free)
+            used, free = (used + 1, free) if charged else (used, free + 1)
             if following.scheduled_for_ms - attempt.finished_at_ms != delay_ms:
                 waited_ms = following.scheduled_for_ms - attempt.finished_at_ms
                 yield f"attempt {following.attempt_no} was due after {waited_ms} ms, and not {delay_ms}"
             if self.fails_unknown and attempt.outcome_unknown:
                 yield f"attempt {following.attempt_no} followed one of unknown outcome"
+        for attempt in attempts:
+            failed = attempt.result in (Result.TRANSIENT_FAILURE, Result.PERMANENT_FAILURE)
+            if failed is (attempt.blame is None):
+                yield f"attempt {attempt.attempt_no} ended as {attempt.result} and blames {attempt.blame}"
         if used != delivery.retries_used:
             yield f"used {used} retries, and its record says {delivery.retries_used}"
 
@@ -301,6 +306,11 @@ class Oracle:
             attempt.refused_recipients,
             attempt.outcome_unknown,
         )
+        blames = {
+            offer.answer.blame for offer in offers if offer.attempt_no == attempt.attempt_no and offer.answer
+        }
+        if attempt.blame not in blames and not (attempt.blame is Blame.MESSAGE and Blame.RELAY in blames):
+            yield f"attempt {attempt.attempt_no} blames {attempt.blame}, and the relay's answer {blames}"
         if recorded not in answers:
             yield f"attempt {attempt.attempt_no} is recorded as {recorded}, and the relay said {answers}"
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
-from galaxy_mail.domain.records import AttemptStatus, Failure, Lane, RefusedRecipient, Result, SendResult
+from galaxy_mail.domain.records import (
+    AttemptStatus,
+    Blame,
+    Failure,
+    Lane,
+    RefusedRecipient,
+    Result,
+    SendResult,
+)
 from galaxy_mail.providers.provider import Message, SendDeadline
 from tests.simulation.world import Offer, World
 
@@ -73,7 +81,7 @@ class SimulatedProvider:
             return _EARLY[early]
         if not may_finish():
             world.tell(f"{process.name} does not finish {name}")
-            return _lost("claim_too_short", AttemptStatus.TRANSPORT_FAILED, unknown=False)
+            return _lost("claim_too_short", AttemptStatus.TRANSPORT_FAILED, Blame.SERVICE)
         if world.happens(world.odds.stall, "pause_at_dot"):
             process.pause(rng.uniform(0.5, 2) * world.claim_ttl_s)
         stood_still = await process.reach("send:dot")
@@ -102,17 +110,18 @@ class SimulatedProvider:
         if late == "refused":
             return _EARLY["4xx"]
         if answered_in_s >= FINAL_TIMEOUT_S:
-            return _lost("final_timeout", AttemptStatus.TIMED_OUT, unknown=True)
+            return _lost("final_timeout", AttemptStatus.TIMED_OUT, Blame.MESSAGE, unknown=True)
         return SendResult(
             result=Result.ACCEPTED, status=AttemptStatus.PROVIDER_ACCEPTED, provider_code="250 2.0.0"
         )
 
 
-def _lost(code: str, status: AttemptStatus, *, unknown: bool) -> SendResult:
+def _lost(code: str, status: AttemptStatus, blame: Blame, *, unknown: bool = False) -> SendResult:
     return SendResult(
         result=Result.TRANSIENT_FAILURE,
         status=status,
         failure=Failure(code=code, summary=code),
+        blame=blame,
         outcome_unknown=unknown,
     )
 
@@ -122,17 +131,19 @@ _EARLY: Final = {
         result=Result.TRANSIENT_FAILURE,
         status=AttemptStatus.PROVIDER_REJECTED,
         failure=Failure(code="relay_busy", summary="busy"),
+        blame=Blame.MESSAGE,
         provider_code="451 4.3.0",
     ),
     "5xx": SendResult(
         result=Result.PERMANENT_FAILURE,
         status=AttemptStatus.PROVIDER_REJECTED,
         failure=Failure(code="relay_refused", summary="no such user"),
+        blame=Blame.MESSAGE,
         provider_code="550 5.1.1",
         refused_recipients=(
             RefusedRecipient(address="who@b.example", provider_code="550 5.1.1", summary="no"),
         ),
     ),
-    "hang_up": _lost("disconnected", AttemptStatus.TRANSPORT_FAILED, unknown=False),
-    "time_out": _lost("envelope_timeout", AttemptStatus.TIMED_OUT, unknown=False),
+    "hang_up": _lost("disconnected", AttemptStatus.TRANSPORT_FAILED, Blame.RELAY),
+    "time_out": _lost("envelope_timeout", AttemptStatus.TIMED_OUT, Blame.RELAY),
 }

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from galaxy_mail.domain.conclusion import OUTCOME_UNKNOWN, OWNERSHIP_LOST
-from galaxy_mail.domain.records import Attempt, AttemptStatus, Delivery, DeliveryStatus, Result
+from galaxy_mail.domain.conclusion import FREE, OUTCOME_UNKNOWN, OWNERSHIP_LOST
+from galaxy_mail.domain.records import Attempt, AttemptStatus, Blame, Delivery, DeliveryStatus, Result
 from galaxy_mail.domain.states import FINISHED, TERMINAL
 
 S = DeliveryStatus
@@ -69,12 +69,15 @@ def of_the_attempts(delivery: Delivery, attempts: Sequence[Attempt]) -> Iterator
         elif attempt.result is not Result.TRANSIENT_FAILURE:
             yield f"attempt {attempt.attempt_no} ended as {attempt.result} and a later one exists"
     yield from _last(delivery, last)
-    retries = sum(1 for attempt in earlier if not _lost(attempt))
+    retries = sum(1 for attempt in earlier if attempt.blame not in FREE and not _lost(attempt))
     if delivery.retries_used != retries:
         yield f"used {retries} retries, and its record says {delivery.retries_used}"
     losses = sum(1 for attempt in attempts if _lost(attempt))
     if delivery.begun_losses != losses:
         yield f"lost {losses} owners of begun attempts, and its record says {delivery.begun_losses}"
+    relay_failures = sum(1 for attempt in attempts if attempt.blame is Blame.RELAY)
+    if delivery.relay_failures != relay_failures:
+        yield f"failed {relay_failures} times by the relay, and its record says {delivery.relay_failures}"
 
 
 def _one(attempt: Attempt) -> Iterator[str]:
@@ -84,6 +87,8 @@ def _one(attempt: Attempt) -> Iterator[str]:
     if status in FINISHED:
         if attempt.result not in RESULTS[status]:
             yield f"attempt {number} is {status} and its result is {attempt.result}"
+        if attempt.blame is not None and attempt.failure is None:
+            yield f"attempt {number} blames the {attempt.blame} for no failure"
     elif attempt.result is not None or attempt.failure is not None or attempt.outcome_unknown:
         yield f"attempt {number} is {status} and has an outcome"
     if status is A.SCHEDULED and attempt.started_at_ms is not None:

@@ -17,6 +17,7 @@ from galaxy_mail.domain.acceptance import MailRequest
 from galaxy_mail.domain.conclusion import RetryPolicy
 from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus
 from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.relays.relay import Relay
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
@@ -55,6 +56,7 @@ class Process:
                 store=house.store,
                 clock=house.clock,
                 provider=provider,
+                relay=Relay("default"),
                 catalog=CATALOG,
                 policy=policy,
                 metrics=self.metrics,

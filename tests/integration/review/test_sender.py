@@ -23,6 +23,7 @@ from galaxy_mail.domain.records import (
 from galaxy_mail.providers.provider import Message, Provider, SendDeadline
 from galaxy_mail.providers.smtp.provider import SmtpProvider
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
+from galaxy_mail.relays.relay import Relay
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
@@ -47,6 +48,7 @@ async def sender_with_one(
         store=house.store,
         clock=house.clock,
         provider=provider,
+        relay=Relay("default"),
         catalog=CATALOG,
         policy=POLICY,
         metrics=Metrics(),

@@ -22,6 +22,7 @@ from galaxy_mail.domain.records import (
     RenderedContent,
     Result,
 )
+from galaxy_mail.relays.relay import Relay
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
@@ -51,6 +52,7 @@ class Desk:
             store=self.store,  # type: ignore[arg-type]  # a fake with all that a slot asks for
             clock=TrioClock(),
             provider=self.provider,
+            relay=Relay("default"),
             catalog=CATALOG,
             policy=policy or RetryPolicy(),
             metrics=self.metrics,

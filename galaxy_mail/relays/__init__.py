@@ -1,0 +1,1 @@
+"""Relays: what this process sees of them, and what follows for the mail."""
