@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from galaxy_mail.domain.acceptance import (
     OUTCOME_SENT,
     OUTCOME_SUPPRESSED,
-    RECIPIENTS_SUPPRESSED,
     drop_suppressed,
     suppression_entries,
 )
@@ -113,8 +112,7 @@ def test_nobody_left_to_mail_is_an_end_without_an_attempt_and_no_failure_of_ours
     assert delivery.status is DeliveryStatus.SUPPRESSED
     assert made.attempt is None
     assert (delivery.attempt_count, delivery.next_attempt_at_ms, delivery.finished_at_ms) == (0, None, NOW_MS)
-    assert delivery.failure is not None
-    assert delivery.failure.code == RECIPIENTS_SUPPRESSED
+    assert delivery.failure is None
     assert delivery.suppressed_recipients == (
         SuppressedRecipient(address="d1@example.org", reason="bounced"),
     )

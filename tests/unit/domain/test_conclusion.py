@@ -23,6 +23,7 @@ from galaxy_mail.domain.conclusion import (
     Conclusion,
     RetryPolicy,
     begin,
+    blamed,
     conclude,
     conclude_late_suppression,
     conclude_lost_owner,
@@ -33,6 +34,7 @@ from galaxy_mail.domain.conclusion import (
 from galaxy_mail.domain.records import (
     Attempt,
     AttemptStatus,
+    Blame,
     DeadLetter,
     Delivery,
     DeliveryStatus,
@@ -214,7 +216,7 @@ def test_each_answer_ends_attempt_and_delivery_as_the_table_says(
     assert (ended.next_attempt is not None) is (expected is S.QUEUED)
     assert (ended.dead_letter is not None) is (expected is S.DEAD_LETTER)
     assert (ended.delivery.finished_at_ms == NOW_MS + 99) is (expected in TERMINAL)
-    assert ended.delivery.failure == (None if answer is ACCEPTED else FAILURE)
+    assert ended.delivery.failure == (None if answer in (ACCEPTED, SUPPRESSED) else FAILURE)
 
 
 def test_all_that_the_provider_answered_is_in_the_attempt() -> None:
@@ -296,6 +298,78 @@ def test_without_retries_the_first_failure_is_the_last() -> None:
     assert walk.conclude(DEFERRED).delivery.status is S.DEAD_LETTER
 
 
+# Blame (spec part 2, section 12)
+
+
+@pytest.mark.parametrize("blame", [Blame.RELAY, Blame.SERVICE])
+@pytest.mark.parametrize("answer", [REFUSED, DEFERRED, HUNG_UP, SILENT], ids=lambda one: one.status)
+def test_what_is_not_the_messages_fault_uses_up_no_retry(answer: SendResult, blame: Blame) -> None:
+    walk = Walk.of()
+    waits_ms = []
+    for _ in range(9):
+        walk.begin()
+        ended = walk.conclude(replace(answer, blame=blame))
+        assert (ended.attempt.blame, ended.attempt.result) == (blame, Result.TRANSIENT_FAILURE)
+        assert ended.attempt.status is answer.status
+        assert walk.due_ms is not None
+        waits_ms.append(walk.due_ms - walk.now_ms)
+    assert waits_ms == [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]
+    assert (walk.delivery.status, walk.delivery.retries_used, walk.delivery.failure) == (S.QUEUED, 0, FAILURE)
+    assert walk.delivery.relay_failures == (9 if blame is Blame.RELAY else 0)
+
+
+def test_retries_are_as_long_as_ever_whatever_failed_between_them() -> None:
+    walk = Walk.of()
+    waits_ms = []
+    for blame in (Blame.RELAY, Blame.MESSAGE, Blame.SERVICE, Blame.MESSAGE, Blame.RELAY, Blame.MESSAGE):
+        walk.begin()
+        walk.conclude(replace(DEFERRED, blame=blame))
+        assert walk.due_ms is not None
+        waits_ms.append(walk.due_ms - walk.now_ms)
+    assert waits_ms == [1_000, MINUTE_MS, 2_000, 5 * MINUTE_MS, 4_000, 30 * MINUTE_MS]
+    walk.begin()
+    assert walk.conclude(replace(DEFERRED, blame=Blame.MESSAGE)).delivery.status is S.DEAD_LETTER
+
+
+RELAY_REFUSED: Final = replace(REFUSED, blame=Blame.RELAY)
+
+
+def failed_by_the_relay(times: int) -> Walk:
+    walk = Walk.of()
+    for _ in range(times):
+        walk.begin()
+        walk.conclude(RELAY_REFUSED)
+    return walk
+
+
+@pytest.mark.parametrize(
+    ("failures", "accepted_after_ms", "charged"),
+    [
+        (3, 1, True),
+        (7, 1, True),
+        (2, 1, False),  # three of them are free
+        (3, 0, False),  # not since the latest one
+        (3, None, False),  # the relay accepts nothing: it is the relay's fault, however often
+        (50, None, False),
+    ],
+)
+def test_from_its_fourth_relay_failure_on_a_mail_pays_if_the_relay_takes_other_mail(
+    failures: int, accepted_after_ms: int | None, charged: bool
+) -> None:
+    walk = failed_by_the_relay(failures)
+    accepted_at_ms = None if accepted_after_ms is None else walk.now_ms + accepted_after_ms
+    walk.begin()
+    judged = blamed(walk.delivery, RELAY_REFUSED, relay_accepted_at_ms=accepted_at_ms)
+    assert judged.blame is (Blame.MESSAGE if charged else Blame.RELAY)
+    assert walk.conclude(judged).delivery.status is (S.FAILED if charged else S.QUEUED)
+
+
+@pytest.mark.parametrize("result", [ACCEPTED, replace(REFUSED, blame=Blame.SERVICE)])
+def test_only_the_relays_blame_is_looked_at_again(result: SendResult) -> None:
+    walk = failed_by_the_relay(9)
+    assert blamed(walk.delivery, result, relay_accepted_at_ms=walk.now_ms + 1) is result
+
+
 # Unknown outcomes
 
 
@@ -351,7 +425,7 @@ def test_where_no_second_copy_is_wanted_the_loss_of_an_unbegun_attempt_is_harmle
 # Lost owners
 
 
-def test_a_lost_owner_of_a_begun_attempt_closes_it_and_the_next_is_due_at_once() -> None:
+def test_a_lost_owner_of_a_begun_attempt_closes_it_and_the_next_is_due_after_a_second() -> None:
     walk = Walk.of()
     walk.begin()
     ended = walk.lose()
@@ -364,7 +438,8 @@ def test_a_lost_owner_of_a_begun_attempt_closes_it_and_the_next_is_due_at_once()
     )
     assert ended.attempt.result is Result.TRANSIENT_FAILURE
     assert ended.next_attempt is not None
-    assert (ended.next_attempt.attempt_no, ended.next_attempt.scheduled_for_ms) == (2, walk.now_ms)
+    assert (ended.next_attempt.attempt_no, ended.next_attempt.scheduled_for_ms) == (2, walk.now_ms + 1_000)
+    assert ended.attempt.blame is Blame.SERVICE
     assert ended.delivery.retries_used == 0, "lost owners use up no retry"
     assert (ended.delivery.status, ended.delivery.begun_losses) == (S.QUEUED, 1)
     assert ended.dead_letter is None
@@ -487,6 +562,7 @@ def test_a_render_failure_fails_the_delivery_without_a_call() -> None:
         finished_at_ms=NOW_MS + 5,
         result=Result.PERMANENT_FAILURE,
         failure=failure,
+        blame=Blame.MESSAGE,
     )
     assert ended.attempt.provider is None
     assert (ended.next_attempt, ended.dead_letter, ended.attempt.started_at_ms) == (None, None, None)
@@ -502,8 +578,9 @@ def test_late_suppression_of_everybody_ends_the_delivery_without_a_call() -> Non
         SuppressedRecipient(address="d1@example.org", reason="bounced since"),
     )
     assert (ended.attempt.status, ended.attempt.result) == (A.PROVIDER_REJECTED, Result.SUPPRESSED)
-    assert ended.delivery.failure is not None
-    assert ended.delivery.failure.code == RECIPIENTS_SUPPRESSED
+    assert ended.delivery.failure is None
+    assert ended.attempt.failure is not None
+    assert (ended.attempt.failure.code, ended.attempt.blame) == (RECIPIENTS_SUPPRESSED, None)
     assert (ended.attempt.provider, ended.attempt.started_at_ms) == (None, None)
 
 

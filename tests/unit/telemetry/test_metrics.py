@@ -19,6 +19,7 @@ from galaxy_mail.domain.conclusion import (
 from galaxy_mail.domain.records import (
     Attempt,
     AttemptStatus,
+    Blame,
     Delivery,
     DeliveryStatus,
     Envelope,
@@ -64,12 +65,14 @@ TIMED_OUT = SendResult(
     result=Result.TRANSIENT_FAILURE,
     status=AttemptStatus.TIMED_OUT,
     failure=Failure(code="no_final_reply", summary="no answer"),
+    blame=Blame.MESSAGE,
     outcome_unknown=True,
 )
 REFUSED = SendResult(
     result=Result.PERMANENT_FAILURE,
     status=AttemptStatus.PROVIDER_REJECTED,
     failure=Failure(code="recipients_refused", summary="550"),
+    blame=Blame.MESSAGE,
 )
 
 
@@ -167,9 +170,9 @@ def test_failures_are_counted_by_their_code(metrics: Metrics) -> None:
         "attempts_total{timed_out}": 1,
         "attempts_total{provider_rejected}": 2,
         "attempts_outcome_unknown_total": 1,
-        "attempt_failures_total{no_final_reply,transient_failure}": 1,
-        "attempt_failures_total{recipients_refused,permanent_failure}": 1,
-        "attempt_failures_total{missing_variables,permanent_failure}": 1,
+        "attempt_failures_total{message,no_final_reply,transient_failure}": 1,
+        "attempt_failures_total{message,recipients_refused,permanent_failure}": 1,
+        "attempt_failures_total{message,missing_variables,permanent_failure}": 1,
         "delivery_statuses_total{queued}": 1,
         "delivery_statuses_total{failed}": 2,
     }
