@@ -201,7 +201,7 @@ GOES_ON: Final[Mapping[Exchange, int]] = {
 }
 
 
-def read(exchange: Exchange, reply: Reply) -> Ending:
+def classify(exchange: Exchange, reply: Reply) -> Ending:
     """What this answer makes of the exchange. Codes that RFC 5321 doesn't know count by their first digit."""
     if reply.code == 421:
         return Ending.CLOSING

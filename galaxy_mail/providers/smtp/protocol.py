@@ -167,7 +167,7 @@ class SmtpClient:
                 self.exchange = Exchange.BODY
         return reply
 
-    def early_words(self) -> Reply | None:
+    def early_reply(self) -> Reply | None:
         """What the relay says before it can have read all that it was to answer, where that is whole. Raises NotSmtp."""
         return self._reader.next_reply()
 

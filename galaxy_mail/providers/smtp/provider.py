@@ -13,9 +13,11 @@ from galaxy_mail.network.socket_stream import ConversationStream
 from galaxy_mail.providers import mime
 from galaxy_mail.providers.mime import MailFrom
 from galaxy_mail.providers.provider import Message, SendDeadline
+from galaxy_mail.providers.smtp.conversation import ExchangeEnded
+from galaxy_mail.providers.smtp.opening import Connect
 from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange
 from galaxy_mail.providers.smtp.protocol import Extensions, dot_stuffed
-from galaxy_mail.providers.smtp.session import Connect, ConnectionLost, ExchangeEnded, Mail, Session
+from galaxy_mail.providers.smtp.session import Mail, Session, StaleConnection
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, tls_context
 from galaxy_mail.providers.smtp.summaries import describe
 
@@ -52,7 +54,7 @@ class SmtpProvider:
     ) -> None:
         session, self._session = self._session, None
         if session is not None:
-            await session.quit()
+            await session.conversation.quit()
 
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         """One attempt (`providers/provider.py` says what callers may rely on)."""
@@ -60,14 +62,14 @@ class SmtpProvider:
             session = await self._reusable_session() or await self._new_session()
             try:
                 return await self._send_on(session, message, may_finish)
-            except ConnectionLost:
+            except StaleConnection:
                 return await self._send_on(await self._new_session(), message, may_finish)
         except ExchangeEnded as raised:  # while opening: the relay has seen nothing of the message
             return raised.ended.result(describe(raised.ended, message=message, wire=b""))
 
     async def _send_on(self, session: Session, message: Message, may_finish: SendDeadline) -> SendResult:
         try:
-            mail = await self._mail(message, session.extensions)
+            mail = await self._mail(message, session.conversation.extensions)
             if isinstance(mail, Ended):
                 return mail.result(describe(mail, message=message, wire=b""))
             ended = await session.transact(mail, may_finish=may_finish)
@@ -75,9 +77,9 @@ class SmtpProvider:
                 "" if ended.ending is Ending.ACCEPTED else describe(ended, message=message, wire=mail.wire)
             )
         finally:
-            if session.is_broken:
+            if session.conversation.is_broken:
                 self._session = None
-                await session.drop()
+                await session.conversation.drop()
 
     async def _mail(self, message: Message, extensions: Extensions) -> Mail | Ended:
         """The message for this relay, or why it takes it in no spelling."""
@@ -120,7 +122,7 @@ class SmtpProvider:
         if session is None or session.is_reusable():
             return session
         self._session = None
-        await session.quit()
+        await session.conversation.quit()
         return None
 
     async def _new_session(self) -> Session:
