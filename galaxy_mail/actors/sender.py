@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 RECORD_WITHIN_S: Final = 1.5  # the time that a cancelled slot has to record the outcome or release the claim
 SEND_WITHIN_S: Final = 600.0  # a provider has its own deadlines; a slot that sends for longer is stuck
+IDLE_CHECK_EVERY_S: Final = 1.0
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # between retries of a call to Redis; the last one repeats
 
 
@@ -98,6 +99,7 @@ class Sender:
     async def run(self) -> None:
         async with self.provider, trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_claim_alive)
+            nursery.start_soon(self._close_idle_connection)
             with suppress(EndOfLanes):
                 while True:
                     self.heartbeat.rest()
@@ -115,6 +117,11 @@ class Sender:
                     finally:
                         self._in_hand = None
             nursery.cancel_scope.cancel()
+
+    async def _close_idle_connection(self) -> None:
+        while True:
+            await trio.sleep(IDLE_CHECK_EVERY_S)
+            await self.provider.close_idle()
 
     # The claim
 

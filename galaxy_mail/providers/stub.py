@@ -107,6 +107,9 @@ class StubProvider:
     ) -> None:
         pass
 
+    async def close_idle(self) -> None:
+        pass
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         """The script's answer. Cancelled before it is given, nothing is kept; the keeping itself can't be cancelled."""
         rule = self._script.rule_for(next(iter(message.envelope.recipients()), ""))

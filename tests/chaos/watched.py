@@ -15,6 +15,7 @@ from galaxy_mail.actors.supervisor import Actor, Child, Heartbeat
 from galaxy_mail.config import Config
 from galaxy_mail.domain.records import SendResult
 from galaxy_mail.providers.provider import Message, SendDeadline
+from galaxy_mail.providers.smtp.opening import Connect
 from galaxy_mail.providers.smtp.outcomes import Exchange
 from galaxy_mail.providers.smtp.provider import SmtpProvider
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
@@ -110,7 +111,7 @@ class WatchedProvider:
     def __init__(self, settings: SmtpSettings, watch: Watch) -> None:
         self._watch = watch
         self._settings = settings
-        self._provider = SmtpProvider(settings, connect=self._connect)
+        self._provider = SmtpProvider(settings, addresses=self._addresses)
 
     async def __aenter__(self) -> Self:
         await self._provider.__aenter__()
@@ -121,10 +122,16 @@ class WatchedProvider:
     ) -> None:
         await self._provider.__aexit__(kind, error, trace)
 
+    async def close_idle(self) -> None:
+        await self._provider.close_idle()
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         result = await self._provider.send(message, may_finish=may_finish)
         self._watch.at(Point.AFTER_ANSWER, slot.get())
         return result
+
+    async def _addresses(self) -> list[Connect]:
+        return [self._connect]
 
     async def _connect(self) -> trio.abc.Stream:
         stream = await trio.open_tcp_stream(self._settings.host, self._settings.port)

@@ -134,16 +134,16 @@ def _pairs(moves: Moves) -> frozenset[str]:
 
 def _outcomes() -> str:
     rows = [
-        "| exchange | what came of it | failure code | result | attempt | may have left | connection |",
+        "| exchange | what came of it | failure code | result | blame | attempt | may have left |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for (exchange, ending), outcome in OUTCOMES.items():
         code = f"`{outcome.failure_code}`" if outcome.failure_code else ""
         unknown = "**yes**" if outcome.outcome_unknown else ""
-        kept = "kept" if outcome.keeps_connection else "closed"
+        blame = f"`{outcome.blame}`" if outcome.blame else ""
         rows.append(
-            f"| {exchange} | {_ENDINGS[ending.value]} | {code} | `{outcome.result}` | `{outcome.status}` "
-            f"| {unknown} | {kept} |"
+            f"| {exchange} | {_ENDINGS[ending.value]} | {code} | `{outcome.result}` | {blame} "
+            f"| `{outcome.status}` | {unknown} |"
         )
     return "\n" + "\n".join(rows) + "\n\n"
 
@@ -158,12 +158,14 @@ _ENDINGS: Final[Mapping[str, str]] = {
     "timed_out": "no answer in time",
     "unresolved": "its name has no address",
     "unreachable": "it can't be reached",
+    "no_resources": "this host has no file descriptor, port, memory or thread left",
     "unverified": "its certificate does not verify",
     "broken": "the handshake failed",
     "injected": "bytes in clear behind the answer to STARTTLS",
     "not_offered": "the relay does not offer what is needed",
     "in_clear": "credentials would travel in clear",
     "too_large": "larger than the relay's SIZE",
+    "too_many": "more recipients than the relay takes in one message",
     "malformed": "the message can't be encoded as a mail",
     "claim_short": "less than half of the claim is left",
     "cut_off": "the service stopped, and its grace is over",

@@ -42,6 +42,9 @@ class SimulatedProvider:
     ) -> None:
         pass
 
+    async def close_idle(self) -> None:
+        pass
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         world, process = self.world, self.process
         begin = world.witness.sent(message.delivery_id, message.attempt_no, process)

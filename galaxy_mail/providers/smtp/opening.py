@@ -1,10 +1,11 @@
 """Opens a conversation with the relay: connect, greeting, EHLO, TLS, AUTH."""
 
+import errno
 import os
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -19,48 +20,122 @@ from galaxy_mail.providers.smtp.protocol import State
 from galaxy_mail.providers.smtp.replies import one_line
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
 
-Connect = Callable[[], Awaitable[trio.abc.Stream]]
+Connect = Callable[[], Awaitable[trio.abc.Stream]]  # to one address
+Addresses = Callable[[], Awaitable[Sequence[Connect]]]  # of the relay, in the order in which to try them
 
 _COMMAND_LINE_MAX_BYTES: Final = 512  # RFC 5321 §4.5.3.1.4
 
 
+# The relay at another address may do better if these exchanges fail.
+_OF_ONE_ADDRESS: Final = frozenset({Exchange.CONNECT, Exchange.TLS, Exchange.GREETING, Exchange.EHLO})
+_OWN_LIMITS: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EADDRNOTAVAIL}
+)
+_OWN_LIMITS_OF_NAMES: Final = frozenset({socket.EAI_MEMORY, socket.EAI_SYSTEM})
+
+
+class TlsClient:
+    """The TLS settings of one connection after another. It resumes the session of the last one (RFC 8446 §2.2)."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self._session: ssl.SSLSession | None = None
+
+    def client(self, stream: trio.abc.Stream, host: str) -> trio.SSLStream[trio.abc.Stream]:
+        # https_compatible: relays close the connection after QUIT without TLS' close_notify, and SMTP needs none.
+        secure = trio.SSLStream(stream, self.context, server_hostname=host, https_compatible=True)
+        if self._session is not None:
+            secure.session = self._session  # trio passes it on to the ssl.SSLObject
+        return secure
+
+    def ended(self, stream: trio.abc.Stream) -> None:
+        """Keeps the session of a connection that ends: its tickets came after the handshake."""
+        if isinstance(stream, trio.SSLStream):
+            self._session = stream.session
+
+
 async def open_conversation(
-    settings: SmtpSettings, tls: ssl.SSLContext | None, connect: Connect
+    settings: SmtpSettings, tls: TlsClient | None, addresses: Addresses
 ) -> Conversation:
-    """A conversation after EHLO, under TLS and authenticated as configured. Raises ExchangeEnded."""
+    """A conversation after EHLO, under TLS and authenticated as configured. Raises ExchangeEnded.
+
+    If the connection or the greeting fails at one address, the next one is tried. Until the greeting, each address has a
+    third of the time that is left while another one remains.
+    """
+    until_s = trio.current_time() + settings.timeout_s
+    connects: Sequence[Connect] = ()
+    with trio.move_on_at(until_s):
+        connects = await _resolved(addresses)
+    for following, connect in enumerate(connects, 1):
+        last = following == len(connects)
+        try:
+            return await _open_at(connect, settings, tls, until_s, last=last)
+        except ExchangeEnded as failed:
+            if last or failed.ended.exchange not in _OF_ONE_ADDRESS:
+                raise
+    raise _not_connected(Ending.TIMED_OUT, f"no address within {settings.timeout_s:g} s")
+
+
+async def _open_at(
+    connect: Connect, settings: SmtpSettings, tls: TlsClient | None, until_s: float, *, last: bool
+) -> Conversation:
     conversation: Conversation | None = None
+    now_s = trio.current_time()
+    greeting_s = until_s if last else now_s + (until_s - now_s) / 3
     try:
-        with trio.move_on_after(settings.timeout_s):
+        with trio.move_on_at(greeting_s) as patience:
             conversation = Conversation(settings, await _connected(connect))
+            await _greeted(conversation, tls)
+            patience.deadline = until_s
             await _handshake(conversation, tls)
             return conversation
+        within_s = patience.deadline - now_s
         if conversation is not None:
-            raise conversation.timed_out()
-        raise _not_connected(Ending.TIMED_OUT, f"no answer within {settings.timeout_s:g} s")
+            raise conversation.timed_out(within_s)
+        raise _not_connected(Ending.TIMED_OUT, f"no answer within {within_s:g} s")
     except BaseException:
         if conversation is not None:
             await conversation.drop()
         raise
 
 
+async def _resolved(addresses: Addresses) -> Sequence[Connect]:
+    try:
+        return await addresses()
+    except socket.gaierror as unresolved:
+        own = unresolved.errno in _OWN_LIMITS_OF_NAMES
+        raise _not_connected(
+            Ending.NO_RESOURCES if own else Ending.UNRESOLVED, _system_reason(unresolved)
+        ) from unresolved
+    except UnicodeError as unresolved:
+        raise _not_connected(Ending.UNRESOLVED, _system_reason(unresolved)) from unresolved
+    except RuntimeError as no_thread:  # "can't start new thread", by threading
+        raise _not_connected(Ending.NO_RESOURCES, one_line(str(no_thread))) from no_thread
+
+
 async def _connected(connect: Connect) -> trio.abc.Stream:
     try:
         return await connect()
-    except (socket.gaierror, UnicodeError) as unresolved:
-        raise _not_connected(Ending.UNRESOLVED, _system_reason(unresolved)) from unresolved
-    except OSError as unreachable:
-        raise _not_connected(Ending.UNREACHABLE, _system_reason(unreachable)) from unreachable
+    except OSError as failed:
+        cause = root_cause(failed)
+        own = isinstance(cause, OSError) and cause.errno in _OWN_LIMITS
+        raise _not_connected(
+            Ending.NO_RESOURCES if own else Ending.UNREACHABLE, _system_reason(failed)
+        ) from failed
 
 
 def _not_connected(ending: Ending, detail: str) -> ExchangeEnded:
     return ExchangeEnded(Ended(exchange=Exchange.CONNECT, ending=ending, detail=detail))
 
 
-async def _handshake(conversation: Conversation, tls: ssl.SSLContext | None) -> None:
-    settings = conversation.settings
-    if settings.implicit_tls:
+async def _greeted(conversation: Conversation, tls: TlsClient | None) -> None:
+    if conversation.settings.implicit_tls:
         await _start_tls(conversation, tls)
     require(Exchange.GREETING, await conversation.reply())
+
+
+async def _handshake(conversation: Conversation, tls: TlsClient | None) -> None:
+    settings = conversation.settings
     await _hello(conversation)
     if not settings.implicit_tls and settings.tls is not TlsMode.NONE:
         if "STARTTLS" in conversation.extensions:
@@ -76,13 +151,10 @@ async def _handshake(conversation: Conversation, tls: ssl.SSLContext | None) -> 
         await _authenticate(conversation)
 
 
-async def _start_tls(conversation: Conversation, tls: ssl.SSLContext | None) -> None:
+async def _start_tls(conversation: Conversation, tls: TlsClient | None) -> None:
     assert tls is not None, "TLS without a context"
     conversation.handshaking_tls = True
-    # https_compatible: relays close the connection after QUIT without TLS' close_notify, and SMTP needs none.
-    host = conversation.settings.host.rstrip(".")
-    secure = trio.SSLStream(conversation.stream, tls, server_hostname=host, https_compatible=True)
-    conversation.stream = secure
+    conversation.stream = secure = tls.client(conversation.stream, conversation.settings.host.rstrip("."))
     try:
         await secure.do_handshake()
     except trio.BrokenResourceError as broken:

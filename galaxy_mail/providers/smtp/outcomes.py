@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from galaxy_mail.domain.records import AttemptStatus, Failure, RefusedRecipient, Result, SendResult
+from galaxy_mail.domain.records import AttemptStatus, Blame, Failure, RefusedRecipient, Result, SendResult
 from galaxy_mail.providers.smtp.replies import Reply
 
 
@@ -23,7 +23,7 @@ class Exchange(StrEnum):
     EHLO = "EHLO"  # and HELO
     STARTTLS = "STARTTLS"
     AUTH = "AUTH"
-    RSET = "RSET"
+    RSET = "RSET"  # only of a probe: no row below
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
@@ -42,12 +42,14 @@ class Ending(StrEnum):
     TIMED_OUT = "timed_out"
     UNRESOLVED = "unresolved"  # the relay's name
     UNREACHABLE = "unreachable"
+    NO_RESOURCES = "no_resources"  # this host has no file descriptor, port, memory or thread left
     UNVERIFIED = "unverified"  # the relay's certificate
     BROKEN = "broken"  # the handshake, other than by the certificate
     INJECTED = "injected"  # bytes in clear that would have been read as if TLS had protected them
     NOT_OFFERED = "not_offered"
     IN_CLEAR = "in_clear"  # would give the password away
     TOO_LARGE = "too_large"
+    TOO_MANY = "too_many"  # recipients in one transaction
     MALFORMED = "malformed"  # ours: the message has no spelling as a mail
     CLAIM_SHORT = "claim_short"  # too little of the claim is left to start what can't be undone
     CUT_OFF = "cut_off"  # by the end of a stop's grace
@@ -57,22 +59,23 @@ class Outcome(Struct, frozen=True):
     result: Result
     status: AttemptStatus
     failure_code: str | None
+    blame: Blame | None = Blame.MESSAGE  # unless the reply says otherwise (`Ended.blame`)
     outcome_unknown: bool = False  # the relay may have the message all the same
-    keeps_connection: bool = False
+    intact: bool = False  # the connection: QUIT can be sent
 
 
-def _refused(code: str) -> Outcome:
-    """The relay said no, for good, and stays."""
-    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+def _refused(code: str, blame: Blame = Blame.MESSAGE) -> Outcome:
+    """The relay refused for good, and the connection is intact."""
+    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=True)
 
 
-def _deferred(code: str) -> Outcome:
-    """The relay said not now, and stays."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+def _deferred(code: str, blame: Blame = Blame.MESSAGE) -> Outcome:
+    """The relay refused for now, and the connection is intact."""
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=True)
 
 
 def _refused_early(code: str) -> Outcome:
-    """The relay said no before it had everything: it takes the rest for commands, so the connection is lost."""
+    """The relay refused before it had the whole message: it takes the rest for commands, so the connection is lost."""
     return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
 
 
@@ -80,13 +83,17 @@ def _deferred_early(code: str) -> Outcome:
     return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
 
 
-def _failed(code: str) -> Outcome:
-    """The way to the relay is bad, or the relay is: not the message's fault."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code)
+def _closing() -> Outcome:
+    """The relay closes the connection (421) and does not have the message."""
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, "service_closing", Blame.RELAY)
 
 
-def _late(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code)
+def _failed(code: str, blame: Blame = Blame.RELAY) -> Outcome:
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, blame)
+
+
+def _late(code: str, blame: Blame = Blame.RELAY) -> Outcome:
+    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, blame)
 
 
 def _failed_undecided(code: str) -> Outcome:
@@ -101,6 +108,7 @@ X = Exchange
 OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.CONNECT, Ending.UNRESOLVED): _failed("name_not_resolved"),
     (X.CONNECT, Ending.UNREACHABLE): _failed("connect_failed"),
+    (X.CONNECT, Ending.NO_RESOURCES): _failed("out_of_resources", Blame.SERVICE),
     (X.CONNECT, Ending.TIMED_OUT): _late("connect_timed_out"),
     #
     (X.TLS, Ending.UNVERIFIED): _failed("tls_unverified"),
@@ -139,48 +147,47 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.AUTH, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.AUTH, Ending.HUNG_UP): _failed("disconnected"),
     (X.AUTH, Ending.TIMED_OUT): _late("auth_timed_out"),
-    # RSET opens a transaction on a connection that an earlier message left behind; any answer but yes replaces the
-    # connection (see `costs_no_attempt`), and only silence ends the attempt.
-    (X.RSET, Ending.TIMED_OUT): _late("envelope_timed_out"),
     #
     (X.MAIL, Ending.NOT_OFFERED): _refused("smtputf8_unsupported"),
     (X.MAIL, Ending.TOO_LARGE): _refused("message_too_large"),
+    (X.MAIL, Ending.TOO_MANY): _refused("too_many_recipients"),
     (X.MAIL, Ending.MALFORMED): _refused("message_malformed"),
-    (X.MAIL, Ending.PERMANENT): _refused("sender_refused"),
-    (X.MAIL, Ending.TRANSIENT): _deferred("sender_deferred"),
-    (X.MAIL, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.MAIL, Ending.PERMANENT): _refused("sender_refused", Blame.RELAY),
+    (X.MAIL, Ending.TRANSIENT): _deferred("sender_deferred", Blame.RELAY),
+    (X.MAIL, Ending.CLOSING): _closing(),
     (X.MAIL, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.MAIL, Ending.HUNG_UP): _failed("disconnected"),
     (X.MAIL, Ending.TIMED_OUT): _late("envelope_timed_out"),
     #
+    (X.RCPT, Ending.TOO_MANY): _refused("too_many_recipients"),
     (X.RCPT, Ending.PERMANENT): _refused("recipient_refused"),
     (X.RCPT, Ending.TRANSIENT): _deferred("recipient_deferred"),
-    (X.RCPT, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.RCPT, Ending.CLOSING): _closing(),
     (X.RCPT, Ending.BAD_REPLY): _failed("bad_reply"),
-    (X.RCPT, Ending.HUNG_UP): _failed("disconnected"),
-    (X.RCPT, Ending.TIMED_OUT): _late("envelope_timed_out"),
+    (X.RCPT, Ending.HUNG_UP): _failed("disconnected", Blame.MESSAGE),
+    (X.RCPT, Ending.TIMED_OUT): _late("envelope_timed_out", Blame.MESSAGE),
     #
     (X.DATA, Ending.PERMANENT): _refused("data_refused"),
     (X.DATA, Ending.TRANSIENT): _deferred("data_deferred"),
-    (X.DATA, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.DATA, Ending.CLOSING): _closing(),
     (X.DATA, Ending.BAD_REPLY): _failed("bad_reply"),
-    (X.DATA, Ending.HUNG_UP): _failed("disconnected"),
-    (X.DATA, Ending.TIMED_OUT): _late("envelope_timed_out"),
+    (X.DATA, Ending.HUNG_UP): _failed("disconnected", Blame.MESSAGE),
+    (X.DATA, Ending.TIMED_OUT): _late("envelope_timed_out", Blame.MESSAGE),
     # Answers here come unasked, before the relay has the whole message.
     (X.BODY, Ending.PERMANENT): _refused_early("message_refused"),
     (X.BODY, Ending.TRANSIENT): _deferred_early("message_deferred"),
-    (X.BODY, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.BODY, Ending.CLOSING): _closing(),
     (X.BODY, Ending.BAD_REPLY): _failed("bad_reply"),
-    (X.BODY, Ending.HUNG_UP): _failed("disconnected"),
-    (X.BODY, Ending.TIMED_OUT): _late("body_timed_out"),
-    (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out"),
+    (X.BODY, Ending.HUNG_UP): _failed("disconnected", Blame.MESSAGE),
+    (X.BODY, Ending.TIMED_OUT): _late("body_timed_out", Blame.MESSAGE),
+    (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out", Blame.SERVICE),
     # RFC 1047: whoever gives up here without an answer may make a second copy.
     (X.FINAL, Ending.ACCEPTED): Outcome(
-        Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, keeps_connection=True
+        Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, None, intact=True
     ),
     (X.FINAL, Ending.PERMANENT): _refused("message_refused"),
     (X.FINAL, Ending.TRANSIENT): _deferred("message_deferred"),
-    (X.FINAL, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.FINAL, Ending.CLOSING): _closing(),
     (X.FINAL, Ending.BAD_REPLY): _failed_undecided("bad_reply"),
     (X.FINAL, Ending.HUNG_UP): _failed_undecided("disconnected"),
     (X.FINAL, Ending.TIMED_OUT): _late_undecided("final_timed_out"),
@@ -211,14 +218,20 @@ def classify(exchange: Exchange, reply: Reply) -> Ending:
     return {4: Ending.TRANSIENT, 5: Ending.PERMANENT}.get(digit, Ending.BAD_REPLY)
 
 
-def costs_no_attempt(exchange: Exchange, ending: Ending, *, first: bool) -> bool:
-    """Whether a reused connection that ends like this was lost before it was used: then a new one gets the message.
+def may_be_stale(ended: "Ended", *, first: bool) -> bool:
+    """Whether this end on a reused connection may be about the connection and not about the message.
 
-    `first`: no command of this message had been answered. Nothing of the message has been said in any of these cases.
+    The relay closed it before it answered the first command of the message (`first`); or it refused MAIL, as some do after
+    too many messages or too long a time; or it reported a network status (X.4.z). It can't have the message in any case.
     """
-    if exchange is Exchange.RSET:
-        return ending is not Ending.TIMED_OUT
-    return first and ending in (Ending.HUNG_UP, Ending.CLOSING)
+    if first and ended.ending in (Ending.HUNG_UP, Ending.CLOSING):
+        return True
+    if ended.ending not in (Ending.TRANSIENT, Ending.PERMANENT) or ended.reply is None:
+        return False
+    if ended.exchange is Exchange.MAIL:
+        return True
+    enhanced = ended.reply.enhanced or ""
+    return ended.exchange in (Exchange.RCPT, Exchange.DATA, Exchange.BODY) and enhanced.startswith("4.4.")
 
 
 class Answered(Struct, frozen=True):
@@ -243,16 +256,47 @@ class Ended(Struct, frozen=True, kw_only=True):
     def outcome(self) -> Outcome:
         return OUTCOMES[self.exchange, self.ending]
 
+    @property
+    def blame(self) -> Blame | None:
+        """Whose fault it is; None if the relay has taken the message."""
+        blame = self.outcome.blame
+        if self.reply is None or self.ending not in (Ending.PERMANENT, Ending.TRANSIENT):
+            return blame
+        return _blame_by_reply(self.exchange, self.reply) or blame
+
     def result(self, summary: str) -> SendResult:
         outcome = self.outcome
         return SendResult(
             result=outcome.result,
             status=outcome.status,
             failure=Failure(code=outcome.failure_code, summary=summary) if outcome.failure_code else None,
+            blame=self.blame,
             provider_code=self.reply.label if self.reply else None,
             refused_recipients=self.refused,
             outcome_unknown=outcome.outcome_unknown,
         )
+
+
+# The relay wants a login, TLS or fewer connections, or its login service is away.
+RELAY_CODES: Final = frozenset({432, 454, 530, 534, 535, 538})
+TOO_LARGE: Final = frozenset({"2.3", "3.4"})  # RFC 3463 §3.3, §3.4: subject and detail
+NO_SMTPUTF8: Final = "6.7"  # RFC 6531 §3.5
+
+
+def _blame_by_reply(exchange: Exchange, reply: Reply) -> Blame | None:
+    """The blame that the codes of a refusal tell; None: that of the exchange."""
+    if reply.code in RELAY_CODES:
+        return Blame.RELAY
+    status = reply.enhanced[2:] if reply.enhanced else ""
+    if status in TOO_LARGE:
+        return Blame.MESSAGE
+    if exchange is Exchange.MAIL and (reply.code in (552, 555) or status == NO_SMTPUTF8):
+        return (
+            Blame.MESSAGE
+        )  # 555 is about a parameter of this MAIL: its size, SMTPUTF8 or BODY (RFC 5321 §4.1.1.11)
+    if exchange is not Exchange.RCPT and reply.code < 500 and status.startswith(("3.", "4.")):
+        return Blame.RELAY  # mail system or network status: a full disk, a route that is down
+    return None
 
 
 def envelope_verdict(answers: Sequence[Answered]) -> Ended | None:
@@ -262,12 +306,33 @@ def envelope_verdict(answers: Sequence[Answered]) -> Ended | None:
     decides: a message that is refused for good to one of them is sent to nobody. DATA comes last, for a relay that
     took no recipient refuses it too.
     """
+    if too_many := _too_many_recipients(answers):
+        return too_many
     for exchange in (Exchange.MAIL, Exchange.RCPT, Exchange.DATA):
         for ending in (Ending.PERMANENT, Ending.TRANSIENT):
             for answered in answers:
                 if answered.exchange is exchange and answered.ending is ending:
                     refused = _refused_recipients(answers) if exchange is Exchange.RCPT else ()
                     return Ended(exchange=exchange, ending=ending, reply=answered.reply, refused=refused)
+    return None
+
+
+def _too_many_recipients(answers: Sequence[Answered]) -> Ended | None:
+    """The end if the relay took some recipients and refuses the others for their number (RFC 5321 §4.5.3.1.10)."""
+    recipients = [a for a in answers if a.exchange is Exchange.RCPT]
+    taken = sum(1 for a in recipients if a.ending is Ending.ACCEPTED)
+    for answered in recipients:
+        reply = answered.reply
+        by_status = reply.enhanced is not None and reply.enhanced[2:] == "5.3" and len(recipients) > 1
+        by_code = reply.enhanced is None and reply.code in (452, 552) and taken > 0
+        if answered.ending is not Ending.ACCEPTED and (by_status or by_code):
+            return Ended(
+                exchange=Exchange.RCPT,
+                ending=Ending.TOO_MANY,
+                reply=reply,
+                refused=_refused_recipients(answers),
+                detail=f"the relay took {taken} of {len(recipients)} recipients in one message",
+            )
     return None
 
 

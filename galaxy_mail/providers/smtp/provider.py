@@ -2,6 +2,8 @@
 
 import socket
 import ssl
+from functools import partial
+from math import inf
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,7 +16,7 @@ from galaxy_mail.providers import mime
 from galaxy_mail.providers.mime import MailFrom
 from galaxy_mail.providers.provider import Message, SendDeadline
 from galaxy_mail.providers.smtp.conversation import ExchangeEnded
-from galaxy_mail.providers.smtp.opening import Connect
+from galaxy_mail.providers.smtp.opening import Addresses, Connect, TlsClient
 from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange
 from galaxy_mail.providers.smtp.protocol import Extensions, dot_stuffed
 from galaxy_mail.providers.smtp.session import Mail, Session, StaleConnection
@@ -30,21 +32,27 @@ _KEEPALIVE_S: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL":
 class SmtpProvider:
     """A sender slot's own way to the relay. Opens its connection at the first message and keeps it.
 
-    `tls` may be shared by all slots (`tls_context`); `connect` replaces TCP in tests.
+    `tls` may be shared by all slots (`tls_context`); `addresses` replaces TCP in tests.
     """
 
     name = "smtp"
 
     def __init__(
-        self, settings: SmtpSettings, *, tls: ssl.SSLContext | None = None, connect: Connect | None = None
+        self,
+        settings: SmtpSettings,
+        *,
+        tls: ssl.SSLContext | None = None,
+        addresses: Addresses | None = None,
     ) -> None:
         self._settings = settings
-        self._tls = tls
         if tls is None and settings.tls is not TlsMode.NONE:
-            self._tls = tls_context(settings.ca_file)
-        self._connect = connect or self._connect_tcp
+            tls = tls_context(settings.ca_file)
+        self._tls = None if tls is None else TlsClient(tls)
+        self._addresses = addresses or self._tcp_addresses
+        self._worked: tuple[str, int] | None = None  # the address of the latest connection, to be tried first
         self._sender = MailFrom(email=settings.from_email, name=settings.from_name or None)
         self._session: Session | None = None
+        self._sending = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -52,12 +60,24 @@ class SmtpProvider:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._leave()
+
+    async def close_idle(self) -> None:
+        """Ends a connection that has been idle for too long. Not a message's: those are sent on a session that is in use."""
+        if self._session is not None and not self._sending and self._session.is_idle:
+            await self._leave()
+
+    async def _leave(self) -> None:
         session, self._session = self._session, None
-        if session is not None:
-            await session.conversation.quit()
+        if session is None:
+            return
+        if self._tls is not None:
+            self._tls.ended(session.conversation.stream)
+        await session.conversation.quit()
 
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         """One attempt (`providers/provider.py` says what callers may rely on)."""
+        self._sending = True
         try:
             session = await self._reusable_session() or await self._new_session()
             try:
@@ -66,6 +86,8 @@ class SmtpProvider:
                 return await self._send_on(await self._new_session(), message, may_finish)
         except ExchangeEnded as raised:  # while opening: the relay has seen nothing of the message
             return raised.ended.result(describe(raised.ended, message=message, wire=b""))
+        finally:
+            self._sending = False
 
     async def _send_on(self, session: Session, message: Message, may_finish: SendDeadline) -> SendResult:
         try:
@@ -77,9 +99,8 @@ class SmtpProvider:
                 "" if ended.ending is Ending.ACCEPTED else describe(ended, message=message, wire=mail.wire)
             )
         finally:
-            if session.conversation.is_broken:
-                self._session = None
-                await session.conversation.drop()
+            if session.is_used_up:
+                await self._leave()
 
     async def _mail(self, message: Message, extensions: Extensions) -> Mail | Ended:
         """The message for this relay, or why it takes it in no spelling."""
@@ -96,6 +117,10 @@ class SmtpProvider:
                 content, wire = self._build(message, eight_bit, smtputf8)
         except mime.BadMessage as bad:
             return Ended(exchange=Exchange.MAIL, ending=Ending.MALFORMED, detail=str(bad))
+        recipients = message.envelope.recipients()
+        if len(recipients) > (most := _recipients_max(extensions)):
+            detail = f"{len(recipients)} recipients, and the relay takes {most} in one message"
+            return Ended(exchange=Exchange.MAIL, ending=Ending.TOO_MANY, detail=detail)
         limit = extensions.get("SIZE", "")  # RFC 1870 §4; 0 or nothing: no fixed limit
         if limit.isdecimal() and 0 < int(limit) < len(content):
             detail = f"{len(content)} bytes, and the relay takes {int(limit)}"
@@ -109,7 +134,7 @@ class SmtpProvider:
             parameters += b" SMTPUTF8"  # RFC 6531 §3.4
         return Mail(
             mail_argument=b"FROM:<%s>%s" % (_encoded(self._sender.email), parameters),
-            recipients=tuple((to, b"TO:<%s>" % _encoded(to)) for to in message.envelope.recipients()),
+            recipients=tuple((to, b"TO:<%s>" % _encoded(to)) for to in recipients),
             wire=wire,
         )
 
@@ -118,27 +143,43 @@ class SmtpProvider:
         return content, dot_stuffed(content)
 
     async def _reusable_session(self) -> Session | None:
-        session = self._session
-        if session is None or session.is_reusable():
-            return session
-        self._session = None
-        await session.conversation.quit()
-        return None
-
-    async def _new_session(self) -> Session:
-        self._session = await Session.open(self._settings, self._tls, self._connect)
+        if self._session is not None and not self._session.is_reusable():
+            await self._leave()
         return self._session
 
-    async def _connect_tcp(self) -> ConversationStream:
-        stream = await trio.open_tcp_stream(self._settings.host, self._settings.port)
+    async def _new_session(self) -> Session:
+        self._session = await Session.open(self._settings, self._tls, self._addresses)
+        return self._session
+
+    async def _tcp_addresses(self) -> list[Connect]:
+        """The relay's addresses, the one that worked last first. Raises socket.gaierror."""
+        found = await trio.socket.getaddrinfo(
+            self._settings.host, self._settings.port, type=socket.SOCK_STREAM
+        )
+        addresses = dict.fromkeys((str(address[0]), int(address[1])) for *_, address in found)
+        in_order = sorted(addresses, key=lambda address: address != self._worked)
+        return [partial(self._connect_tcp, address) for address in in_order]
+
+    async def _connect_tcp(self, address: tuple[str, int]) -> ConversationStream:
+        stream = await trio.open_tcp_stream(*address)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE_S.items():
             if (option := getattr(socket, name, None)) is not None:  # not all systems have all of them
                 stream.setsockopt(socket.IPPROTO_TCP, option, value)
+        self._worked = address
         return ConversationStream.over(stream)
 
 
 _NO_SMTPUTF8: Final = "an address needs SMTPUTF8, which the relay does not offer"
+
+
+def _recipients_max(extensions: Extensions) -> float:
+    """How many recipients the relay takes in one message (RFC 9422 §3.4); infinite if it does not say."""
+    for limit in extensions.get("LIMITS", "").upper().split():
+        name, _, value = limit.partition("=")
+        if name == "RCPTMAX" and value.isdecimal():
+            return int(value)
+    return inf
 
 
 def _encoded(address: str) -> bytes:

@@ -2,8 +2,7 @@
 
 A message takes two round trips with a relay that supports pipelining: MAIL, RCPT and, for a single recipient, DATA in one
 write; then the body and the final dot in another. RSET is not sent between messages, because the reply to a final dot
-clears all buffers (RFC 5321 §4.1.1.4). Only a transaction that ended before its dot is still open; then RSET is written
-in front of the next MAIL.
+clears all buffers (RFC 5321 §4.1.1.4), and a connection ends after a refusal.
 
 We know exactly when the relay can have the message. The final dot is sent with the last bytes of the body, and trio's
 streams return from `send_all` only after the kernel has taken every byte. If a `send_all` was cancelled, timed out or
@@ -11,7 +10,6 @@ failed, the final line is incomplete, and the relay must discard the message. On
 open. `send_at_once`, which sends most messages, is cancelled either before it has sent a byte or not at all.
 """
 
-import ssl
 from math import inf
 from typing import Final, Self
 
@@ -25,17 +23,16 @@ from galaxy_mail.providers.smtp.conversation import (
     Conversation,
     ExchangeEnded,
     body_ended,
-    require,
 )
-from galaxy_mail.providers.smtp.opening import Connect, open_conversation
+from galaxy_mail.providers.smtp.opening import Addresses, TlsClient, open_conversation
 from galaxy_mail.providers.smtp.outcomes import (
     Answered,
     Ended,
     Ending,
     Exchange,
     classify,
-    costs_no_attempt,
     envelope_verdict,
+    may_be_stale,
 )
 from galaxy_mail.providers.smtp.protocol import State
 from galaxy_mail.providers.smtp.replies import NotSmtp, Reply
@@ -55,7 +52,7 @@ class Mail(Struct, frozen=True, kw_only=True):
 
 
 class StaleConnection(Exception):
-    """The relay had closed this reused connection before the message began. Nothing of the message was sent."""
+    """The message may go better on a new connection than on this reused one. The relay can't have it."""
 
 
 class Session:
@@ -66,21 +63,30 @@ class Session:
         self._settings = conversation.settings
         self._smtp = conversation.smtp
         self._messages = 0
+        self._refused = False
         self._idle_since_s = trio.current_time()
 
     @classmethod
-    async def open(cls, settings: SmtpSettings, tls: ssl.SSLContext | None, connect: Connect) -> Self:
+    async def open(cls, settings: SmtpSettings, tls: TlsClient | None, addresses: Addresses) -> Self:
         """A session that is ready for a message. Raises ExchangeEnded."""
-        return cls(await open_conversation(settings, tls, connect))
+        return cls(await open_conversation(settings, tls, addresses))
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the connection ends after this message: relays count messages and refusals, and treat the rest badly."""
+        return self.conversation.is_broken or self._refused or self._messages >= self._settings.messages_max
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection has been idle for too long."""
+        return trio.current_time() - self._idle_since_s >= self._settings.idle_max_s
 
     def is_reusable(self) -> bool:
         """Whether another message may be sent. Not if the relay has sent anything or closed the connection meanwhile."""
-        settings = self._settings
         return (
-            not self.conversation.is_broken
+            not self.is_used_up
+            and not self.is_idle
             and self._smtp.is_quiet
-            and self._messages < settings.messages_max
-            and trio.current_time() - self._idle_since_s < settings.idle_max_s
             and not self.conversation.has_something_to_read()
         )
 
@@ -108,11 +114,12 @@ class Session:
             if refusal := envelope_verdict(answers):
                 # The relay had refused before the connection ended.
                 ended, kept = refusal, False
-            elif reused and costs_no_attempt(ended.exchange, ended.ending, first=not answers):
-                raise StaleConnection from raised
-        usable = kept and ended.outcome.keeps_connection and self._smtp.state in _REUSABLE
+        self._refused = ended.ending is not Ending.ACCEPTED
+        usable = kept and ended.outcome.intact and self._smtp.state in _REUSABLE
         self.conversation.is_broken = not usable
         self._idle_since_s = trio.current_time()
+        if reused and may_be_stale(ended, first=not answers):
+            raise StaleConnection
         return ended
 
     # Envelope
@@ -140,19 +147,13 @@ class Session:
 
     async def _send_pipelined(self, commands: list[tuple[str, bytes, str]], answers: list[Answered]) -> None:
         conversation = self.conversation
-        resets = self._smtp.state is State.ENVELOPE
-        group = [conversation.encode("RSET")] if resets else []
-        group += [conversation.encode(verb, argument) for verb, argument, _ in commands]
+        group = [conversation.encode(verb, argument) for verb, argument, _ in commands]
         await conversation.write(b"".join(group))
-        if resets:
-            require(Exchange.RSET, await conversation.reply())
         for _, _, address in commands:
             answers.append(await self._answer(address))
 
     async def _send_one_by_one(self, commands: list[tuple[str, bytes, str]], answers: list[Answered]) -> None:
         """One command per round trip. Stops after a refused sender."""
-        if self._smtp.state is State.ENVELOPE and commands[0][0] == "MAIL":
-            await self.conversation.command("RSET")
         for verb, argument, address in commands:
             await self.conversation.write(self.conversation.encode(verb, argument))
             answers.append(await self._answer(address))

@@ -35,9 +35,10 @@ class SmtpSettings(Struct, frozen=True, kw_only=True):
     final_timeout_s: float = 60.0  # for the answer to the final dot
     stop_grace_s: float = 2.0  # of that, how much is left once the attempt is cancelled
     quit_timeout_s: float = 1.0
-    # Postfix and Exchange hang up after five minutes, some clouds after one. A connection is better left than lost.
-    idle_max_s: float = 30.0
-    messages_max: int = 100  # on one connection: where OpenSMTPD's default ends; costs 4 round trips in 200
+    idle_max_s: float = 8.0  # some relays close an idle connection after 10 s
+    messages_max: int = (
+        10  # on one connection: Exim's default defers what comes after (smtp_accept_queue_per_connection)
+    )
 
     def __repr__(self) -> str:
         return f"SmtpSettings({self.host}:{self.port}, tls={self.tls})"  # never the password

@@ -45,6 +45,8 @@ def describe(ended: Ended, *, message: Message, wire: bytes) -> str:
         said = ""  # may repeat what was sent: user name and password
     elif exchange in (Exchange.BODY, Exchange.FINAL):
         said = mask(said, message=message, wire=wire)
+    if ended.detail:
+        said = f"{said} ({ended.detail})"
     return one_line(f"{exchange}: {reply.label} {said}")
 
 
@@ -86,6 +88,8 @@ def _ours(ending: Ending) -> str:
             return "the relay's name has no address"
         case Ending.UNREACHABLE:
             return "the relay can't be reached"
+        case Ending.NO_RESOURCES:
+            return "this host is out of resources"
         case Ending.UNVERIFIED:
             return "the relay's certificate is not to be trusted"
         case Ending.BROKEN:
@@ -98,6 +102,8 @@ def _ours(ending: Ending) -> str:
             return "no password goes over a connection without TLS"
         case Ending.TOO_LARGE:
             return "the message is larger than the relay takes"
+        case Ending.TOO_MANY:
+            return "the message has more recipients than the relay takes"
         case Ending.MALFORMED:
             return "the message has no spelling as a mail"
         case Ending.CLAIM_SHORT:

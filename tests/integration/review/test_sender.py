@@ -88,6 +88,9 @@ class InItsOwnNursery:
     ) -> None:
         pass
 
+    async def close_idle(self) -> None:
+        pass
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         async with trio.open_nursery() as outer, trio.open_nursery() as inner:
             outer.start_soon(trio.sleep_forever)

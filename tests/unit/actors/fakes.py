@@ -141,6 +141,9 @@ class FakeProvider:
     ) -> None:
         self.open -= 1
 
+    async def close_idle(self) -> None:
+        pass
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         self.asked.append(message)
         await trio.lowlevel.checkpoint()

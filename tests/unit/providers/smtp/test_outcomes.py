@@ -1,5 +1,6 @@
 """Every row of the table of outcomes, each against a relay that behaves so."""
 
+import errno
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,15 +12,17 @@ import pytest
 import trio
 import trio.testing
 
-from galaxy_mail.domain.records import Attachment, AttemptStatus, Result, SendResult
+from galaxy_mail.domain.records import Attachment, AttemptStatus, Blame, Result, SendResult
+from galaxy_mail.providers.smtp.opening import Connect
 from galaxy_mail.providers.smtp.outcomes import (
     GOES_ON,
     OUTCOMES,
+    Ended,
     Ending,
     Exchange,
     Outcome,
     classify,
-    costs_no_attempt,
+    may_be_stale,
 )
 from galaxy_mail.providers.smtp.replies import Reply
 from galaxy_mail.providers.smtp.settings import TlsMode
@@ -30,6 +33,7 @@ from tests.relays.hostile.interrupts import Interrupts, Then
 from tests.relays.hostile.refuses_hello import RefusesHello
 from tests.relays.hostile.says_nothing import SaysNothing
 from tests.relays.hostile.server import Server, Talk
+from tests.relays.hostile.takes_recipients import TakesRecipients
 from tests.unit.providers.smtp.wire import Authority, Joined, in_lockstep, joined, message
 
 X, E, R, A = Exchange, Ending, Result, AttemptStatus
@@ -64,10 +68,8 @@ async def send_short_of_time(there: Joined) -> SendResult:
     return await there.send(finish=lambda: False)
 
 
-async def send_after_a_refusal(there: Joined) -> SendResult:
-    """The first message's transaction stays open, so that the second begins with RSET."""
-    await there.send(message("nobody@example.org", "reader@example.org"))
-    return await there.send()
+async def send_to_three(there: Joined) -> SendResult:
+    return await there.send(message("a@example.org", "b@example.org", "c@example.org"))
 
 
 async def send_and_stop(there: Joined) -> SendResult:
@@ -87,13 +89,19 @@ async def send_and_stop(there: Joined) -> SendResult:
 async def send_where_connecting_fails(there: Joined, error: Exception | None) -> SendResult:
     """The first connection fails with this error; without one, it never comes about."""
 
+    async def addresses() -> list[Connect]:
+        there.provider._addresses = there.way.addresses
+        if isinstance(error, socket.gaierror):
+            there.way.connections += 1
+            raise error
+        return [connect]
+
     async def connect() -> trio.abc.Stream:
         there.way.connections += 1
-        there.provider._connect = there.way.connect
         await trio.sleep(0 if error else float("inf"))
         raise error or AssertionError("awake")
 
-    there.provider._connect = connect
+    there.provider._addresses = addresses
     return await there.send()
 
 
@@ -167,6 +175,8 @@ ROWS: Final = [
         act=partial(send_where_connecting_fails, error=socket.gaierror(-2, "Name or service not known"))),
     row(X.CONNECT, E.UNREACHABLE, Server, T, FAILED, "connect_failed",
         act=partial(send_where_connecting_fails, error=ConnectionRefusedError(111, "Connection refused"))),
+    row(X.CONNECT, E.NO_RESOURCES, Server, T, FAILED, "out_of_resources",
+        act=partial(send_where_connecting_fails, error=OSError(errno.EMFILE, "Too many open files"))),
     row(X.CONNECT, E.TIMED_OUT, Server, T, LATE, "connect_timed_out",
         act=partial(send_where_connecting_fails, error=None)),
     row(X.TLS, E.UNVERIFIED, tls(Server), T, FAILED, "tls_unverified", **LASTS, how={**STARTTLS, "tls": STRANGER.client}),
@@ -206,12 +216,12 @@ ROWS: Final = [
     row(X.AUTH, E.HUNG_UP, auth(HangsUp, X.AUTH), T, FAILED, "disconnected", how=AUTH),
     row(X.AUTH, E.TIMED_OUT, auth(SaysNothing, X.AUTH), T, LATE, "auth_timed_out", how=AUTH),
     #
-    row(X.RSET, E.TIMED_OUT, partial(SaysNothing, X.RSET), T, LATE, "envelope_timed_out", act=send_after_a_refusal),
-    #
     row(X.MAIL, E.NOT_OFFERED, partial(Server, offers=("PIPELINING",)), P, REJECTED, "smtputf8_unsupported",
         **KEEPS, act=send_beyond_ascii),
     row(X.MAIL, E.TOO_LARGE, partial(Server, offers=("SIZE 9000",)), P, REJECTED, "message_too_large",
         **KEEPS, act=send_long),
+    row(X.MAIL, E.TOO_MANY, partial(Server, offers=("LIMITS MAILMAX=9 RCPTMAX=2",)), P, REJECTED, "too_many_recipients",
+        **KEEPS, act=send_to_three),
     row(X.MAIL, E.MALFORMED, Server, P, REJECTED, "message_malformed", **KEEPS, act=send_malformed),
     row(X.MAIL, E.PERMANENT, partial(Answers, X.MAIL, PERMANENT), P, REJECTED, "sender_refused", **KEEPS),
     row(X.MAIL, E.TRANSIENT, partial(Answers, X.MAIL, TRANSIENT), T, REJECTED, "sender_deferred", **KEEPS),
@@ -220,6 +230,8 @@ ROWS: Final = [
     row(X.MAIL, E.HUNG_UP, partial(HangsUp, X.MAIL), T, FAILED, "disconnected"),
     row(X.MAIL, E.TIMED_OUT, partial(SaysNothing, X.MAIL), T, LATE, "envelope_timed_out"),
     #
+    row(X.RCPT, E.TOO_MANY, partial(TakesRecipients, 2, b"452 4.5.3 too many"), P, REJECTED, "too_many_recipients",
+        **KEEPS, act=send_to_three),
     row(X.RCPT, E.PERMANENT, partial(Answers, X.RCPT, PERMANENT), P, REJECTED, "recipient_refused", **KEEPS),
     row(X.RCPT, E.TRANSIENT, partial(Answers, X.RCPT, TRANSIENT), T, REJECTED, "recipient_deferred", **KEEPS),
     row(X.RCPT, E.CLOSING, partial(Answers, X.RCPT, CLOSING), T, REJECTED, "service_closing"),
@@ -280,13 +292,80 @@ async def test_an_exchange_that_ends_so_means_this(row: Row, autojump_clock: tri
         )
         if ended.failure:
             assert ended.failure.summary.startswith(row.exchange)
-        assert OUTCOMES[row.exchange, row.ending] == Outcome(
-            row.result, row.status, row.code, row.unknown, row.keeps
+        outcome = OUTCOMES[row.exchange, row.ending]
+        assert outcome == Outcome(
+            row.result, row.status, row.code, outcome.blame, row.unknown, intact=row.keeps
         )
+        assert outcome.blame is blame_of(row)
         before = there.connections
         again = await there.send()
-        assert there.connections == before + (not row.keeps)
+        refused = ended.provider_code is not None and row.result is not R.ACCEPTED
+        assert there.connections == before + (refused or not row.keeps), "a connection ends after a refusal"
         assert (again.result is Result.ACCEPTED) is row.recovers
+
+
+def blame_of(row: Row) -> Blame | None:
+    """Whom the table of spec part 2, section 12 blames where the codes of a reply say nothing else."""
+    if row.ending is E.ACCEPTED:
+        return None
+    if row.ending in (E.NO_RESOURCES, E.CLAIM_SHORT):
+        return Blame.SERVICE
+    if row.ending in (E.TOO_LARGE, E.TOO_MANY, E.MALFORMED) or (row.exchange, row.ending) == (
+        X.MAIL,
+        E.NOT_OFFERED,
+    ):
+        return Blame.MESSAGE
+    if row.exchange in (X.CONNECT, X.TLS, X.GREETING, X.EHLO, X.STARTTLS, X.AUTH, X.MAIL):
+        return Blame.RELAY
+    if row.ending is E.CLOSING or (row.ending is E.BAD_REPLY and row.exchange is not X.FINAL):
+        return Blame.RELAY
+    return Blame.MESSAGE
+
+
+ALWAYS_THE_RELAYS: Final = (
+    b"530 5.7.0 STARTTLS first", b"534 5.7.9 x", b"535 5.7.8 x", b"538 5.7.11 x", b"432 4.3.2 too many connections",
+    b"454 4.7.0 slow down", b"530",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("exchange", "reply", "blame"),
+    [
+        *((exchange, reply, Blame.RELAY) for reply in ALWAYS_THE_RELAYS
+          for exchange in (X.MAIL, X.RCPT, X.DATA, X.FINAL)),
+        (X.MAIL, b"550 5.7.1 not you", Blame.RELAY),
+        (X.MAIL, b"550 5.7.60 not allowed to send as this sender", Blame.RELAY),
+        (X.MAIL, b"503 5.5.1 need AUTH", Blame.RELAY),
+        (X.MAIL, b"451 4.4.2 timeout", Blame.RELAY),
+        (X.MAIL, b"450", Blame.RELAY),
+        (X.MAIL, b"552 size", Blame.MESSAGE),
+        (X.MAIL, b"550 5.3.4 too large", Blame.MESSAGE),
+        (X.MAIL, b"452 4.3.4 too large", Blame.MESSAGE),
+        (X.MAIL, b"550 5.2.3 too large", Blame.MESSAGE),
+        (X.MAIL, b"550 5.6.7 no SMTPUTF8", Blame.MESSAGE),
+        (X.MAIL, b"555 5.5.4 unsupported parameter", Blame.MESSAGE),
+        (X.DATA, b"451 4.3.0 queue file", Blame.RELAY),
+        (X.DATA, b"452 4.3.2 too many messages", Blame.RELAY),
+        (X.FINAL, b"452 4.3.1 disk full", Blame.RELAY),
+        (X.FINAL, b"451 4.4.1 no route", Blame.RELAY),
+        (X.FINAL, b"452 4.3.4 too large", Blame.MESSAGE),
+        (X.FINAL, b"451 4.7.1 greylisted", Blame.MESSAGE),
+        (X.FINAL, b"451", Blame.MESSAGE),
+        (X.FINAL, b"554 5.3.0 broken", Blame.MESSAGE),
+        (X.FINAL, b"550 5.7.1 spam", Blame.MESSAGE),
+        (X.DATA, b"554 5.5.1 no valid recipients", Blame.MESSAGE),
+        (X.RCPT, b"550 5.1.1 no such user", Blame.MESSAGE),
+        (X.RCPT, b"450 4.2.0 greylisted", Blame.MESSAGE),
+        (X.RCPT, b"451 4.3.0 lookup failed", Blame.MESSAGE),
+        (X.RCPT, b"451 4.4.3 no directory", Blame.MESSAGE),
+        (X.RCPT, b"550 5.7.1 relaying denied", Blame.MESSAGE),
+    ],
+)  # fmt: skip
+async def test_the_codes_of_a_refusal_tell_whom_to_blame(
+    exchange: Exchange, reply: bytes, blame: Blame, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with joined(Answers(exchange, reply)) as there:
+        assert (await there.send()).blame is blame
 
 
 @pytest.mark.parametrize(
@@ -321,12 +400,23 @@ def test_a_code_counts_by_its_first_digit_where_that_is_legal(exchange: Exchange
         assert ending is {4: Ending.TRANSIENT, 5: Ending.PERMANENT}.get(digit, Ending.BAD_REPLY)
 
 
-@pytest.mark.parametrize(("exchange", "ending", "first"), list(product(Exchange, Ending, (True, False))))
-def test_only_a_connection_that_was_lost_before_it_was_used_costs_no_attempt(
-    exchange: Exchange, ending: Ending, first: bool
+REPLIES: Final = (b"450", b"450 4.2.0 x", b"451 4.4.2 x", b"550 5.4.4 x", b"550 5.1.1 x", b"421 4.4.2 x")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "first"), [(X.MAIL, True), *((x, False) for x in (X.MAIL, X.RCPT, X.DATA, X.BODY, X.FINAL))]
+)
+def test_a_reused_connection_may_be_stale_only_while_the_relay_cannot_have_the_message(
+    exchange: Exchange, first: bool
 ) -> None:
-    free = costs_no_attempt(exchange, ending, first=first)
-    if exchange is Exchange.RSET:
-        assert free is (ending is not Ending.TIMED_OUT)
-    else:
-        assert free is (first and ending in (Ending.HUNG_UP, Ending.CLOSING))
+    found = {
+        said
+        for said in REPLIES
+        for reply in [Reply(int(said[:3]), (said[4:],))]
+        if may_be_stale(Ended(exchange=exchange, ending=classify(exchange, reply), reply=reply), first=first)
+    }
+    expected = {X.MAIL: {*REPLIES[:5]}, X.FINAL: set()}.get(exchange, {b"451 4.4.2 x"})
+    assert found == expected | ({REPLIES[5]} if first else set())
+    for ending in (E.HUNG_UP, E.TIMED_OUT, E.BAD_REPLY):
+        stale = may_be_stale(Ended(exchange=exchange, ending=ending), first=first)
+        assert stale is (first and ending is E.HUNG_UP)

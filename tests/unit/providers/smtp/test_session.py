@@ -7,7 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from galaxy_mail.domain.records import AttemptStatus, Envelope, Result, SendResult
+from galaxy_mail.domain.records import AttemptStatus, Blame, Envelope, Result, SendResult
+from galaxy_mail.providers.smtp.opening import Connect
 from galaxy_mail.providers.smtp.outcomes import Exchange
 from galaxy_mail.providers.smtp.settings import TlsMode
 from tests.relays.hostile.answers import Answers
@@ -22,8 +23,9 @@ from tests.relays.hostile.says_nothing import SaysNothing
 from tests.relays.hostile.server import OFFERS, HangUp, Server, Talk
 from tests.relays.hostile.speaks_early import SpeaksEarly
 from tests.relays.hostile.takes_data_for_nobody import TakesDataForNobody
+from tests.relays.hostile.takes_recipients import TakesRecipients
 from tests.unit.providers.smtp.recording import recorded
-from tests.unit.providers.smtp.wire import Authority, in_lockstep, joined, message
+from tests.unit.providers.smtp.wire import Authority, Joined, in_lockstep, joined, message
 
 X = Exchange
 AUTHORITY = Authority()
@@ -74,38 +76,167 @@ async def test_without_pipelining_every_command_waits_for_its_answer() -> None:
         assert [write[:4] for write in writes] == [b"MAIL", b"RCPT", b"RCPT", b"DATA", b"Date"]
 
 
-async def test_nothing_is_reset_between_messages_that_were_sent_or_refused_after_their_dot() -> None:
-    server = Answers(X.FINAL, b"550 5.7.1 spam")
+async def test_nothing_is_reset_between_messages() -> None:
+    server = Server()
     async with joined(server) as there:
         for _ in range(3):
             await there.send()
     assert "RSET" not in verbs(server)
-    assert len(server.messages) == 2
+    assert (len(server.messages), there.connections) == (3, 1)
 
 
 @pytest.mark.parametrize("offers", [OFFERS, LOCKSTEP_OFFERS])
-async def test_a_transaction_that_was_left_open_is_reset_before_the_next(offers: Sequence[str]) -> None:
-    server, writes = Server(offers=offers), list[bytes]()
-    async with joined(server, pair=recorded(writes)) as there:
-        await there.send(message("nobody@example.org", "reader@example.org"))
-        writes.clear()
+@pytest.mark.parametrize(
+    ("at", "reply"), [(X.RCPT, b"550 5.1.1 who?"), (X.RCPT, b"450 4.2.0 x"), (X.FINAL, b"550 5.7.1 spam")]
+)
+async def test_a_connection_ends_politely_after_a_refusal(
+    at: Exchange, reply: bytes, offers: Sequence[str]
+) -> None:
+    """Postfix slows down a client that it refused, and others count."""
+    server = Answers(at, reply, offers=offers)
+    async with joined(server) as there:
+        await there.send()
+        assert server.talks[0].lines[-1] == b"QUIT"
         assert (await there.send()).result is Result.ACCEPTED
-        assert there.connections == 1
-    assert writes[0].startswith(b"RSET\r\nMAIL FROM" if "PIPELINING" in offers else b"RSET\r\n")
-    assert verbs(server)[1:] == ["MAIL", "RCPT", "RCPT", "RSET", "MAIL", "RCPT", "DATA", "QUIT"]
+        assert there.connections == 2
+
+
+class RefusesWhatComesLater(Server):
+    """Refuses at one exchange whatever is not the first message of its connection."""
+
+    def __init__(self, at: Exchange, reply: bytes, **behaved: object) -> None:
+        super().__init__(**behaved)  # type: ignore[arg-type] # Server's own parameters, passed on
+        self.at, self.reply = at, reply
+
+    async def react(self, talk: Talk, exchange: Exchange, said: bytes) -> None:
+        if exchange is self.at and sum(line.startswith(b"MAIL") for line in talk.lines) > 1:
+            await talk.say(self.reply)
+        else:
+            await self.behave(talk, exchange, said)
 
 
 @pytest.mark.parametrize(
-    "answer", [b"421 4.3.2 bye", b"500 5.5.1 never heard of it", b"451 4.3.0 no", b"what?"]
+    ("at", "reply"),
+    [
+        (X.MAIL, b"452 4.3.2 too many messages"),
+        (X.MAIL, b"550 5.5.0 too many messages"),
+        (X.MAIL, b"451 4.4.2 timeout"),
+        (X.RCPT, b"451 4.4.2 timeout"),
+        (X.DATA, b"451 4.4.2 timeout"),
+    ],
 )
-async def test_a_relay_that_does_not_reset_gets_a_new_connection_and_no_attempt_is_lost(
-    answer: bytes,
+async def test_what_a_relay_refuses_on_a_reused_connection_costs_no_attempt(
+    at: Exchange, reply: bytes
 ) -> None:
-    server = Answers(X.RSET, answer)
+    server = RefusesWhatComesLater(at, reply, offers=LOCKSTEP_OFFERS)
     async with joined(server) as there:
-        await there.send(message("nobody@example.org", "reader@example.org"))
+        for _ in range(4):
+            assert (await there.send()).result is Result.ACCEPTED
+    assert len(server.messages) == 4
+
+
+@pytest.mark.parametrize(
+    ("at", "reply"), [(X.RCPT, b"451 4.2.0 x"), (X.DATA, b"451 4.3.0 x"), (X.FINAL, b"451 4.4.2 x")]
+)
+async def test_what_is_about_the_message_is_not_tried_twice_at_once(at: Exchange, reply: bytes) -> None:
+    server = RefusesWhatComesLater(at, reply, offers=LOCKSTEP_OFFERS)
+    async with joined(server) as there:
         assert (await there.send()).result is Result.ACCEPTED
-        assert there.connections == 2
+        assert (await there.send()).result is Result.TRANSIENT_FAILURE
+        assert there.connections == 1
+
+
+# Several addresses
+
+
+async def test_an_address_that_fails_before_ehlo_is_followed_by_the_next(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    for peer in (SaysNothing(X.GREETING), Answers(X.GREETING, b"421 4.3.2 full"), HangsUp(X.EHLO)):
+        async with joined(peer) as bad, joined(Server()) as good:
+
+            async def addresses(bad: Joined = bad, good: Joined = good) -> list[Connect]:
+                return [bad.way.connect, good.way.connect]
+
+            good.provider._addresses = addresses
+            started_s = trio.current_time()
+            assert (await good.send()).result is Result.ACCEPTED
+            assert trio.current_time() - started_s <= 15 / 3
+            assert (bad.connections, good.connections) == (1, 1)
+
+
+async def test_a_refused_login_is_the_same_at_every_address() -> None:
+    peer = Answers(X.AUTH, b"535 5.7.8 bad", offers=("AUTH PLAIN",))
+    async with joined(peer, username="user", password="pass") as there:
+
+        async def addresses() -> list[Connect]:
+            return [there.way.connect, there.way.connect]
+
+        there.provider._addresses = addresses
+        assert code_of(await there.send()) == "auth_refused"
+        assert there.connections == 1
+
+
+# Too many recipients
+
+
+@pytest.mark.parametrize(
+    "reply", [b"452 4.5.3 too many", b"452 too many", b"552 too many", b"550 5.5.3 too many"]
+)
+@pytest.mark.parametrize("offers", [OFFERS, LOCKSTEP_OFFERS])
+async def test_more_recipients_than_the_relay_takes_end_the_delivery(
+    reply: bytes, offers: Sequence[str]
+) -> None:
+    async with joined(TakesRecipients(2, reply, offers=offers)) as there:
+        ended = await there.send(message("a@example.org", "b@example.org", "c@example.org"))
+    assert (ended.result, ended.blame, code_of(ended)) == (
+        Result.PERMANENT_FAILURE,
+        Blame.MESSAGE,
+        "too_many_recipients",
+    )
+    assert ended.failure is not None
+    assert "took 2 of 3 recipients" in ended.failure.summary
+    assert [refused.address for refused in ended.refused_recipients] == ["c@example.org"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "reply", "code"),
+    [
+        (0, b"452 4.5.3 too many", "recipient_deferred"),
+        (0, b"452", "recipient_deferred"),
+        (0, b"552", "recipient_refused"),
+    ],
+)
+async def test_a_single_recipient_is_never_too_many(taken: int, reply: bytes, code: str) -> None:
+    async with joined(TakesRecipients(taken, reply)) as there:
+        assert code_of(await there.send()) == code
+
+
+# An idle connection
+
+
+async def test_a_connection_that_idles_is_left_while_nothing_is_sent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server()
+    async with joined(server) as there:
+        await there.send()
+        for idle_s, left in ((7.9, False), (0.2, True)):
+            await trio.sleep(idle_s)
+            await there.provider.close_idle()
+            assert (server.talks[0].lines[-1] == b"QUIT") is left
+
+
+async def test_a_connection_on_which_a_message_is_being_sent_is_not_idle(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with joined(SaysNothing(X.FINAL), final_timeout_s=60) as there, trio.open_nursery() as nursery:
+        await there.send(message("nobody@example.org"))
+        nursery.start_soon(there.send)
+        await trio.sleep(30)
+        await there.provider.close_idle()
+        assert there.provider._session is not None
+        nursery.cancel_scope.cancel()
 
 
 # Introduction
@@ -292,9 +423,9 @@ async def test_a_relay_that_wants_a_message_for_nobody_gets_the_lone_dot() -> No
     async with joined(server, pair=recorded(writes)) as there:
         result = await there.send(message("nobody@example.org"))
         assert (code_of(result), result.provider_code) == ("recipient_refused", "550 5.1.1")
-        assert writes[-1] == b".\r\n"
+        assert writes[-2:] == [b".\r\n", b"QUIT\r\n"]
         assert (await there.send()).result is Result.ACCEPTED
-        assert there.connections == 1
+        assert there.connections == 2
     assert server.empty_messages == 1
     assert len(server.messages) == 1
 
@@ -457,8 +588,8 @@ async def test_answers_that_come_byte_by_byte_are_understood(
     async with joined(server, mode=mode, tls=AUTHORITY.client, username="user", password="pass") as there:
         for to in (("a@example.org",), ("a@example.org", "b@example.org"), ("nobody@example.org",)):
             await there.send(message(*to))
-        assert (await there.send()).result is Result.ACCEPTED
         assert there.connections == 1
+        assert (await there.send()).result is Result.ACCEPTED
     assert len(server.messages) == 3
 
 

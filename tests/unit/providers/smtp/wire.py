@@ -12,6 +12,7 @@ import trustme
 
 from galaxy_mail.domain.records import Attachment, Envelope, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message
+from galaxy_mail.providers.smtp.opening import Connect
 from galaxy_mail.providers.smtp.provider import SmtpProvider
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
 
@@ -125,6 +126,9 @@ class Way:
         self.nursery.start_soon(self.peer.handle, server)
         return client
 
+    async def addresses(self) -> list[Connect]:
+        return [self.connect]
+
 
 @dataclass
 class Joined:
@@ -153,7 +157,7 @@ async def joined(
     """A provider whose relay is `peer`. All ends when the block does."""
     async with trio.open_nursery() as nursery:
         way = Way(peer, nursery, pair)
-        async with SmtpProvider(settings(tls=mode, **changes), tls=tls, connect=way.connect) as provider:
+        async with SmtpProvider(settings(tls=mode, **changes), tls=tls, addresses=way.addresses) as provider:
             yield Joined(provider, way)
         nursery.cancel_scope.cancel()
 
