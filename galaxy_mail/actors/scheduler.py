@@ -177,7 +177,7 @@ class Scheduler:
                 self._lost.append(lost)
                 raise
             self.metrics.concluded(lost.conclusion)
-            self.lanes.wake()  # the next attempt is due soon: when, the next claim tells
+            self.lanes.wake()  # the next attempt is due at once
 
     async def _release(self, claims: list[Claim]) -> None:
         """Releases the claims concurrently, so that a hundred take little longer than one."""

@@ -233,7 +233,8 @@ def conclude_lost_owner(
     if begun_losses >= BEGUN_LOSSES_MAX or losses >= LOSSES_MAX:
         failure = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
         return _rebase(_dead(counted, ended, CRASH_LOOP, failure, now_ms=now_ms), delivery)
-    return _rebase(_again_free(counted, ended, now_ms=now_ms), delivery)
+    again = _again(counted, ended, due_ms=now_ms, failure=lost, now_ms=now_ms, retries=delivery.retries_used)
+    return _rebase(again, delivery)
 
 
 def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
@@ -252,8 +253,11 @@ def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
 
 
 def free_delay_ms(delivery: Delivery) -> int:
-    """The delay after a failure that uses up no retry: 1 s, doubled with each such failure of the delivery, at most 60 s."""
-    earlier = delivery.attempt_count - 1 - delivery.retries_used
+    """The delay after a failure that uses up no retry: 1 s, doubled with each such failure of the delivery, at most 60 s.
+
+    Lost owners don't count: their claims had to expire, which was delay enough.
+    """
+    earlier = delivery.attempt_count - 1 - delivery.retries_used - delivery.begun_losses
     return min(FREE_DELAY_MAX_MS, FREE_DELAY_MS << min(earlier, 6))
 
 

@@ -233,12 +233,12 @@ class Oracle:
             if attempt.result is not Result.TRANSIENT_FAILURE or attempt.finished_at_ms is None:
                 yield f"attempt {attempt.attempt_no} ended as {attempt.result}, and another followed"
                 continue
-            charged = attempt.blame is Blame.MESSAGE
+            charged, lost = attempt.blame is Blame.MESSAGE, _is_loss(attempt)
             if charged and used >= len(delays_ms):
                 yield f"attempt {following.attempt_no} is a retry more than the {len(delays_ms)} that there are"
                 continue
-            delay_ms = delays_ms[used] if charged else min(60_000, 1_000 * 2**free)
-            used, free = (used + 1, free) if charged else (used, free + 1)
+            delay_ms = delays_ms[used] if charged else 0 if lost else min(60_000, 1_000 * 2**free)
+            used, free = used + charged, free + (not charged and not lost)
             if following.scheduled_for_ms - attempt.finished_at_ms != delay_ms:
                 waited_ms = following.scheduled_for_ms - attempt.finished_at_ms
                 yield f"attempt {following.attempt_no} was due after {waited_ms} ms, and not {delay_ms}"
