@@ -22,6 +22,7 @@ from urllib.parse import quote
 import click
 import httpx
 
+from galaxy_mail.cli.errors import Unreachable
 from galaxy_mail.config import ClientConfig
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.settings import kinds
@@ -48,7 +49,7 @@ class NotFound(ApiError):
     """There is no such thing."""
 
 
-class Refused(ApiError):
+class ApiRefused(ApiError):
     """It could be asked for, and is not allowed."""
 
 
@@ -56,12 +57,6 @@ class NotUnderstood(ApiError):
     """The service takes it for a mistake in what was typed."""
 
     exit_status = 2
-
-
-class Unreachable(ApiError):
-    """Nothing answers, nothing sensible does, or the service can't serve now."""
-
-    exit_status = 3
 
 
 def _tls(config: ClientConfig) -> ssl.SSLContext | bool:
@@ -74,7 +69,7 @@ def _tls(config: ClientConfig) -> ssl.SSLContext | bool:
     return context
 
 
-class Api:
+class ApiClient:
     """A client of one service."""
 
     def __init__(self, config: ClientConfig) -> None:
@@ -94,7 +89,7 @@ class Api:
         self._client.close()
 
     def get(self, path: str, **params: object) -> Json:
-        """What a GET gives. Raises ApiError."""
+        """What a GET gives. Raises ApiError or Unreachable."""
         return self.ask("GET", path, params=params)[1]
 
     def ask(
@@ -107,7 +102,7 @@ class Api:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Json]:
-        """The status and the answer, None where it is empty. Raises ApiError."""
+        """The status and the answer, None where it is empty. Raises ApiError or Unreachable."""
         given = {name: str(value) for name, value in (params or {}).items() if value is not None}
         with self._failure():
             response = self._client.request(
@@ -123,7 +118,7 @@ class Api:
         return response.status_code, self._value(response) if response.content else None
 
     def download(self, path: str, write: Callable[[bytes], object]) -> None:
-        """Writes what a GET gives, part by part. Raises ApiError, also where it breaks off."""
+        """Writes what a GET gives, part by part. Raises ApiError or Unreachable, also where it breaks off."""
         with self._failure(), self._client.stream("GET", PATH + path) as response:
             if not response.is_success:
                 response.read()
@@ -132,7 +127,7 @@ class Api:
                 write(part)
 
     def items(self, path: str, limit: int | None, **params: object) -> "Listed":
-        """The items of a list, as many pages as it takes. Raises ApiError while it is read."""
+        """The items of a list, as many pages as it takes. Raises ApiError or Unreachable while it is read."""
         return Listed(self, path, limit, params)
 
     @contextmanager
@@ -155,7 +150,7 @@ class Api:
 class Listed:
     """Items that come while they are asked for; `more` tells afterwards whether there would have been others."""
 
-    def __init__(self, api: Api, path: str, limit: int | None, params: Mapping[str, object]) -> None:
+    def __init__(self, api: ApiClient, path: str, limit: int | None, params: Mapping[str, object]) -> None:
         self._api, self._path, self._limit, self._params = api, path, limit, params
         self.more = False
 
@@ -173,7 +168,7 @@ class Listed:
         self.more = True
 
 
-def _error(response: httpx.Response) -> ApiError:
+def _error(response: httpx.Response) -> ApiError | Unreachable:
     try:
         problem = response.json()
         detail, code = str(problem["detail"]), str(problem["code"])
@@ -188,15 +183,15 @@ def _error(response: httpx.Response) -> ApiError:
         case "not_found":
             return NotFound(words)
         case "unauthorized":
-            return Refused(f"{words} Is MAIL_API_TOKEN one of the service's MAIL_OPERATOR_TOKENS?")
+            return ApiRefused(f"{words} Is MAIL_API_TOKEN one of the service's MAIL_OPERATOR_TOKENS?")
         case "forbidden":
-            return Refused(f"{words} MAIL_API_TOKEN has to be one of the service's MAIL_OPERATOR_TOKENS.")
+            return ApiRefused(f"{words} MAIL_API_TOKEN has to be one of the service's MAIL_OPERATOR_TOKENS.")
         case "service_unavailable" | "internal_error":
             return Unreachable(words)
         case "invalid_request" if response.status_code in (400, 413, 415):
             return NotUnderstood(words)
         case _:
-            return Refused(words)
+            return ApiRefused(words)
 
 
 # What commands have in common
@@ -209,9 +204,9 @@ everything = click.option("--all", "everything", is_flag=True, help="As many as 
 
 
 @contextmanager
-def service() -> Iterator[Api]:
+def service() -> Iterator[ApiClient]:
     """The service that the environment names. Raises ConfigError."""
-    api = Api(ClientConfig.from_env(os.environ))
+    api = ApiClient(ClientConfig.from_env(os.environ))
     try:
         yield api
     finally:

@@ -12,9 +12,9 @@ import click
 
 from galaxy_mail.cli.api import (
     MOMENT,
-    Api,
+    ApiClient,
+    ApiRefused,
     NotFound,
-    Refused,
     as_json,
     caller,
     everything,
@@ -168,7 +168,7 @@ def _refuse_contradictions(
 
 
 def _resend_named(
-    api: Api,
+    api: ApiClient,
     delivery_ids: tuple[str, ...],
     *,
     reason: str | None,
@@ -182,7 +182,7 @@ def _resend_named(
         try:
             _must_be_dead(api, delivery_id)
             one = resend_one(api, delivery_id, reason=reason, resent_by=resent_by, key=key)
-        except (Refused, NotFound) as refusal:  # the others are still to be sent
+        except (ApiRefused, NotFound) as refusal:  # the others are still to be sent
             refused += 1
             click.echo(f"{delivery_id}: {refusal}", err=True)
             continue
@@ -202,14 +202,16 @@ def _as_meant(which: dict[str, Any]) -> str:
     return f" (with {' '.join(times)})" if times else ""
 
 
-def _must_be_dead(api: Api, delivery_id: str) -> None:
-    """Raises Refused for a delivery of another status: one that was sent would be mailed twice by a mistyped id."""
+def _must_be_dead(api: ApiClient, delivery_id: str) -> None:
+    """Raises ApiRefused for a delivery of another status: one that was sent would be mailed twice by a mistyped id."""
     status = api.get(f"/deliveries/{segment(delivery_id)}")["status"]
     if status != DeliveryStatus.DEAD_LETTER:
-        raise Refused(f"it is {status} and no dead letter; `deliveries resend` sends it again all the same")
+        raise ApiRefused(
+            f"it is {status} and no dead letter; `deliveries resend` sends it again all the same"
+        )
 
 
-def _start(api: Api, asked: dict[str, Any], key: str) -> Job:
+def _start(api: ApiClient, asked: dict[str, Any], key: str) -> Job:
     _, job = api.ask("POST", "/resends", body=asked, headers={"Idempotency-Key": key})
     started: Job = job
     return started
@@ -225,7 +227,7 @@ def _confirm(matched: int, *, yes: bool) -> None:
     click.confirm(f"Resend {many}?", abort=True, err=True)
 
 
-def _follow(api: Api, job: Job, expected: int | None) -> Job:
+def _follow(api: ApiClient, job: Job, expected: int | None) -> Job:
     """Shows how far it is until it ends. Ctrl-C leaves it running."""
     try:
         if expected is None:

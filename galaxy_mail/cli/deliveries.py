@@ -6,7 +6,7 @@ import click
 
 from galaxy_mail.cli.api import (
     MOMENT,
-    Api,
+    ApiClient,
     as_json,
     caller,
     everything,
@@ -115,7 +115,7 @@ def resend(
 
 
 def resend_one(
-    api: Api, delivery_id: str, *, reason: str | None, resent_by: str | None, key: str | None
+    api: ApiClient, delivery_id: str, *, reason: str | None, resent_by: str | None, key: str | None
 ) -> dict[str, Any]:
     """Raises ApiError. A key that is made here is printed first: should no answer come, a repeat needs it."""
     if key is None:
@@ -173,7 +173,7 @@ def _told(delivery: dict[str, Any]) -> dict[str, object]:
     return {name: value for name, value in members.items() if value not in (None, [])}
 
 
-def _print_attempts(api: Api, delivery_id: str) -> None:
+def _print_attempts(api: ApiClient, delivery_id: str) -> None:
     items = api.get(f"/deliveries/{segment(delivery_id)}/attempts")["items"]
     if not items:
         click.echo("no attempt was made", err=True)

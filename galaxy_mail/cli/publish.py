@@ -13,6 +13,7 @@ import click
 import trio
 from msgspec import Struct
 
+from galaxy_mail.cli.errors import Unreachable
 from galaxy_mail.cli.progress import progress
 from galaxy_mail.config import StoreConfig
 from galaxy_mail.domain.commands import CommandLimits, Malformed, decode_command
@@ -36,12 +37,6 @@ Fields = list[tuple[bytes, bytes]]
 
 class NotPublished(GalaxyMailError):
     """The file is no file of commands, or has one that would be malformed. Nothing was published."""
-
-
-class Unreachable(GalaxyMailError):
-    """Redis can't be reached, or said no."""
-
-    exit_status: Final = 3
 
 
 class Read(Struct, frozen=True):

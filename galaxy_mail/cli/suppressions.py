@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from galaxy_mail.cli.api import (
-    Api,
+    ApiClient,
     as_json,
     caller,
     everything,
@@ -130,7 +130,7 @@ def export(output: Path | None) -> None:
             raise NotWritten(f"{output} can't be written: {error.strerror or error}") from error
 
 
-def _export_to(output: Path, api: Api) -> None:
+def _export_to(output: Path, api: ApiClient) -> None:
     """Whole or not at all: half a list must not be taken for one."""
     descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
     try:

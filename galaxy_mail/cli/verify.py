@@ -8,8 +8,8 @@ import click
 import msgspec
 import trio
 
+from galaxy_mail.cli.errors import Unreachable
 from galaxy_mail.config import StoreConfig
-from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.storage.embedded import EmbeddedValkey
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.links.gateway import Gateway
@@ -20,12 +20,6 @@ from galaxy_mail.storage.verify import Violation, verify
 from galaxy_mail.telemetry import logs
 
 CONNECT_WITHIN_S: Final = 10.0
-
-
-class Unreachable(GalaxyMailError):
-    """Redis could not be reached."""
-
-    exit_status: Final = 3
 
 
 @click.command("verify-store")

@@ -10,12 +10,12 @@ from quart_trio import QuartTrio
 from werkzeug.routing import MapAdapter, PathConverter
 
 from galaxy_mail.actors.supervisor import Supervisor
-from galaxy_mail.http.connection import ClientLeft, Connection, Request
+from galaxy_mail.http.connection import ClientLeft, Connection, HttpRequest
 from galaxy_mail.http.deliveries import Deliveries
 from galaxy_mail.http.health import Checks, Health
 from galaxy_mail.http.login_codes import LoginCodes
 from galaxy_mail.http.problems import RequestTimedOut, problem
-from galaxy_mail.http.responses import Answer
+from galaxy_mail.http.responses import Response
 from galaxy_mail.http.review import Review
 from galaxy_mail.http.routes import Route, Routes
 from galaxy_mail.http.suppressions import Suppressions
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 NO_ROUTE: Final = "none"  # what metrics call the route of a path that is none
 
 
-class Api(Struct, frozen=True, kw_only=True):
+class ApiParts(Struct, frozen=True, kw_only=True):
     """What the routes work with."""
 
     intake: Intake
@@ -63,7 +63,7 @@ class App(QuartTrio):
     """
 
     asgi_http_class = Connection
-    request_class = Request
+    request_class = HttpRequest
 
     def __init__(
         self, routes: tuple[Route, ...], *, tokens: Tokens, metrics: Metrics, timeout_s: float
@@ -84,7 +84,7 @@ class App(QuartTrio):
             )
         self._adapter: MapAdapter = self.url_map.bind("")
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: HttpRequest) -> Response:
         """The answer to this request, whatever happens. Raises ClientLeft where there is nobody to give it to."""
         started_s = trio.current_time()
         name = NO_ROUTE
@@ -118,7 +118,7 @@ class App(QuartTrio):
         return answer
 
 
-def build_app(api: Api) -> App:
+def build_app(api: ApiParts) -> App:
     """The whole API. Every route is declared with its role by the group that it belongs to."""
     groups: tuple[Routes, ...] = (
         LoginCodes(api.intake, api.metrics),

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from galaxy_mail.http.connection import Request
+from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.tokens import ANONYMOUS
 
 log = structlog.get_logger()
@@ -13,7 +13,7 @@ log = structlog.get_logger()
 Fact = str | int | bool | Mapping[str, object] | None
 
 
-def known(request: Request) -> str | None:
+def known(request: HttpRequest) -> str | None:
     """Who it is, as far as the connection tells: for what a caller leaves out."""
     return None if request.who == ANONYMOUS else request.who
 
@@ -29,7 +29,7 @@ class Action:
 
 
 @contextmanager
-def audited(request: Request, name: str, **facts: Fact) -> Iterator[Action]:
+def audited(request: HttpRequest, name: str, **facts: Fact) -> Iterator[Action]:
     """Logs `operator_action` when the block ends, with what prevented it where it did not succeed."""
     action = Action(**facts)
     outcome = "cancelled"  # the request's deadline: it may have been done all the same

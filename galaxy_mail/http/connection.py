@@ -17,7 +17,7 @@ from quart_trio.wrappers import TrioRequest
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.invalid import InvalidRequest, too_large
-from galaxy_mail.http.responses import Answer, Header
+from galaxy_mail.http.responses import Header, Response
 
 if TYPE_CHECKING:
     from galaxy_mail.http.app import App
@@ -34,7 +34,7 @@ class ClientLeft(GalaxyMailError):
     """The connection ended before the request did: there is nobody to answer."""
 
 
-class Request(TrioRequest):
+class HttpRequest(TrioRequest):
     """A request whose body is read when a handler asks for it, and no further than the handler takes."""
 
     receive: ASGIReceiveCallable
@@ -111,11 +111,11 @@ class Connection(TrioASGIHTTPConnection):
                 nursery.cancel_scope.cancel()
 
 
-def _has_body(request: Request) -> bool:
+def _has_body(request: HttpRequest) -> bool:
     return bool(request.content_length) or "Transfer-Encoding" in request.headers
 
 
-async def _send(send: ASGISendCallable, answer: Answer, method: str) -> None:
+async def _send(send: ASGISendCallable, answer: Response, method: str) -> None:
     headers: list[Header] = list(answer.headers)
     if answer.parts is None and answer.status not in _NO_LENGTH:
         headers.append((b"content-length", b"%d" % len(answer.body)))

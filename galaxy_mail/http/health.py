@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from galaxy_mail.actors.supervisor import Supervisor
-from galaxy_mail.http.connection import Request
-from galaxy_mail.http.responses import JSON, Answer, json_answer
+from galaxy_mail.http.connection import HttpRequest
+from galaxy_mail.http.responses import JSON, Response, json_response
 from galaxy_mail.http.routes import Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -33,7 +33,7 @@ class Health:
             Route("GET", "/api/v1/openapi.json", Role.OPEN, self.openapi),
         )
 
-    async def live(self, request: Request) -> Answer:
+    async def live(self, request: HttpRequest) -> Response:
         """Every actor's loop turned lately."""
         stuck = self._supervisor.stuck()
         names = [actor.name for actor in self._supervisor.statistics()]
@@ -41,26 +41,26 @@ class Health:
             request, {name: "has not turned when it should have" if name in stuck else None for name in names}
         )
 
-    async def ready(self, request: Request) -> Answer:
+    async def ready(self, request: HttpRequest) -> Response:
         return _health(request, self._checks())
 
-    async def metrics(self, _request: Request) -> Answer:
+    async def metrics(self, _request: HttpRequest) -> Response:
         content_type = (b"content-type", CONTENT_TYPE.encode())
-        return Answer(status=200, headers=(content_type,), body=self._metrics.exposition())
+        return Response(status=200, headers=(content_type,), body=self._metrics.exposition())
 
-    async def openapi(self, _request: Request) -> Answer:
-        return Answer(status=200, headers=(JSON,), body=self._contract)
+    async def openapi(self, _request: HttpRequest) -> Response:
+        return Response(status=200, headers=(JSON,), body=self._contract)
 
     @cached_property
     def _contract(self) -> bytes:
         return _OPENAPI.read_bytes()
 
 
-def _health(request: Request, checks: Checks) -> Answer:
+def _health(request: HttpRequest, checks: Checks) -> Response:
     failing = [name for name, wrong in checks.items() if wrong is not None]
     document: dict[str, object] = {"status": "failing" if failing else "ok", "failing": failing}
     if "verbose" in request.args:
         document["checks"] = [
             {"name": name, "ok": wrong is None, "detail": wrong} for name, wrong in checks.items()
         ]
-    return json_answer(document, status=503 if failing else 200)
+    return json_response(document, status=503 if failing else 200)

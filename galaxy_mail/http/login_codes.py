@@ -8,9 +8,9 @@ import trio
 from galaxy_mail.domain.ids import ULID_RANDOM_BYTES, new_delivery_id
 from galaxy_mail.domain.login_code import BODY_MAX_BYTES, decode_login_code
 from galaxy_mail.domain.records import Source
-from galaxy_mail.http.connection import Request
+from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.requests import Tracing, query_members
-from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Answer
+from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.intake.intake import Intake
@@ -29,7 +29,7 @@ class LoginCodes:
     def routes(self) -> tuple[Route, ...]:
         return (Route("POST", f"{API}/login-code-deliveries", Role.INTAKE, self.create),)
 
-    async def create(self, request: Request) -> Answer:
+    async def create(self, request: HttpRequest) -> Response:
         started_s = trio.current_time()
         if request.query_string:
             query_members(request).finish()  # there is no parameter
@@ -48,8 +48,8 @@ class LoginCodes:
         outcome = await self._intake.accept(login_code)
         delivery_id = (b"delivery-id", outcome.delivery_id.encode())
         if outcome.replayed:
-            return Answer(
+            return Response(
                 status=200, headers=(JSON, NO_STORE, delivery_id, REPLAYED), body=_BODIES[outcome.outcome]
             )
         self._metrics.took_in(Source.AUTHSESSION, trio.current_time() - started_s)
-        return Answer(status=200, headers=(JSON, NO_STORE, delivery_id), body=_BODIES[outcome.outcome])
+        return Response(status=200, headers=(JSON, NO_STORE, delivery_id), body=_BODIES[outcome.outcome])

@@ -12,7 +12,7 @@ from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.invalid import IDEMPOTENCY_KEY_HEADER, Fault, InvalidRequest
 from galaxy_mail.domain.records import Failure
 from galaxy_mail.domain.resend import ResendNotAllowed
-from galaxy_mail.http.responses import NO_STORE, PROBLEM, Answer, Header
+from galaxy_mail.http.responses import NO_STORE, PROBLEM, Header, Response
 from galaxy_mail.http.tokens import Forbidden, Unauthorized
 from galaxy_mail.intake.intake import IdempotencyConflict
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused
@@ -64,7 +64,7 @@ class RequestTimedOut(GalaxyMailError):
     """The request's deadline passed. What it asked for may have been done."""
 
 
-class Problem(Struct, frozen=True, kw_only=True):
+class ProblemDocument(Struct, frozen=True, kw_only=True):
     """What a problem document says. `headers` go beside it."""
 
     status: int
@@ -73,7 +73,7 @@ class Problem(Struct, frozen=True, kw_only=True):
     errors: Sequence[FieldError] = ()
     headers: tuple[Header, ...] = ()
 
-    def answer(self) -> Answer:
+    def answer(self) -> Response:
         document: dict[str, Any] = {
             "type": "about:blank",  # RFC 9457 §4.2.1: the status says it; `code` tells programs more
             "title": TITLES[self.status],
@@ -86,12 +86,12 @@ class Problem(Struct, frozen=True, kw_only=True):
                 {"field": _encodable(error.field), "message": _encodable(error.message)}
                 for error in self.errors
             ]
-        return Answer(
+        return Response(
             status=self.status, headers=(PROBLEM, NO_STORE, *self.headers), body=_ENCODER.encode(document)
         )
 
 
-def problem(error: Exception) -> Problem:
+def problem(error: Exception) -> ProblemDocument:
     """What to answer when a handler raised this. Logs what is nobody's mistake but ours, or the store's."""
     match error:
         case InvalidRequest():
@@ -100,30 +100,30 @@ def problem(error: Exception) -> Problem:
             conflict = FieldError(IDEMPOTENCY_KEY_HEADER, "was used for another request")
             return _invalid(InvalidRequest([conflict], Fault.KEY_REUSED))
         case Unauthorized():
-            return Problem(
+            return ProblemDocument(
                 status=401,
                 code="unauthorized",
                 detail=str(error),
                 headers=((b"www-authenticate", error.challenge.encode()),),
             )
         case Forbidden():
-            return Problem(status=403, code="forbidden", detail=str(error))
+            return ProblemDocument(status=403, code="forbidden", detail=str(error))
         case NothingThere():
-            return Problem(status=404, code="not_found", detail=str(error))
+            return ProblemDocument(status=404, code="not_found", detail=str(error))
         case werkzeug.exceptions.NotFound():
-            return Problem(status=404, code="not_found", detail="There is nothing at this path.")
+            return ProblemDocument(status=404, code="not_found", detail="There is nothing at this path.")
         case werkzeug.exceptions.MethodNotAllowed():
             allowed = ", ".join(sorted(error.valid_methods or ()))
-            return Problem(
+            return ProblemDocument(
                 status=405,
                 code="method_not_allowed",
                 detail=f"This path takes {allowed}.",
                 headers=((b"allow", allowed.encode()),),
             )
         case ResendNotAllowed():
-            return Problem(status=409, code="resend_not_allowed", detail=str(error))
+            return ProblemDocument(status=409, code="resend_not_allowed", detail=str(error))
         case WillNotRender():
-            return Problem(status=422, code=error.code, detail=str(error))
+            return ProblemDocument(status=422, code=error.code, detail=str(error))
         case RequestTimedOut():
             return _unavailable("The request took too long; it may have been done all the same.")
         case RedisFailure():
@@ -131,10 +131,10 @@ def problem(error: Exception) -> Problem:
             return _unavailable(_store_detail(error))
         case _:
             log.error("request_failed", exc_info=error)
-            return Problem(status=500, code="internal_error", detail="An unexpected error.")
+            return ProblemDocument(status=500, code="internal_error", detail="An unexpected error.")
 
 
-def _invalid(invalid: InvalidRequest) -> Problem:
+def _invalid(invalid: InvalidRequest) -> ProblemDocument:
     errors = invalid.errors
     match invalid.fault:
         case Fault.TOO_LARGE | Fault.UNSUPPORTED_MEDIA_TYPE if len(errors) == 1:
@@ -144,13 +144,13 @@ def _invalid(invalid: InvalidRequest) -> Problem:
         case _:
             places = "one place" if len(errors) == 1 else f"{len(errors)} places"
             detail = f"The request is invalid in {places}."
-    return Problem(
+    return ProblemDocument(
         status=_STATUS[invalid.fault], code="invalid_request", detail=_encodable(detail), errors=errors
     )
 
 
-def _unavailable(detail: str) -> Problem:
-    return Problem(status=503, code="service_unavailable", detail=detail, headers=(RETRY_AFTER,))
+def _unavailable(detail: str) -> ProblemDocument:
+    return ProblemDocument(status=503, code="service_unavailable", detail=detail, headers=(RETRY_AFTER,))
 
 
 def _store_detail(trouble: RedisFailure) -> str:

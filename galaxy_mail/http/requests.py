@@ -20,7 +20,7 @@ from galaxy_mail.domain.ids import (
 from galaxy_mail.domain.json_body import Members, Parse, WrongValue, text_value
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.strict_json import MAX_NUMBER, shown_name
-from galaxy_mail.http.connection import Request
+from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.storage.records.reader import Position
 
 BODY_MAX_BYTES: Final = 16 * 1024
@@ -50,7 +50,7 @@ class Tracing(Struct, frozen=True):
         )
 
 
-def query_members(request: Request) -> Members:
+def query_members(request: HttpRequest) -> Members:
     """The query's parameters, each of which may come once."""
     repeated = [
         FieldError(shown_name(name), "comes more than once")
@@ -60,7 +60,7 @@ def query_members(request: Request) -> Members:
     return Members(request.args.to_dict(), what="a parameter of this route", errors=repeated)
 
 
-def body_members(body: bytes, request: Request, max_bytes: int = BODY_MAX_BYTES) -> Members:
+def body_members(body: bytes, request: HttpRequest, max_bytes: int = BODY_MAX_BYTES) -> Members:
     """The members of the JSON object in the body. Raises InvalidRequest if the body is anything else."""
     return Members.of_body(body, content_type=request.headers.get("Content-Type"), max_bytes=max_bytes)
 

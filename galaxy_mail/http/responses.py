@@ -17,7 +17,7 @@ REPLAYED: Final[Header] = (b"idempotency-replayed", b"true")
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class Response(Struct, frozen=True, kw_only=True):
     """A response. What has no bound comes in parts, each sent before the next one is made."""
 
     status: int
@@ -26,5 +26,5 @@ class Answer(Struct, frozen=True, kw_only=True):
     parts: AsyncGenerator[bytes, None] | None = None
 
 
-def json_answer(value: object, *headers: Header, status: int = 200) -> Answer:
-    return Answer(status=status, headers=(JSON, NO_STORE, *headers), body=_ENCODER.encode(value))
+def json_response(value: object, *headers: Header, status: int = 200) -> Response:
+    return Response(status=status, headers=(JSON, NO_STORE, *headers), body=_ENCODER.encode(value))

@@ -5,10 +5,10 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from galaxy_mail.http.responses import Answer
+from galaxy_mail.http.responses import Response
 from galaxy_mail.http.tokens import Role
 
-Handler = Callable[..., Awaitable[Answer]]  # given the request, and the path's variables by their names
+Handler = Callable[..., Awaitable[Response]]  # given the request, and the path's variables by their names
 
 API: str = "/api/v1/internal"
 

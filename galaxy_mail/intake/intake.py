@@ -55,7 +55,7 @@ class IdempotencyConflict(GalaxyMailError):
     """The idempotency key was used for another request. Nothing was written."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class AcceptResult(Struct, frozen=True, kw_only=True):
     """What a caller is told: the same for a repeat."""
 
     outcome: str  # "sent" | "suppressed"
@@ -93,7 +93,7 @@ class Intake:
         self._traces = traces
         self._on_accepted = on_accepted
 
-    async def accept(self, request: MailRequest) -> Outcome:
+    async def accept(self, request: MailRequest) -> AcceptResult:
         """Makes one request durable, or repeats its first answer. Raises IdempotencyConflict, RedisTrouble.
 
         A lost reply is followed by the same call once: had the first one been run, this one says so.
@@ -102,7 +102,7 @@ class Intake:
             request = replace(request, traceparent=span.traceparent(request.traceparent))
             return await self._accept(request)
 
-    async def _accept(self, request: MailRequest) -> Outcome:
+    async def _accept(self, request: MailRequest) -> AcceptResult:
         suppressed: dict[str, str] = {}
         look_for = suppression_entries(request.content.envelope)
         replaced = b""
@@ -128,7 +128,7 @@ class Intake:
                         self._metrics.conflict(request.source)
                         raise IdempotencyConflict("this idempotency key was used for another request")
                     self._metrics.duplicate(request.source)
-                    return Outcome(outcome=record.outcome, delivery_id=record.delivery_id, replayed=True)
+                    return AcceptResult(outcome=record.outcome, delivery_id=record.delivery_id, replayed=True)
                 case NewlySuppressed(entries):
                     suppressed, look_for = entries, ()
                 case DeliveryExists() | NotNext():
@@ -157,7 +157,7 @@ class Intake:
         """The script call that accepts a stream entry; suppression has been looked up."""
         return self._store.accept_call(acceptance, position=position, replaced=replaced)
 
-    def accepted(self, acceptance: Acceptance) -> Outcome:
+    def accepted(self, acceptance: Acceptance) -> AcceptResult:
         """Tells everyone that it is durable."""
         delivery = acceptance.delivery
         self._metrics.accepted(delivery)
@@ -168,7 +168,7 @@ class Intake:
         )
         if acceptance.outcome == OUTCOME_SENT:
             self._on_accepted()
-        return Outcome(outcome=acceptance.outcome, delivery_id=delivery.delivery_id, replayed=False)
+        return AcceptResult(outcome=acceptance.outcome, delivery_id=delivery.delivery_id, replayed=False)
 
 
 class CommandIntake:

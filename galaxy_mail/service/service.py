@@ -25,7 +25,7 @@ from galaxy_mail.domain.addresses import domain_of
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.conclusion import RetryPolicy
 from galaxy_mail.domain.records import Lane
-from galaxy_mail.http.app import Api, App, build_app
+from galaxy_mail.http.app import ApiParts, App, build_app
 from galaxy_mail.http.server import HttpServer, Tls, bind
 from galaxy_mail.http.tokens import Tokens
 from galaxy_mail.intake.intake import CommandIntake, Intake
@@ -296,7 +296,7 @@ class Service:
     def _build_app(self, reader: Reader) -> App:
         config = self.config
         return build_app(
-            Api(
+            ApiParts(
                 intake=self.intake,
                 reader=reader,
                 suppressions=SuppressionList(self.gateway),

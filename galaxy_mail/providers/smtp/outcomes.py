@@ -53,7 +53,7 @@ class Ending(StrEnum):
     CUT_OFF = "cut_off"  # by the end of a stop's grace
 
 
-class Outcome(Struct, frozen=True):
+class SmtpOutcome(Struct, frozen=True):
     result: Result
     status: AttemptStatus
     failure_code: str | None
@@ -61,44 +61,44 @@ class Outcome(Struct, frozen=True):
     keeps_connection: bool = False
 
 
-def _refused(code: str) -> Outcome:
+def _refused(code: str) -> SmtpOutcome:
     """The relay said no, for good, and stays."""
-    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+    return SmtpOutcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
 
 
-def _deferred(code: str) -> Outcome:
+def _deferred(code: str) -> SmtpOutcome:
     """The relay said not now, and stays."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
 
 
-def _refused_early(code: str) -> Outcome:
+def _refused_early(code: str) -> SmtpOutcome:
     """The relay said no before it had everything: it takes the rest for commands, so the connection is lost."""
-    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
+    return SmtpOutcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
 
 
-def _deferred_early(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
+def _deferred_early(code: str) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
 
 
-def _failed(code: str) -> Outcome:
+def _failed(code: str) -> SmtpOutcome:
     """The way to the relay is bad, or the relay is: not the message's fault."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code)
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code)
 
 
-def _late(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code)
+def _late(code: str) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code)
 
 
-def _failed_undecided(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, outcome_unknown=True)
+def _failed_undecided(code: str) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, outcome_unknown=True)
 
 
-def _late_undecided(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, outcome_unknown=True)
+def _late_undecided(code: str) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, outcome_unknown=True)
 
 
 X = Exchange
-OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
+OUTCOMES: Final[Mapping[tuple[Exchange, Ending], SmtpOutcome]] = {
     (X.CONNECT, Ending.UNRESOLVED): _failed("name_not_resolved"),
     (X.CONNECT, Ending.UNREACHABLE): _failed("connect_failed"),
     (X.CONNECT, Ending.TIMED_OUT): _late("connect_timed_out"),
@@ -175,7 +175,7 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.BODY, Ending.TIMED_OUT): _late("body_timed_out"),
     (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out"),
     # RFC 1047: whoever gives up here without an answer may make a second copy.
-    (X.FINAL, Ending.ACCEPTED): Outcome(
+    (X.FINAL, Ending.ACCEPTED): SmtpOutcome(
         Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, keeps_connection=True
     ),
     (X.FINAL, Ending.PERMANENT): _refused("message_refused"),
@@ -240,7 +240,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     detail: str = ""  # for people: ours or the operating system's words, none of the relay's
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SmtpOutcome:
         return OUTCOMES[self.exchange, self.ending]
 
     def result(self, summary: str) -> SendResult:

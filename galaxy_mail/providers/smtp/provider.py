@@ -15,7 +15,7 @@ from galaxy_mail.providers.mime import MailFrom
 from galaxy_mail.providers.provider import Message, SendDeadline
 from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange
 from galaxy_mail.providers.smtp.protocol import Extensions, dot_stuffed
-from galaxy_mail.providers.smtp.session import Connect, ConnectionLost, ExchangeEnded, Mail, Session
+from galaxy_mail.providers.smtp.session import Connect, ExchangeEnded, Mail, Session, SmtpConnectionLost
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, tls_context
 from galaxy_mail.providers.smtp.summaries import describe
 
@@ -60,7 +60,7 @@ class SmtpProvider:
             session = await self._reusable_session() or await self._new_session()
             try:
                 return await self._send_on(session, message, may_finish)
-            except ConnectionLost:
+            except SmtpConnectionLost:
                 return await self._send_on(await self._new_session(), message, may_finish)
         except ExchangeEnded as raised:  # while opening: the relay has seen nothing of the message
             return raised.ended.result(describe(raised.ended, message=message, wire=b""))

@@ -64,7 +64,7 @@ class ExchangeEnded(Exception):
         self.ended = ended
 
 
-class ConnectionLost(Exception):
+class SmtpConnectionLost(Exception):
     """The relay had left this reused connection before the message was begun. Nothing of the message was said."""
 
 
@@ -228,7 +228,7 @@ class Session:
     async def transact(self, mail: Mail, *, may_finish: SendDeadline) -> Ended:
         """Hands over one message and tells how that ended. `is_broken` is right from then on.
 
-        Raises ConnectionLost where the message may go out on another connection as if nothing had been. Lets
+        Raises SmtpConnectionLost where the message may go out on another connection as if nothing had been. Lets
         trio.Cancelled out only while the relay can't have the message.
         """
         reused = self._messages > 0
@@ -250,7 +250,7 @@ class Session:
                 # The relay had decided already; what became of the connection changes nothing.
                 ended, kept = refusal, False
             elif reused and costs_no_attempt(ended.exchange, ended.ending, first=not answers):
-                raise ConnectionLost from raised
+                raise SmtpConnectionLost from raised
         self.is_broken = not (kept and ended.outcome.keeps_connection) or self._smtp.state not in _REUSABLE
         self._idle_since_s = trio.current_time()
         return ended

@@ -16,8 +16,8 @@ from hypercorn.protocol.h11 import H11Protocol
 from structlog.testing import capture_logs
 
 from galaxy_mail.http.app import App
-from galaxy_mail.http.connection import LEFTOVER_MAX_BYTES, Request
-from galaxy_mail.http.responses import Answer, json_answer
+from galaxy_mail.http.connection import LEFTOVER_MAX_BYTES, HttpRequest
+from galaxy_mail.http.responses import Response, json_response
 from galaxy_mail.http.routes import Route
 from galaxy_mail.http.server import BadTlsFile, CantListen, HttpServer, Tls, bind
 from galaxy_mail.http.tokens import Role, Tokens, certificate_name
@@ -37,7 +37,7 @@ class Routes:
         self.read: list[bytes] = []
 
     def app(self, timeout_s: float = 5.0) -> App:
-        handlers: dict[tuple[str, str], Callable[..., Awaitable[Answer]]] = {
+        handlers: dict[tuple[str, str], Callable[..., Awaitable[Response]]] = {
             ("GET", "/hello"): self.hello,
             ("GET", "/waits"): self.waits,
             ("GET", "/who"): self.who,
@@ -49,46 +49,46 @@ class Routes:
         routes = [Route(method, rule, Role.OPEN, handler) for (method, rule), handler in handlers.items()]
         return App(tuple(routes), tokens=Tokens(), metrics=Metrics(), timeout_s=timeout_s)
 
-    async def hello(self, _request: Request) -> Answer:
-        return json_answer({"hello": "you"})
+    async def hello(self, _request: HttpRequest) -> Response:
+        return json_response({"hello": "you"})
 
-    async def waits(self, _request: Request) -> Answer:
+    async def waits(self, _request: HttpRequest) -> Response:
         self.called.set()
         try:
             await self.go_on.wait()
         except trio.Cancelled:
             self.cut = True
             raise
-        return json_answer({"hello": "you"})
+        return json_response({"hello": "you"})
 
-    async def who(self, _request: Request) -> Answer:
-        return json_answer({"name": certificate_name.get()})
+    async def who(self, _request: HttpRequest) -> Response:
+        return json_response({"name": certificate_name.get()})
 
-    async def parts(self, _request: Request) -> Answer:
+    async def parts(self, _request: HttpRequest) -> Response:
         async def numbers() -> AsyncGenerator[bytes, None]:
             for number in range(3):
                 yield b"%d\n" % number
 
-        return Answer(status=200, parts=numbers())
+        return Response(status=200, parts=numbers())
 
-    async def endless(self, _request: Request) -> Answer:
+    async def endless(self, _request: HttpRequest) -> Response:
         async def parts() -> AsyncGenerator[bytes, None]:
             self.called.set()
             while True:
                 yield b"x" * 1_000_000
 
-        return Answer(status=200, parts=parts())
+        return Response(status=200, parts=parts())
 
-    async def breaks(self, _request: Request) -> Answer:
+    async def breaks(self, _request: HttpRequest) -> Response:
         async def one() -> AsyncGenerator[bytes, None]:
             yield b"half"
             raise RuntimeError("the other half is lost")
 
-        return Answer(status=200, parts=one())
+        return Response(status=200, parts=one())
 
-    async def reads(self, request: Request) -> Answer:
+    async def reads(self, request: HttpRequest) -> Response:
         self.read.append(await request.read_body(1000))
-        return json_answer({"hello": "you"})
+        return json_response({"hello": "you"})
 
 
 @pytest.fixture
