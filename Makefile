@@ -6,10 +6,14 @@ READY := $(VENV)/.ready
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 FROZEN := $(shell find galaxy_mail templates packaging -type f -not -name '*.pyc')
 
-.PHONY: run test check format binary tools lock bench simulate clean
+.PHONY: run unit test check format binary tools lock bench simulate clean
 
 run: $(READY)
 	$(BIN)/galaxy-mail dev $(ARGS)
+
+# Takes seconds. Builds and fetches nothing.
+unit: $(READY)
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit $(ARGS)
 
 test: $(READY) binary tools
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
@@ -26,14 +30,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Explores; `make test` runs the seeds that CI has time for.
+# More seeds than `make test` runs.
 simulate: $(READY)
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(ARGS)
 
-# One executable with everything in it, and dist/root, which is what the image holds (packaging/README.md).
+# One executable with everything in it, and dist/root, the content of the image (packaging/README.md).
 binary: dist/galaxy-mail
 
 dist/galaxy-mail: $(READY) $(FROZEN)
@@ -42,12 +46,12 @@ dist/galaxy-mail: $(READY) $(FROZEN)
 	$(BIN)/python packaging/image_root.py build/frozen/unpacked dist/root
 	mv build/frozen/galaxy-mail $@
 
-# What tests use where it can be had; they are skipped and say why where it can't.
+# Relays and promtool. If they cannot be fetched, the tests that need them are skipped with the reason.
 tools:
 	@tests/relays/fetch || test $$? -eq 3
 	@deploy/fetch-promtool || test $$? -eq 3
 
-# The lock names no index and no address: hashes alone say what is right.
+# The lock names no index and no address; hashes identify what is installed.
 lock: $(READY)
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --generate-hashes \

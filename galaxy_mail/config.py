@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 from galaxy_mail.settings import ConfigError, Settings, gate, kinds, markdown_table, setting
 from galaxy_mail.settings.kinds import HostPort
 from galaxy_mail.settings.redis_address import RedisAddress
-from galaxy_mail.storage.records import keys
+from galaxy_mail.storage.records.keys import Keys
 
 __all__ = ["ClientConfig", "Config", "ConfigError", "HostPort", "StoreConfig", "markdown_table"]
 
@@ -128,15 +128,7 @@ class _Name(NamedTuple):
         return f"{self.text}…" if self.is_prefix else self.text
 
 
-# Of the catalog, everything that is not configured. An index may get any name: they are looked for by their beginning.
-_OWN_NAMES: Final = (
-    *(
-        _Name(text, text.endswith(":"))
-        for constant, text in vars(keys).items()
-        if constant.isupper() and isinstance(text, str)
-    ),
-    _Name("mail:idx:", True),
-)
+_OWN_NAMES: Final = tuple(_Name(text, text.endswith(":")) for text in (*Keys.fixed, Keys.indexes))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ Never in production: nothing else runs while it waits.
 """
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, cast
 
 import hiredis
@@ -18,17 +18,13 @@ _MISSING: Final = object()
 
 
 class BlockingLink:
-    """One connection to a unix socket; the clock is the caller's."""
+    """One connection to a unix socket."""
 
-    def __init__(self, socket_path: str, now_ms: Callable[[], int], *, timeout_s: float = 20.0) -> None:
+    def __init__(self, socket_path: str, *, timeout_s: float = 20.0) -> None:
         self._path = socket_path
-        self._now_ms = now_ms
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._parser = hiredis.Reader(replyError=RedisRefused, notEnoughData=_MISSING)
-
-    def now_ms(self) -> int:
-        return self._now_ms()
 
     async def pipeline(
         self, commands: Sequence[Command | Call], *, timeout_s: float | None = None

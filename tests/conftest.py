@@ -12,7 +12,6 @@ import trio
 from hypothesis import settings
 
 from galaxy_mail.storage.links.script import scripts
-from galaxy_mail.storage.verify import verify
 from galaxy_mail.telemetry import logs
 from tests.servers import ValkeyServer, run_commands
 from tests.storehouse import Storehouse
@@ -69,6 +68,6 @@ async def house(empty_valkey: ValkeyServer) -> AsyncIterator[Storehouse]:
         if not house.broken:
             house.link.faults.clear()
             run_commands(empty_valkey.socket, [("CONFIG", "SET", "maxmemory", "0")])
-            assert list(map(str, await verify(house.store, looks=1))) == []
+            assert list(map(str, await house.verify())) == []
     finally:
         house.close()

@@ -17,13 +17,14 @@ from msgspec import Struct
 from galaxy_mail.domain.records import Attempt, AttemptStatus, Delivery, DeliveryStatus
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage.links.protocol import Command, Reply
-from galaxy_mail.storage.operations.identity import StoreIdentity, entry_number
-from galaxy_mail.storage.operations.store import Retention, Store
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.operations.identity import entry_number
 from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
 from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import Retention
 from galaxy_mail.storage.verify import verify
 from tests.blocking_link import BlockingLink
+from tests.clocks import FixedClock
+from tests.keys import k
 from tests.service_process import WITHIN_S, eventually
 
 STREAM: Final = "mail:delivery_commands"
@@ -130,7 +131,7 @@ class Ledger:
 
     def run(self, commands: Sequence[Command]) -> list[Reply]:
         """Commands on a connection of its own: the server may have been another one a moment ago."""
-        link = BlockingLink(self.socket_path, now_ms)
+        link = BlockingLink(self.socket_path)
         try:
             return link.run(commands)
         finally:
@@ -151,7 +152,7 @@ class Ledger:
 
     def claimed(self) -> int:
         """Deliveries that some process has claimed."""
-        return cast("int", self.run([("HLEN", k.CLAIMS)])[0])
+        return cast("int", self.run([("HLEN", k.claims)])[0])
 
     def offset(self) -> str:
         [offset] = self.run([("GET", Keys().offset)])
@@ -175,7 +176,7 @@ class Ledger:
         await eventually(lambda: self.outstanding() == 0, "every delivery has ended", within_s)
 
     def deliveries(self) -> dict[str, Delivery]:
-        [ids] = self.run([("ZRANGE", k.IDX_CREATED_AT, 0, -1)])
+        [ids] = self.run([("ZRANGE", k.created_at_index, 0, -1)])
         names = [name.decode() for name in cast("list[bytes]", ids)]
         return {name: decode_delivery(data, name) for name, data in self._read(names, k.delivery).items()}
 
@@ -190,17 +191,16 @@ class Ledger:
 
     async def violations(self, within_looks: int = 1) -> list[str]:
         """What verify-store would say; 1 look while nothing else writes."""
-        link = BlockingLink(self.socket_path, now_ms)
-        keys = Keys()
-        store = Store(
-            link,
-            keys=keys,
-            retention=Retention(),
-            claim_ttl_ms=0,
-            epoch=StoreIdentity(keys, now_ms=now_ms, on_verdict=lambda _: None),
-        )
+        link = BlockingLink(self.socket_path)
         try:
-            return [str(violation) for violation in await verify(store, looks=within_looks)]
+            found = await verify(
+                link,
+                keys=Keys(),
+                retention=Retention(),
+                clock=FixedClock(now_ms()),
+                looks=within_looks,
+            )
+            return [str(violation) for violation in found]
         finally:
             link.close()
 
@@ -238,7 +238,7 @@ class Ledger:
         for (_, key), number in keys.items():
             if number > 1:
                 yield f"{key} made {number} deliveries"
-        [recorded] = self.run([("ZRANGE", k.IDX_MALFORMED, 0, -1)])
+        [recorded] = self.run([("ZRANGE", k.malformed_index, 0, -1)])
         entries = Counter(entry.decode() for entry in cast("list[bytes]", recorded))
         for entry_id in sorted(self.malformed - entries.keys()):
             yield f"{entry_id} is malformed and was not recorded"

@@ -20,14 +20,18 @@ from galaxy_mail.storage.operations.answers import AcceptAnswer
 from galaxy_mail.storage.operations.claims import Claim, Claimed
 from galaxy_mail.storage.operations.command_stream import CommandStream
 from galaxy_mail.storage.operations.identity import StoreIdentity, Verdict
-from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.operations.job_store import ResendJobStore
+from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
 from galaxy_mail.storage.operations.upkeep import Upkeep
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.reader import Reader
 from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
 from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import Retention
+from galaxy_mail.storage.verify import Violation, verify
 from tests.blocking_link import BlockingLink
 from tests.deliveries import acceptance_of
+from tests.keys import k
 
 START_MS: Final = (
     4_100_000_000_123  # far ahead of the server's clock, which would end keys that are still wanted
@@ -40,13 +44,27 @@ Dump = dict[str, tuple[object, int]]  # key -> its value, and the ms at which it
 
 
 class Clock:
-    """Epoch milliseconds that pass when a test says so."""
+    """Epoch milliseconds that pass when a test says so; scripts go by them too."""
 
     def __init__(self) -> None:
         self.ms = START_MS
+        self.scripts: Callable[[], int | None] = self.now_ms  # a test may tell scripts another time
+        self._followed: Callable[[], int] | None = None
 
-    def __call__(self) -> int:
-        return self.ms
+    def now_ms(self) -> int:
+        return self.ms if self._followed is None else self._followed()
+
+    def script_ms(self) -> int | None:
+        return self.scripts()
+
+    def follow(self, now_ms: Callable[[], int]) -> None:
+        """From now on this is the time."""
+        self._followed = now_ms
+
+    def follow_trio(self) -> None:
+        """Time passes as trio's does, from where the clock stands."""
+        start_ms, began_s = self.ms, trio.current_time()
+        self.follow(lambda: start_ms + round((trio.current_time() - began_s) * 1000))
 
 
 class TroubledLink:
@@ -62,9 +80,6 @@ class TroubledLink:
     def fail(self, name: str, *faults: Fault) -> None:
         """The next calls with this script or command go wrong like that."""
         self.faults[name].extend(faults)
-
-    def now_ms(self) -> int:
-        return self._link.now_ms()
 
     async def pipeline(
         self, commands: Sequence[Command | Call], *, timeout_s: float | None = None
@@ -120,40 +135,45 @@ class Storehouse:
         owner: str = "me",
     ) -> None:
         self.clock = clock or Clock()
-        self.raw = BlockingLink(socket_path, self.clock)
+        self.raw = BlockingLink(socket_path)
         self.link = TroubledLink(self.raw)
         self.keys = keys or Keys()
+        self.retention = retention or Retention()
         self.verdicts: list[Verdict] = []
-        self.epoch = StoreIdentity(self.keys, now_ms=self.clock, on_verdict=self.verdicts.append)
+        self.epoch = StoreIdentity(self.keys, clock=self.clock, on_verdict=self.verdicts.append)
         self.store = Store(
             self.link,
             keys=self.keys,
-            retention=retention or Retention(),
+            retention=self.retention,
             claim_ttl_ms=TTL_MS,
             epoch=self.epoch,
             durable=durable,
-            script_now=self.clock,
+            clock=self.clock,
         )
         self.stream = CommandStream(
             self.link,
             keys=self.keys,
             epoch=self.epoch,
-            malformed_kept_ms=self.store.retention.attempt_ms,
+            malformed_kept_ms=self.retention.attempt_ms,
             owner=owner,
-            script_now=self.clock,
+            clock=self.clock,
         )
-        self.suppressions = SuppressionList(self.link)
-        self.upkeep = Upkeep(self.store)
+        self.suppressions = SuppressionList(self.link, self.keys)
+        self.upkeep = Upkeep(self.link, keys=self.keys, retention=self.retention, clock=self.clock)
+        self.reader = Reader(self.link, keys=self.keys, retention=self.retention, clock=self.clock)
+        self.jobs = ResendJobStore(self.link, keys=self.keys, epoch=self.epoch, retention=self.retention)
         self.broken = False  # a test broke the store on purpose: it is not verified at its end
 
-    def follow(self, now_ms: Callable[[], int]) -> None:
-        """From now on this is the time, here and in the scripts."""
-        self.raw._now_ms = self.store._script_now = self.stream._script_now = now_ms
-
-    def follow_trio(self) -> None:
-        """Time passes as trio's does, from where the clock stands."""
-        start_ms, began_s = self.clock.ms, trio.current_time()
-        self.follow(lambda: start_ms + round((trio.current_time() - began_s) * 1000))
+    async def verify(self, *, repair: bool = False, looks: int = 1) -> list[Violation]:
+        """What is wrong with it. `looks`: more than 1 while something else writes."""
+        return await verify(
+            self.link,
+            keys=self.keys,
+            retention=self.retention,
+            clock=self.clock,
+            repair=repair,
+            looks=looks,
+        )
 
     def close(self) -> None:
         self.raw.close()
@@ -257,7 +277,7 @@ def name_of(command: Command | Call) -> str:
     return command.script.name if isinstance(command, Call) else str(command[0])
 
 
-def refused(reply: Reply) -> str:
+def refused(reply: object) -> str:
     """The code of Redis' refusal."""
     assert isinstance(reply, RedisRefused), reply
     return reply.code

@@ -1,4 +1,4 @@
-"""The ingress: reads the command stream, one process at a time, in order."""
+"""The ingress: reads the command stream in order. Only the process that holds the lease reads."""
 
 from contextlib import suppress
 from typing import Final
@@ -7,23 +7,26 @@ import structlog
 import trio
 
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.intake.intake import Batch, CommandIntake, Progress
+from galaxy_mail.domain.errors import ungrouped
+from galaxy_mail.intake.stream_intake import Batch, CommandIntake, Progress
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.operations.command_stream import BATCH_ENTRIES, CommandStream, StreamState
 from galaxy_mail.telemetry.metrics import Metrics
+from galaxy_mail.telemetry.repeated import Repeated
 
 log = structlog.get_logger()
 
 LEASE_TTL_MS: Final = 3_000  # with the poll below, another process takes over within 5 s
 LEASE_EVERY_S: Final = 1.0
-PAUSE_AFTER_TROUBLE_S: Final = 0.5
+PAUSE_AFTER_FAILURE_S: Final = 0.5
 GIVE_UP_WITHIN_S: Final = 1.0
 
 
 class Ingress:
-    """Reads behind the stored offset while it holds the lease; otherwise asks for the lease every second.
+    """Reads the entries after the stored offset while it holds the lease; otherwise tries to get the lease every second.
 
-    Ends when cancelled, and then lets the next reader in at once. Touches the stream and the intake.
+    Ends when cancelled, and then gives up the lease, so that another process can read at once. Touches the stream and the
+    intake.
     """
 
     def __init__(
@@ -41,9 +44,9 @@ class Ingress:
         self.metrics = metrics
         self.heartbeat = heartbeat
         self.reading = False
-        self.trouble: str | None = None  # what keeps commands from being read, for operators
-        self._held_s = float("-inf")  # trio.current_time() at the latest confirmed hold of the lease
-        self._restarted_told = False
+        self._held_s = float("-inf")  # trio.current_time() before the latest call that got or kept the lease
+        self._failure = Repeated()
+        self._restarted = Repeated()
 
     async def run(self) -> None:
         try:
@@ -53,11 +56,10 @@ class Ingress:
                     if await self._hold_lease():
                         await self._read_while_leased()
                     await trio.sleep(LEASE_EVERY_S)
-                except RedisFailure as trouble:
-                    if self.trouble != str(trouble):  # once for each reason, not for each try
-                        self.trouble = str(trouble)
-                        log.warning("reading_commands_failed", error=self.trouble)
-                    await trio.sleep(PAUSE_AFTER_TROUBLE_S)
+                except RedisFailure as failure:
+                    if self._failure.is_new(str(failure)):
+                        log.warning("reading_commands_failed", error=str(failure))
+                    await trio.sleep(PAUSE_AFTER_FAILURE_S)
         finally:
             with trio.move_on_after(GIVE_UP_WITHIN_S, shield=True):
                 await self._give_up_lease()
@@ -72,24 +74,20 @@ class Ingress:
     async def _give_up_lease(self) -> None:
         try:
             await self.stream.give_up_lease()
-        except RedisFailure as trouble:
-            log.warning("lease_not_given_up", error=str(trouble))  # it runs out by itself
+        except RedisFailure as failure:
+            log.warning("lease_not_given_up", error=str(failure))  # the lease expires
 
     async def _read_while_leased(self) -> None:
-        """Reads until the lease is another's or runs out. Raises RedisTrouble."""
-        trouble: RedisFailure | None = None
-        async with trio.open_nursery() as nursery:
-            self.reading = True
-            nursery.start_soon(self._keep_lease, nursery.cancel_scope)
-            try:
-                await self._read()
-            except RedisFailure as error:  # carried out of the nursery by hand, so that it stays itself
-                trouble = error
-            finally:
-                self.reading = False
-                nursery.cancel_scope.cancel()
-        if trouble is not None:
-            raise trouble
+        """Reads until the lease expires or another process has it. Raises RedisFailure."""
+        with ungrouped(RedisFailure):
+            async with trio.open_nursery() as nursery:
+                self.reading = True
+                nursery.start_soon(self._keep_lease, nursery.cancel_scope)
+                try:
+                    await self._read()
+                finally:
+                    self.reading = False
+                    nursery.cancel_scope.cancel()
 
     async def _keep_lease(self, reading: trio.CancelScope) -> None:
         while trio.current_time() - self._held_s < LEASE_TTL_MS / 1000:
@@ -97,8 +95,8 @@ class Ingress:
             try:
                 if not await self._hold_lease():
                     break
-            except RedisFailure as trouble:
-                log.warning("lease_not_renewed", error=str(trouble))
+            except RedisFailure as failure:
+                log.warning("lease_not_renewed", error=str(failure))
         reading.cancel()
 
     async def _read(self) -> None:
@@ -107,18 +105,19 @@ class Ingress:
         while True:
             self.heartbeat.beat(within_s=self.block_ms / 1000 + self.heartbeat.within_s)
             batch = ahead if ahead is not None else await self._fetch(offset)
-            ahead = None  # used up, also where there was nothing yet
+            ahead = None
             if not batch.entries:
                 if not await self.stream.wait_for_more(offset, block_ms=self.block_ms):
                     state = await self._check_for_losses()
-                    if state.offset != offset:  # the store was set back: what it lost is read again
+                    if state.offset != offset:  # the store was set back: read again what it lost
                         offset = await self.stream.offset()
+                self._failure.over()
                 continue
             progress, ahead = await self._accept(batch, offset)
             if progress.refusal is not None:
                 raise progress.refusal
-            self.trouble = None
-            if progress.offset != batch.entries[-1][0]:  # it stopped on the way, or somebody moved the offset
+            self._failure.over()
+            if progress.offset != batch.entries[-1][0]:  # accepted in part, or another process moved it
                 ahead = None
                 offset = await self.stream.offset()
             else:
@@ -131,43 +130,33 @@ class Ingress:
         return await self.intake.decode(entries)
 
     async def _accept(self, batch: Batch, offset: str) -> tuple[Progress, Batch | None]:
-        """Accepts a batch; where more are likely, the next one is read meanwhile: Redis need not wait for us."""
+        """Accepts a batch. After a full batch more entries are likely, so the next batch is read at the same time."""
         if len(batch.entries) < BATCH_ENTRIES:
             return await self.intake.accept(batch, offset=offset), None
         ahead: list[Batch] = []
 
         async def read_ahead() -> None:
-            with suppress(RedisFailure):  # then it is read again
+            with suppress(RedisFailure):  # `_read` reads the batch again
                 ahead.append(await self._fetch(batch.entries[-1][0]))
 
-        outcome: Progress | RedisFailure
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_ahead)
-            try:
-                outcome = await self.intake.accept(batch, offset=offset)
-            except RedisFailure as trouble:  # carried out by hand, as above
-                outcome = trouble
-                nursery.cancel_scope.cancel()
-        if isinstance(outcome, RedisFailure):
-            raise outcome
-        return outcome, ahead[0] if ahead else None
+        with ungrouped(RedisFailure):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_ahead)
+                progress = await self.intake.accept(batch, offset=offset)
+        return progress, ahead[0] if ahead else None
 
     async def _check_for_losses(self) -> StreamState:
-        """Notices entries that were trimmed unread, and a stream that begins again below the offset."""
+        """Reports entries that were trimmed before they were read, and a stream that restarted below the offset."""
         state = await self.stream.state()
         if state.lost != 0 and await self.stream.note_lost(state):
             self.metrics.ingress_gap(state.lost)
             log.error("stream_entries_lost", lost=state.lost, offset=state.offset)
         if state.restarted:
-            self.trouble = (
-                f"the stream begins again below the offset {state.offset}: its entries are not read"
-            )
-            if not self._restarted_told:
-                self._restarted_told = True
+            if self._restarted.is_new("restarted"):
                 self.metrics.store_alarm("stream_restarted")
                 log.error(
                     "stream_begins_again_below_offset", offset=state.offset, last_entry_id=state.last_entry_id
                 )
         else:
-            self._restarted_told = False
+            self._restarted.over()
         return state

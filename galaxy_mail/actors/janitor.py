@@ -1,4 +1,4 @@
-"""The janitor: forgets, trims, mends, and samples the gauges."""
+"""The janitor: purges expired records, trims the stream, repairs the schedule, and samples the gauges."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -15,13 +15,13 @@ log = structlog.get_logger()
 
 SAMPLE_EVERY_S: Final = 2.0
 RECONCILE_EVERY_S: Final = 10.0
-FORGET_EVERY_S: Final = 5.0
-FORGET_FOR_S: Final = 2.0  # of that: what ends in an hour has to be forgotten in less
+PURGE_EVERY_S: Final = 5.0
+PURGE_FOR_S: Final = 2.0  # of PURGE_EVERY_S: purging must be faster than deliveries finish
 TRIM_EVERY_S: Final = 30.0
 
 
 class Janitor:
-    """Does each of its chores when it is due, one bounded batch at a time.
+    """Runs each maintenance task when it is due, in bounded batches.
 
     Ends when cancelled. Touches the store's upkeep and the stream; no claim, no lane.
     """
@@ -32,7 +32,7 @@ class Janitor:
         upkeep: Upkeep,
         stream: CommandStream,
         stream_kept_ms: int,
-        on_sample: Callable[[Depths, int], None],  # the schedule and the stream's lag
+        on_sample: Callable[[Depths, int], None],  # the schedule's depths and the stream's lag
         heartbeat: Heartbeat,
     ) -> None:
         self.upkeep = upkeep
@@ -40,36 +40,36 @@ class Janitor:
         self.stream_kept_ms = stream_kept_ms
         self.heartbeat = heartbeat
         self._on_sample = on_sample
-        self._chores: list[tuple[float, Callable[[], Awaitable[object]]]] = [
+        self._tasks: list[tuple[float, Callable[[], Awaitable[object]]]] = [
             (SAMPLE_EVERY_S, self.sample),
-            (FORGET_EVERY_S, self.purge),
+            (PURGE_EVERY_S, self.purge),
             (RECONCILE_EVERY_S, self.reconcile),
             (TRIM_EVERY_S, self.trim),
         ]
 
     async def run(self) -> None:
-        due_s = [trio.current_time()] * len(self._chores)
+        due_s = [trio.current_time()] * len(self._tasks)
         while True:
             self.heartbeat.beat()
-            for number, (every_s, chore) in enumerate(self._chores):
+            for number, (every_s, task) in enumerate(self._tasks):
                 if due_s[number] > trio.current_time():
                     continue
                 self.heartbeat.beat()
                 try:
-                    await chore()
-                except RedisFailure as trouble:
-                    log.warning("chore_failed", chore=chore.__name__, error=str(trouble))
+                    await task()
+                except RedisFailure as failure:
+                    log.warning("chore_failed", chore=task.__name__, error=str(failure))
                 due_s[number] = trio.current_time() + every_s
             await trio.sleep_until(min(due_s))
 
     async def sample(self) -> None:
-        """Reads the gauges. Raises RedisTrouble."""
+        """Reads the gauges. Raises RedisFailure."""
         state = await self.stream.state()
         self._on_sample(await self.upkeep.depths(), state.lag)
 
     async def purge(self) -> int:
-        """What is past its time, a batch after the other as long as there is time for it. Raises RedisTrouble."""
-        until_s = trio.current_time() + FORGET_FOR_S
+        """Purges expired records in batches, for at most PURGE_FOR_S; returns their number. Raises RedisFailure."""
+        until_s = trio.current_time() + PURGE_FOR_S
         gone, batch = 0, BATCH
         while batch >= BATCH and trio.current_time() <= until_s:
             self.heartbeat.beat()
@@ -80,7 +80,7 @@ class Janitor:
         return gone
 
     async def reconcile(self) -> None:
-        """One batch of states against the schedule. Raises RedisTrouble."""
+        """Compares one batch of states with the schedule and repairs the schedule. Raises RedisFailure."""
         repaired = await self.upkeep.reconcile()
         for delivery_id in repaired.rescheduled:
             log.error("delivery_was_not_scheduled", delivery_id=delivery_id)
@@ -92,5 +92,5 @@ class Janitor:
             log.info("parked_delivery_taken_up", delivery_id=delivery_id)
 
     async def trim(self) -> int:
-        """Removes old stream entries that need no more work. Raises RedisTrouble."""
+        """Removes old stream entries that were read. Raises RedisFailure."""
         return await self.stream.trim(keep_ms=self.stream_kept_ms)

@@ -4,9 +4,9 @@ The scheduler's side keeps one queue for each lane. A slot with nothing to do wa
 `send_nowait` to that channel succeeds only while the slot waits in `receive`, also when the slot is cancelled in the same
 moment. So a claim is either in a queue or with a slot, and none is dropped between the two.
 
-The priority lane comes first, but every `FAIR_SHARE`-th claim of a slot that takes both lanes is a normal one while some
-wait, so that neither lane starves the other. Nobody renews a claim that waits here: the scheduler takes back those that
-waited too long.
+Slots that take both lanes prefer the priority lane. While normal claims wait, every `FAIR_SHARE`-th claim is a normal one,
+so that neither lane starves the other. Nobody renews a claim that waits here: the scheduler takes back those that waited
+too long.
 """
 
 from collections import deque
@@ -26,11 +26,11 @@ FAIR_SHARE: Final = 10
 
 
 class EndOfLanes(Exception):
-    """The lanes are closed and nothing is left to take."""
+    """The lanes are closed and empty."""
 
 
 class Places(Struct, frozen=True):
-    """How many more claims each lane can take in."""
+    """How many more claims each lane can hold."""
 
     priority: int
     normal: int
@@ -52,34 +52,34 @@ class IdleSlot(Struct, frozen=True, eq=False):
 
 
 class Lanes:
-    """Two bounded queues, and the slots that wait because theirs are empty.
+    """Two bounded queues of claims, and the slots that wait for a claim.
 
-    With two slots or more, one takes the priority lane only, so that a login code never waits for a long attempt.
+    With two slots or more, one takes only the priority lane, so that a login code never waits for a long attempt.
     """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self._prefetch = max(PREFETCH_MIN, slots)
         self._queues: dict[Lane, deque[Waiting]] = {Lane.PRIORITY: deque(), Lane.NORMAL: deque()}
-        self._idle: list[IdleSlot] = []  # the one that waits longest first
-        self._since_normal = 0
+        self._idle: list[IdleSlot] = []  # in the order in which they began to wait
+        self._since_normal = 0  # priority claims taken since the last normal one, while normal claims waited
         self._closed = False
-        # In these lanes more was due at the last claim than there were places: a free place there is news.
+        # In these lanes more was due at the last claim than there were places: a free place wakes the scheduler.
         self.backlog: frozenset[Lane] = frozenset()
-        # Rung when there is something for the scheduler to do: work was accepted, places have come free.
+        # Wakes the scheduler: work was accepted or a place became free.
         self._wake, self._woken = trio.open_memory_channel[None](1)
 
     # The scheduler's side
 
     def places(self) -> Places:
-        """Room for a prefetch beyond what the free slots take at once.
+        """Places for the idle slots and for a prefetch.
 
-        A lane is refilled once half of its prefetch is gone: claiming in batches costs less per delivery.
+        A lane offers places once half of its prefetch is taken: claiming in batches costs less per delivery.
         """
         return Places(self._places_in(Lane.PRIORITY), self._places_in(Lane.NORMAL))
 
     def has_places_for_more(self) -> bool:
-        """Whether a lane in which more is due than was claimed can take some of it now."""
+        """Whether a lane with a backlog has places."""
         return any(map(self._places_in, self.backlog))
 
     def _places_in(self, lane: Lane) -> int:
@@ -90,18 +90,18 @@ class Lanes:
         return count if count >= self._prefetch // 2 else 0
 
     def put(self, claim: Claim, *, since_s: float) -> None:
-        """Hands a claim over. Never blocks: the scheduler claims no more than there are places."""
+        """Gives a claim to an idle slot or queues it. The queues stay bounded: the scheduler claims only for places."""
         for slot in self._idle_slots(claim.lane):
             try:
                 slot.claims.send_nowait(claim)
-            except trio.WouldBlock:  # it was cancelled, and is about to leave
+            except trio.WouldBlock:  # the slot was cancelled and has not run since
                 continue
             self._idle.remove(slot)
             return
         self._queues[claim.lane].append(Waiting(claim, since_s))
 
     def withdraw(self, *, before_s: float) -> list[Claim]:
-        """Takes back what waits since before then."""
+        """Takes back the claims that have waited since before `before_s`."""
         withdrawn: list[Claim] = []
         for queue in self._queues.values():
             while queue and queue[0].since_s < before_s:
@@ -109,15 +109,15 @@ class Lanes:
         return withdrawn
 
     def drain(self) -> list[Claim]:
-        """Takes back everything."""
+        """Takes back all waiting claims."""
         return self.withdraw(before_s=inf)
 
     def waiting_since_s(self) -> float:
-        """Since when the claim waits that waits longest; infinite where none does."""
+        """The time since which the oldest waiting claim waits; infinite if none waits."""
         return min((queue[0].since_s for queue in self._queues.values() if queue), default=inf)
 
     async def wait_woken(self, timeout_s: float) -> None:
-        """Returns when there may be work or places, at the latest after `timeout_s`."""
+        """Waits until there may be work or places, at most `timeout_s`."""
         with trio.move_on_after(timeout_s):
             await self._woken.receive()
 
@@ -145,13 +145,13 @@ class Lanes:
         except trio.EndOfChannel:
             raise EndOfLanes from None
         finally:
-            if slot in self._idle:  # it was cancelled
+            if slot in self._idle:  # this slot was cancelled
                 self._idle.remove(slot)
 
     def _idle_slots(self, lane: Lane) -> list[IdleSlot]:
-        """Slots that may take a claim of this lane, in order of preference, and the one that waits longest first.
+        """The idle slots that may take a claim of this lane, in the order of preference.
 
-        A login code goes to a slot of the priority lane if it can, so that the others stay free for normal mail.
+        A priority claim goes first to a slot of the priority lane, so that the other slots stay free for normal mail.
         """
         both = [slot for slot in self._idle if not slot.priority_only]
         return both if lane is Lane.NORMAL else [slot for slot in self._idle if slot.priority_only] + both
@@ -170,12 +170,12 @@ class Lanes:
     # Anyone's
 
     def wake(self) -> None:
-        """Wakes the scheduler: something was accepted, or a place is free."""
-        with suppress(trio.WouldBlock):  # it is awake already
+        """Wakes the scheduler: a delivery was accepted, or a place is free."""
+        with suppress(trio.WouldBlock):  # a wake-up is pending
             self._wake.send_nowait(None)
 
     def close(self) -> None:
-        """No more claims will come: slots end when they have finished what they hold and what waits here."""
+        """Ends the slots after they have finished their claim and the waiting claims. Nothing may be put afterwards."""
         self._closed = True
         for slot in self._idle:
             slot.claims.close()

@@ -28,38 +28,38 @@ from galaxy_mail.domain.errors import leaves
 from galaxy_mail.domain.records import Content, Delivery, Failure, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message, Provider
 from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.operations.answers import NewlySuppressed
 from galaxy_mail.storage.operations.claims import Claim, Quarantined, StaleClaim
 from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.telemetry.logs import delivery_fields
 from galaxy_mail.telemetry.metrics import Metrics
+from galaxy_mail.telemetry.repeated import Repeated
 from galaxy_mail.telemetry.traces import Traces
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-RECORD_WITHIN_S: Final = (
-    1.5  # a cancelled slot has so long to record what it knows or to give back what it holds
-)
-SEND_WITHIN_S: Final = 600.0  # a provider has its own deadlines; a slot that is silent for longer hangs
-PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # between tries to reach Redis; the last one repeats
+RECORD_WITHIN_S: Final = 1.5  # the time that a cancelled slot has to record the outcome or release the claim
+SEND_WITHIN_S: Final = 600.0  # a provider has its own deadlines; a slot that sends for longer is stuck
+PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # between retries of a call to Redis; the last one repeats
 
 
 class InHand(Struct):
-    """What the slot is doing, for the task that keeps its claim alive."""
+    """The claim in hand, for the task that renews it."""
 
     claim: Claim
-    renewed_s: float  # trio.current_time() at the latest confirmed renewal, taken before it was asked for
-    sending: trio.CancelScope | None = None  # cancelled when the claim turns out to be another's
+    renewed_s: float  # trio.current_time() before the latest call that renewed the claim
+    sending: trio.CancelScope | None = None  # cancelled when another owner has the claim
 
 
 class Sender:
     """Takes claims, hands each message to the provider, records the answer.
 
-    Ends when the lanes are closed and the attempt in hand is recorded. Cancelled, it gives its work back as long as the
-    provider cannot have the message; otherwise it records what it learnt. Touches the lanes' slot side, the store and its
-    own provider; no other slot, no schedule.
+    Ends when the lanes are closed and the attempt in hand is recorded. When cancelled, it releases the claim if the
+    provider can't have the message; otherwise it records the outcome. Touches the lanes' slot side, the store and its own
+    provider; no other slot, no schedule.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Sender:
         *,
         lanes: Lanes,
         store: Store,
+        clock: Clock,
         provider: Provider,
         catalog: Catalog,
         policy: RetryPolicy,
@@ -79,6 +80,7 @@ class Sender:
     ) -> None:
         self.lanes = lanes
         self.store = store
+        self.clock = clock
         self.provider = provider
         self.catalog = catalog
         self.policy = policy
@@ -100,13 +102,13 @@ class Sender:
                     self.heartbeat.beat()
                     try:
                         await self._attempt(claim)
-                    except StaleClaim:  # taken over meanwhile: the new owner records the outcome
+                    except StaleClaim:  # the new owner records the outcome
                         self.metrics.claim_stale()
                         log.warning(
                             "claim_stale", **delivery_fields(claim.delivery, claim.attempt.attempt_no)
                         )
-                    except Quarantined as parked:
-                        log.error("delivery_unreadable", delivery_id=parked.delivery_id)  # noqa: TRY400  # no crash
+                    except Quarantined as error:
+                        log.error("delivery_unreadable", delivery_id=error.delivery_id)  # noqa: TRY400  # expected: no traceback
                     finally:
                         self._in_hand = None
             nursery.cancel_scope.cancel()
@@ -114,7 +116,7 @@ class Sender:
     # The claim
 
     async def _keep_claim_alive(self) -> None:
-        """Renews the claim in hand every third of its time."""
+        """Renews the claim in hand every third of its TTL."""
         third_s = self.store.claim_ttl_ms / 3000
         while True:
             held = self._in_hand
@@ -132,12 +134,12 @@ class Sender:
                     held.sending.cancel()
                 await trio.sleep(third_s)
             except RedisFailure:
-                await trio.sleep(third_s / 4)  # there is time for several more tries before it expires
+                await trio.sleep(third_s / 4)  # there is time for several retries before the claim expires
             else:
                 held.renewed_s = asked_s
 
     def _may_finish(self) -> bool:
-        """Whether enough of the claim is left to write the final dot, which can't be taken back."""
+        """Whether the claim lives long enough to write the final dot, after which the message may be delivered."""
         held = self._in_hand
         if held is None:
             return False
@@ -147,20 +149,21 @@ class Sender:
     # One attempt
 
     async def _attempt(self, claim: Claim) -> None:
-        """Sees one attempt to its record. Raises StaleClaim when another owner has it, Parked when it can't be read."""
+        """Makes one attempt and records its outcome.
+
+        Raises StaleClaim if another owner has the delivery, Quarantined if its records are unreadable.
+        """
         work = Work(claim)
         try:
             conclusion = await self._work(work)
         except (trio.Cancelled, BaseExceptionGroup) as ended:
-            if _is_cancellation(
-                ended
-            ):  # only while the provider cannot have the message: its `send` sees to that
+            if _is_cancellation(ended):  # `send` raises it only while the provider can't have the message
                 await self._give_back(work)
             raise
         await self._record(work.claim, conclusion)
 
     async def _work(self, work: "Work") -> Conclusion:
-        """Render, begin, send; how the attempt ended. Raises StaleClaim, Parked."""
+        """Renders, begins and sends; returns the attempt's conclusion. Raises StaleClaim, Quarantined."""
         work.claim = claim = await self._until_answered(partial(self.store.load, work.claim))
         content = _content(claim)
         fixed = claim.rendered or content.rendered()
@@ -169,22 +172,24 @@ class Sender:
             outcome = self._render(claim.delivery, content)
             if isinstance(outcome, Failure):
                 return conclude_render_failure(
-                    claim.delivery, claim.attempt, outcome, now_ms=self.store.now_ms()
+                    claim.delivery, claim.attempt, outcome, now_ms=self.clock.now_ms()
                 )
             fixed = fresh = outcome
         delivery = claim.delivery
-        if forbidden := not_allowed(delivery.envelope, self.allowlist):  # by an allowlist that came after it
+        if forbidden := not_allowed(
+            delivery.envelope, self.allowlist
+        ):  # the allowlist may be newer than the delivery
             delivery = suppress_late(delivery, forbidden)
             if not delivery.envelope.recipients():
-                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.store.now_ms())
+                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.clock.now_ms())
         while (suppressed := await self._begin(work, delivery, fresh)) is not None:
             delivery = suppress_late(delivery, suppressed.entries)  # fewer each time
             if not delivery.envelope.recipients():
-                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.store.now_ms())
+                return conclude_late_suppression(delivery, claim.attempt, now_ms=self.clock.now_ms())
         begun = work.begun
         assert begun is not None
         result = await self._send(work, begun, content, fixed)
-        return conclude(begun.delivery, begun.attempt, result, self.policy, now_ms=self.store.now_ms())
+        return conclude(begun.delivery, begun.attempt, result, self.policy, now_ms=self.clock.now_ms())
 
     def _render(self, delivery: Delivery, content: Content) -> RenderedContent | Failure:
         assert content.template_id is not None
@@ -198,26 +203,29 @@ class Sender:
     async def _begin(
         self, work: "Work", delivery: Delivery, fresh: RenderedContent | None
     ) -> NewlySuppressed | None:
-        """None: it has begun. Otherwise nothing was written, because of these recipients. Raises StaleClaim."""
+        """Begins the attempt. Returns newly suppressed recipients if there are any: then nothing was written.
+
+        Raises StaleClaim.
+        """
         claim, concerned = work.claim, suppression_entries(delivery.envelope)
         begun = begin(
             delivery,
             claim.attempt,
             rendered=fresh,
             provider=self.provider.name,
-            now_ms=self.store.now_ms(),
+            now_ms=self.clock.now_ms(),
         )
         work.begun, work.fresh = begun, fresh
         renewed_s = trio.current_time()
 
-        async def ask() -> NewlySuppressed | None:
+        async def begin_once() -> NewlySuppressed | None:
             nonlocal renewed_s
             renewed_s = (
                 trio.current_time()
-            )  # by the call that is answered: those before may have failed for long
+            )  # the time of the call that succeeds; earlier ones may have failed
             return await self.store.begin(claim, begun, rendered=fresh, unless_suppressed=concerned)
 
-        suppressed = await self._until_answered(ask)
+        suppressed = await self._until_answered(begin_once)
         if suppressed is None:
             self._in_hand = InHand(claim, renewed_s=renewed_s)
             self.metrics.attempt_begun(begun)
@@ -248,21 +256,21 @@ class Sender:
             if result.failure is not None:
                 span.failed(result.failure.code)
             return result
-        raise StaleClaim(work.claim.delivery_id)  # found out while it was sending, before the final dot
+        raise StaleClaim(work.claim.delivery_id)  # the renewal found another owner, before the final dot
 
     async def _record(self, claim: Claim, conclusion: Conclusion) -> None:
-        """Repeats `finish` until it is recorded or stale; once cancelled, within a bounded time."""
+        """Repeats `finish` until the outcome is recorded or the claim is stale. After a cancel, for a bounded time."""
         finish = partial(self.store.finish, claim, conclusion)
         try:
             await self._until_answered(finish)
         except trio.Cancelled:
             with trio.move_on_after(RECORD_WITHIN_S, shield=True):
                 await self._until_answered(finish)
-                self._tell(conclusion)
+                self._report(conclusion)
             raise
-        self._tell(conclusion)
+        self._report(conclusion)
 
-    def _tell(self, conclusion: Conclusion) -> None:
+    def _report(self, conclusion: Conclusion) -> None:
         self.metrics.concluded(conclusion)
         attempt, delivery = conclusion.attempt, conclusion.delivery
         log.info(
@@ -278,43 +286,42 @@ class Sender:
         )
 
     async def _give_back(self, work: "Work") -> None:
-        """Returns the attempt as it was before; what can't be returned in time expires and is taken over."""
+        """Releases the claim with the attempt as it was before. If that fails in time, the claim expires."""
         claim, begun = work.claim, work.begun
         with trio.move_on_after(RECORD_WITHIN_S, shield=True), suppress(StaleClaim):
             if begun is None:
-                returned = give_back(claim.delivery, claim.attempt, now_ms=self.store.now_ms())
+                returned = give_back(claim.delivery, claim.attempt, now_ms=self.clock.now_ms())
             else:
-                # The cancelled call may or may not have been run: once more, so that the records agree.
+                # Redis may or may not have run the cancelled call. Repeat it, so that the records are known.
                 await self._until_answered(partial(self.store.begin, claim, begun, rendered=work.fresh))
-                returned = give_back(begun.delivery, begun.attempt, now_ms=self.store.now_ms())
+                returned = give_back(begun.delivery, begun.attempt, now_ms=self.clock.now_ms())
             await self._until_answered(partial(self.store.release, claim, returned))
             log.info("attempt_returned", **delivery_fields(claim.delivery, claim.attempt.attempt_no))
 
     async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeats a call until Redis has answered it: all of them may be run twice. Redis being away is no crash."""
-        told: str | None = None
+        """Repeats a call until Redis has answered it. Every call must be safe to run twice."""
+        repeated = Repeated()
         for pause_s in chain(PAUSES_S, repeat(PAUSES_S[-1])):
             self.heartbeat.beat()
             try:
                 return await call()
-            except RedisFailure as trouble:
-                if told != str(trouble):  # once for each reason, not for each try
-                    told = str(trouble)
-                    log.warning("redis_trouble", error=told)
+            except RedisFailure as failure:
+                if repeated.is_new(str(failure)):
+                    log.warning("redis_trouble", error=str(failure))
             await trio.sleep(pause_s)
         raise AssertionError("an endless loop ended")
 
 
 class Work(Struct):
-    """How far an attempt has come: what a cancelled slot has to give back."""
+    """The progress of an attempt: a cancelled slot needs it to release the claim."""
 
     claim: Claim
-    begun: Begun | None = None  # set before `begin` is called: it may have been written
+    begun: Begun | None = None  # set before the store's `begin`, which may write it without an answer
     fresh: RenderedContent | None = None
 
 
 def _is_cancellation(ended: BaseException) -> bool:
-    """Whether a cancellation is all that it says: nurseries, such as the one in which trio connects, put it into a group."""
+    """Whether `ended` is Cancelled or a group of nothing else: a nursery inside `send` raises a group."""
     return all(isinstance(one, trio.Cancelled) for one in leaves(ended))
 
 

@@ -1,6 +1,6 @@
-"""Keeps actors running: restarts what crashed, within a bound, and tells how each is.
+"""The supervisor: restarts crashed actors, within a bound, and reports their state.
 
-The order of starting and stopping is not decided here but by the nurseries in which `keep_alive` is called.
+The nurseries in which `keep_alive` is called decide the order of starting and stopping.
 """
 
 from collections import deque
@@ -22,11 +22,9 @@ log = structlog.get_logger()
 TURNS_WITHIN_S: Final = 30.0
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 15.0
-STEADY_AFTER_S: Final = 30.0  # an actor that ran so long has got over its earlier crashes
-CRASHES_IN_A_ROW_MAX: Final = 10  # with their pauses this is half a minute or more
-RESTARTS_MAX: Final = (
-    60  # or two for each actor, if that is more: what all slots share may crash them all at once
-)
+STEADY_AFTER_S: Final = 30.0  # after a run of this length, earlier crashes don't count as "in a row"
+CRASHES_IN_A_ROW_MAX: Final = 10  # half a minute or more, with the pauses
+RESTARTS_MAX: Final = 60  # or two per actor if that is more: one fault can crash all slots at once
 RESTARTS_WINDOW_S: Final = 60.0
 
 
@@ -37,9 +35,9 @@ class Actor(Protocol):
 
 
 class Heartbeat:
-    """An actor's sign that its loop turns: it beats at every turn, and promises when the next beat comes.
+    """Shows that an actor's loop runs: the actor beats at every turn, and each beat sets when the next one is due.
 
-    A call that waits longer than the usual promise is announced with its own deadline, `beat(within_s=75)`.
+    Before a call that may take longer than usual, the actor sets a later due time: `beat(within_s=75)`.
     """
 
     __slots__ = ("beats", "due_s", "turned_s", "within_s")
@@ -56,16 +54,16 @@ class Heartbeat:
         self.due_s = now_s + (self.within_s if within_s is None else within_s)
 
     def rest(self) -> None:
-        """The actor waits for work that may never come: no beat is due until the next one."""
+        """The actor waits for work without a limit: no beat is due until work comes."""
         self.beat(within_s=inf)
 
 
 class Child(Struct, frozen=True, kw_only=True):
-    """An actor by its name and how it is built, anew for each run: nothing survives a crash but Redis."""
+    """An actor's name and its builder. Each run builds a new actor: after a crash, only the state in Redis is kept."""
 
-    name: str  # "sender-3"; without the number it is the kind, "sender"
+    name: str  # "sender-3"; the kind is the name without the number, "sender"
     build: Callable[[Heartbeat], Actor]
-    turns_within_s: float = TURNS_WITHIN_S  # infinite: it has no loop and never beats
+    turns_within_s: float = TURNS_WITHIN_S  # infinite for an actor without a loop, which never beats
 
     @property
     def kind(self) -> str:
@@ -74,43 +72,42 @@ class Child(Struct, frozen=True, kw_only=True):
 
 
 class ActorStatus(StrEnum):
-    STARTING = "starting"  # its loop has not turned yet
+    STARTING = "starting"  # no heartbeat yet
     RUNNING = "running"
-    BACKING_OFF = "backing_off"  # it crashed and will be started anew
-    STOPPED = "stopped"  # it ended, or was ended
+    BACKING_OFF = "backing_off"  # crashed, waits for its restart
+    STOPPED = "stopped"  # returned or was cancelled
 
 
 class ActorReport(Struct, frozen=True, kw_only=True):
-    """How one actor is, free of secrets."""
+    """The state of one actor, without secrets."""
 
     name: str
     status: ActorStatus
     restarts: int
-    last_error: str | None  # the name of what it crashed with; the log has the rest
+    last_error: str | None  # the class of the last crash's exception; the log has the traceback
     turned_s: float | None  # trio.current_time() of its latest beat, while it runs
 
 
 class RestartsExhausted(GalaxyMailError):
-    """Actors crash more than restarting can help. The process should end, and its platform start another.
+    """Actors crash too often. The process should exit, so that its platform starts a new one.
 
-    The crash itself is the cause.
+    The `__cause__` is the last crash.
     """
 
     def __init__(self, actor: str, limit: str) -> None:
-        super().__init__(f"actor {actor} crashed, and {limit} are the limit")
+        super().__init__(f"actor {actor} crashed, and the limit of {limit} is reached")
         self.actor = actor
         self.limit = limit
 
 
 class Killed(GalaxyMailError):
-    """Somebody killed the actor by its name."""
+    """The actor was killed by `Supervisor.kill`."""
 
 
 class Supervisor:
-    """Runs each child until it returns; what crashes is built anew after a pause that grows.
+    """Runs each child until it returns, and restarts a crashed child after a growing pause.
 
-    `on_restart` is told the kind of an actor each time one is started anew. A seeded `random` makes the pauses
-    repeatable. Touches no actor's work.
+    `on_restart` is called with the actor's kind at each restart. A seeded `random` makes the pauses repeatable.
     """
 
     def __init__(
@@ -124,48 +121,48 @@ class Supervisor:
         self._on_restart = on_restart
         self._restarts_max = restarts_max
         self._window_s = window_s
-        self._random = random or Random()  # noqa: S311  # spreads restarts, guards nothing
-        self._crashed_s: deque[float] = deque()  # when, over all children, within the window
+        self._random = random or Random()  # noqa: S311  # spreads restarts; not for security
+        self._crashed_s: deque[float] = deque()  # times of all children's crashes within the window
         self._children: dict[str, _ChildState] = {}
 
     async def keep_alive(self, child: Child, *, retired: trio.Event | None = None) -> None:
-        """Runs `child` until it returns, anew after a crash; once it is `retired`, a crash is its end too.
+        """Runs `child` until it returns, and restarts it after a crash. Once `retired` is set, a crash ends it, too.
 
-        Raises RestartsExhausted where it has crashed too often in a row, or all children together within the window.
+        Raises RestartsExhausted if the child crashed too often in a row, or all children too often within the window.
         """
         if child.name in self._children:
-            raise ValueError(f"there is an actor {child.name} already")
+            raise ValueError(f"an actor named {child.name} exists already")
         retired = trio.Event() if retired is None else retired
-        ward = self._children[child.name] = _ChildState(child)
+        state = self._children[child.name] = _ChildState(child)
         try:
-            while (crash := await ward.run_once()) is not None:
-                await self._back_off(ward, crash, retired)
+            while (crash := await state.run_once()) is not None:
+                await self._back_off(state, crash, retired)
                 if retired.is_set():
                     break
-                ward.restarts += 1
+                state.restarts += 1
                 self._on_restart(child.kind)
         finally:
-            ward.status = ActorStatus.STOPPED
+            state.status = ActorStatus.STOPPED
 
     def kill(self, name: str) -> bool:
-        """Crashes an actor as it stands; it is restarted like any other. False: it does not run now.
+        """Crashes a running actor, which is then restarted as after any crash. False if it does not run now.
 
-        Raises KeyError for a name that nobody has.
+        Raises KeyError for an unknown name.
         """
         return self._children[name].kill()
 
     def statistics(self) -> tuple[ActorReport, ...]:
-        """How each actor is, by name: trio starts the tasks of one nursery in no order."""
+        """The state of each actor, sorted by name: trio starts the tasks of a nursery in random order."""
         return tuple(self._children[name].report() for name in sorted(self._children))
 
     def stuck(self, now_s: float | None = None) -> tuple[str, ...]:
-        """The names of the actors whose loop has not turned when it should have."""
+        """The names of the actors whose heartbeat is overdue."""
         now_s = trio.current_time() if now_s is None else now_s
-        return tuple(name for name, ward in self._children.items() if ward.is_stuck(now_s))
+        return tuple(name for name, state in self._children.items() if state.is_stuck(now_s))
 
-    async def _back_off(self, ward: "_ChildState", crash: Exception, retired: trio.Event) -> None:
-        """Waits until the child may be started anew, or shall not be. Raises RestartsExhausted."""
-        await trio.lowlevel.checkpoint()  # a crash during a stop is nobody's restart
+    async def _back_off(self, state: "_ChildState", crash: Exception, retired: trio.Event) -> None:
+        """Waits until the child's restart is due or it is retired. Raises RestartsExhausted."""
+        await trio.lowlevel.checkpoint()  # raises Cancelled during a stop: no restart then
         if retired.is_set():
             return
         now_s = trio.current_time()
@@ -176,19 +173,19 @@ class Supervisor:
             restarts_max = max(RESTARTS_MAX, 2 * len(self._children))
         if len(self._crashed_s) >= restarts_max:
             limit = f"{restarts_max} restarts of actors within {self._window_s:g} s"
-            raise RestartsExhausted(ward.child.name, limit) from crash
-        if ward.crashes_in_a_row >= CRASHES_IN_A_ROW_MAX:
-            raise RestartsExhausted(ward.child.name, f"{CRASHES_IN_A_ROW_MAX} crashes in a row") from crash
+            raise RestartsExhausted(state.child.name, limit) from crash
+        if state.crashes_in_a_row >= CRASHES_IN_A_ROW_MAX:
+            raise RestartsExhausted(state.child.name, f"{CRASHES_IN_A_ROW_MAX} crashes in a row") from crash
         self._crashed_s.append(now_s)
-        longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** max(0, ward.crashes_in_a_row - 1))
-        ward.status = ActorStatus.BACKING_OFF
-        # Half of it is chance, so that what crashed together does not come back together.
+        longest_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** max(0, state.crashes_in_a_row - 1))
+        state.status = ActorStatus.BACKING_OFF
+        # Half of the pause is random, so that actors that crash together do not restart together.
         with trio.move_on_after(longest_s * (1 + self._random.random()) / 2):
             await retired.wait()
 
 
 class _ChildState:
-    """What the supervisor knows of one child."""
+    """The supervisor's state of one child."""
 
     def __init__(self, child: Child) -> None:
         self.child = child
@@ -197,10 +194,10 @@ class _ChildState:
         self.crashes_in_a_row = 0
         self.last_error: str | None = None
         self.heartbeat = Heartbeat(child.turns_within_s)
-        self.scope: trio.CancelScope | None = None  # of the run that is on
+        self.scope: trio.CancelScope | None = None  # of the present run
 
     async def run_once(self) -> Exception | None:
-        """Builds and runs the child; what it crashed with, None when it returned."""
+        """Builds and runs the child. Returns the exception if it crashed, None if it returned."""
         self.status = ActorStatus.RUNNING
         self.heartbeat = Heartbeat(self.child.turns_within_s)
         started_s = trio.current_time()
@@ -210,10 +207,10 @@ class _ChildState:
                 await self.child.build(self.heartbeat).run()
             if self.scope.cancel_called:
                 crash = Killed(self.child.name)
-        except Exception as error:  # noqa: BLE001  # whatever an actor crashed with is what this is for
+        except Exception as error:  # noqa: BLE001  # a supervisor handles every crash
             crash = error
         except BaseExceptionGroup as group:
-            # A cancellation from outside, and in its course a crash: that one is told, and only this goes on.
+            # The run was cancelled from outside and crashed meanwhile. Report the crash, raise the cancellation.
             crashes, others = group.split(Exception)
             self._crashed(crashes, started_s)
             raise others or group from None
@@ -228,7 +225,7 @@ class _ChildState:
         if trio.current_time() - started_s >= STEADY_AFTER_S:
             self.crashes_in_a_row = 0
         self.last_error = ", ".join(dict.fromkeys(type(one).__name__ for one in leaves(crash)))
-        if isinstance(crash, Killed):  # which says nothing of how well it can run
+        if isinstance(crash, Killed):  # does not count as a crash in a row
             log.warning("actor_killed", actor=self.child.name, restarts=self.restarts)
         else:
             self.crashes_in_a_row += 1

@@ -1,7 +1,7 @@
-"""The command `galaxy-mail`: its frame.
+"""The command `galaxy-mail`: the list of its commands, and exit statuses for expected errors.
 
-A command's module is imported when that command is used, and not for `--help`, so that each pays for its own imports
-alone. What the product raises on purpose becomes its message and an exit status here, and no traceback.
+A command's module is imported only when that command runs, so `--help` and the other commands start fast. A
+GalaxyMailError is printed as a message, without a traceback, and sets the exit status.
 """
 
 import os
@@ -18,7 +18,7 @@ from galaxy_mail.domain.errors import GalaxyMailError, leaves
 
 
 class Lazy(NamedTuple):
-    """Where a command is, and its line in the list of commands, which is shown without a look there."""
+    """A command's module and attribute, and its summary: `--help` shows the summary without importing the module."""
 
     module: str
     attribute: str
@@ -27,34 +27,36 @@ class Lazy(NamedTuple):
 
 COMMANDS: Final[Mapping[str, Lazy]] = {
     "serve": Lazy("serve", "serve", "Run the service."),
-    "dev": Lazy("dev", "dev", "Try it all on this machine: a private Valkey, a stub relay, sample mail."),
-    "healthcheck": Lazy("healthcheck", "healthcheck", "Ask the service on this host how it is, as a probe."),
+    "dev": Lazy("dev", "dev", "Try the service locally: a private Valkey, a stub provider, sample mail."),
+    "healthcheck": Lazy(
+        "healthcheck", "healthcheck", "Check the health of the service on this host. For probes."
+    ),
     "check-config": Lazy(
-        "check_config", "check_config", "Check the configuration and print what is in effect."
+        "check_config", "check_config", "Check the configuration and print the effective settings."
     ),
     "templates": Lazy(
-        "templates", "templates", "List, check and preview mail templates, without a running service."
+        "templates", "templates", "List, check and preview mail templates. Needs no running service."
     ),
-    "deliveries": Lazy("deliveries", "deliveries", "Find deliveries, see what happened, send them again."),
-    "dead-letters": Lazy("dead_letters", "dead_letters", "See what was given up, and send it again."),
-    "malformed": Lazy("malformed", "malformed", "See stream commands that could not be accepted."),
-    "suppressions": Lazy("suppressions", "suppressions", "Manage the addresses that are never mailed."),
-    "publish": Lazy("publish", "publish", "Put commands from a file on the stream."),
+    "deliveries": Lazy("deliveries", "deliveries", "Find, inspect and resend deliveries."),
+    "dead-letters": Lazy("dead_letters", "dead_letters", "List and resend dead letters."),
+    "malformed": Lazy("malformed", "malformed", "Inspect stream commands that were rejected as malformed."),
+    "suppressions": Lazy("suppressions", "suppressions", "Manage the suppression list."),
+    "publish": Lazy("publish", "publish", "Publish commands from a file to the stream."),
     "verify-store": Lazy("verify", "verify_store", "Check every invariant of the store."),
 }
 
 
-SERVING: Final = frozenset({"serve", "dev"})  # these run until they are asked to stop
+SERVING: Final = frozenset({"serve", "dev"})  # these run until a signal stops them
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are named in COMMANDS, and which turns expected errors into exit statuses."""
+    """A group that imports the commands in COMMANDS on use and turns expected errors into exit statuses."""
 
     def main(self, args: Sequence[str] | None = None, *others: Any, **named: Any) -> Any:
-        """The whole command line; without `args` it is the process' own."""
+        """Runs the command line `args`, by default that of the process."""
         if args is None and sys.argv[1:2] and sys.argv[1] in SERVING:
-            # Imports take most of a start, and a stop may come meanwhile. Nothing is begun yet, so nothing is left
-            # undone; once the service runs, it listens to signals itself.
+            # Imports take most of the start. A SIGTERM during the imports may exit at once, because no work has begun.
+            # The running service installs its own signal handlers.
             signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
         return super().main(args, *others, **named)
 

@@ -1,6 +1,6 @@
-"""What the commands share that talk to a running service: requests, errors in words, tables.
+"""The HTTP client of the commands that use a running service, their error messages and their output.
 
-Exit statuses: 0 done; 1 not found or refused; 2 not understood; 3 the service can't be reached or can't serve now.
+Exit statuses: 0 success; 1 not found or refused; 2 invalid input; 3 the service is unreachable or unavailable.
 """
 
 import getpass
@@ -22,45 +22,48 @@ from urllib.parse import quote
 import click
 import httpx
 
-from galaxy_mail.cli.errors import Unreachable
 from galaxy_mail.config import ClientConfig
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.settings import kinds
 
 PATH: Final = "/api/v1/internal"
-TIMEOUT_S: Final = (
-    30.0  # above MAIL_OPERATOR_REQUEST_TIMEOUT: the service says by itself that it took too long
-)
+TIMEOUT_S: Final = 30.0  # above MAIL_OPERATOR_REQUEST_TIMEOUT, so that the service reports its own time-outs
 PAGE_MAX: Final = 200
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-LOCAL: Final = ("127.0.0.1", "localhost", "[::1]")  # never by a proxy
+LOCAL: Final = ("127.0.0.1", "localhost", "[::1]")  # hosts that are reached without a proxy
 
 Json = Any
 Row = Sequence[object]
 
 
 class ApiError(GalaxyMailError):
-    """The service did not do what it was asked for. The message is for the person at the terminal."""
+    """The service did not fulfil a request. The message is for the operator."""
 
     exit_status = 1
 
 
 class NotFound(ApiError):
-    """There is no such thing."""
+    """The requested resource does not exist."""
 
 
-class ApiRefused(ApiError):
-    """It could be asked for, and is not allowed."""
+class RequestRefused(ApiError):
+    """The request is valid but not allowed, for example in the delivery's present status."""
 
 
-class NotUnderstood(ApiError):
-    """The service takes it for a mistake in what was typed."""
+class InvalidInput(ApiError):
+    """The service found an invalid value in the request."""
 
     exit_status = 2
 
 
+class ServiceUnavailable(ApiError):
+    """The service does not answer, is temporarily unavailable, or the peer is not Galaxy Mail."""
+
+    exit_status = 3
+
+
 def _tls(config: ClientConfig) -> ssl.SSLContext | bool:
-    """Whom to believe and who to be."""
+    """The trusted CA certificates and our client certificate; True for the system's defaults."""
     if config.api_ca_file is None and config.api_cert_file is None:
         return True
     context = ssl.create_default_context(cafile=config.api_ca_file)
@@ -70,7 +73,7 @@ def _tls(config: ClientConfig) -> ssl.SSLContext | bool:
 
 
 class ApiClient:
-    """A client of one service."""
+    """An HTTP client of the service's internal API."""
 
     def __init__(self, config: ClientConfig) -> None:
         self._url = config.api_url
@@ -89,10 +92,10 @@ class ApiClient:
         self._client.close()
 
     def get(self, path: str, **params: object) -> Json:
-        """What a GET gives. Raises ApiError or Unreachable."""
-        return self.ask("GET", path, params=params)[1]
+        """The decoded body of a GET. Raises ApiError."""
+        return self.request("GET", path, params=params)[1]
 
-    def ask(
+    def request(
         self,
         method: str,
         path: str,
@@ -102,9 +105,9 @@ class ApiClient:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Json]:
-        """The status and the answer, None where it is empty. Raises ApiError or Unreachable."""
+        """The status and the decoded body, None if the body is empty. Raises ApiError."""
         given = {name: str(value) for name, value in (params or {}).items() if value is not None}
-        with self._failure():
+        with self._translated():
             response = self._client.request(
                 method,
                 PATH + path,
@@ -118,37 +121,38 @@ class ApiClient:
         return response.status_code, self._value(response) if response.content else None
 
     def download(self, path: str, write: Callable[[bytes], object]) -> None:
-        """Writes what a GET gives, part by part. Raises ApiError or Unreachable, also where it breaks off."""
-        with self._failure(), self._client.stream("GET", PATH + path) as response:
+        """Writes the body of a GET chunk by chunk. Raises ApiError, also if the connection breaks on the way."""
+        with self._translated(), self._client.stream("GET", PATH + path) as response:
             if not response.is_success:
                 response.read()
                 raise _error(response)
-            for part in response.iter_bytes():
-                write(part)
+            for chunk in response.iter_bytes():
+                write(chunk)
 
     def items(self, path: str, limit: int | None, **params: object) -> "Listed":
-        """The items of a list, as many pages as it takes. Raises ApiError or Unreachable while it is read."""
+        """The items of a list, page by page. Raises ApiError during iteration."""
         return Listed(self, path, limit, params)
 
     @contextmanager
-    def _failure(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
+        """Translates httpx's exceptions."""
         try:
             yield
         except httpx.TimeoutException:
-            raise Unreachable(f"{self._url} did not answer within {TIMEOUT_S:g} s") from None
+            raise ServiceUnavailable(f"{self._url} did not answer within {TIMEOUT_S:g} s") from None
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
-            raise Unreachable(f"can't reach {self._url} (MAIL_API_URL): {shown(reason)}") from None
+            raise ServiceUnavailable(f"can't reach {self._url} (MAIL_API_URL): {shown(reason)}") from None
 
     def _value(self, response: httpx.Response) -> Json:
         try:
             return response.json()
         except ValueError:
-            raise Unreachable(f"what answers at {self._url} (MAIL_API_URL) is not Galaxy Mail") from None
+            raise ServiceUnavailable(f"the server at {self._url} (MAIL_API_URL) is not Galaxy Mail") from None
 
 
 class Listed:
-    """Items that come while they are asked for; `more` tells afterwards whether there would have been others."""
+    """The items of a list, fetched during iteration. Afterwards, `more` is true if the limit cut the list."""
 
     def __init__(self, api: ApiClient, path: str, limit: int | None, params: Mapping[str, object]) -> None:
         self._api, self._path, self._limit, self._params = api, path, limit, params
@@ -168,44 +172,46 @@ class Listed:
         self.more = True
 
 
-def _error(response: httpx.Response) -> ApiError | Unreachable:
+def _error(response: httpx.Response) -> ApiError:
     try:
         problem = response.json()
         detail, code = str(problem["detail"]), str(problem["code"])
         places = [f"{error['field']}: {error['message']}" for error in problem.get("errors", ())]
     except (ValueError, KeyError, TypeError):
-        return Unreachable(
-            f"what answers at {response.url.copy_with(raw_path=b'/')} (MAIL_API_URL) is not Galaxy Mail: "
+        return ServiceUnavailable(
+            f"the server at {response.url.copy_with(raw_path=b'/')} (MAIL_API_URL) is not Galaxy Mail: "
             f"status {response.status_code}"
         )
-    words = shown("; ".join(places) if places else detail)
+    message = shown("; ".join(places) if places else detail)
     match code:
         case "not_found":
-            return NotFound(words)
+            return NotFound(message)
         case "unauthorized":
-            return ApiRefused(f"{words} Is MAIL_API_TOKEN one of the service's MAIL_OPERATOR_TOKENS?")
+            return RequestRefused(f"{message} Is MAIL_API_TOKEN one of the service's MAIL_OPERATOR_TOKENS?")
         case "forbidden":
-            return ApiRefused(f"{words} MAIL_API_TOKEN has to be one of the service's MAIL_OPERATOR_TOKENS.")
+            return RequestRefused(
+                f"{message} MAIL_API_TOKEN must be one of the service's MAIL_OPERATOR_TOKENS."
+            )
         case "service_unavailable" | "internal_error":
-            return Unreachable(words)
+            return ServiceUnavailable(message)
         case "invalid_request" if response.status_code in (400, 413, 415):
-            return NotUnderstood(words)
+            return InvalidInput(message)
         case _:
-            return ApiRefused(words)
+            return RequestRefused(message)
 
 
-# What commands have in common
+# Options that several commands share
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 how_many = click.option(
-    "--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at most."
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Show at most this many."
 )
-everything = click.option("--all", "everything", is_flag=True, help="As many as there are.")
+everything = click.option("--all", "everything", is_flag=True, help="Show all. Overrides --limit.")
 
 
 @contextmanager
 def service() -> Iterator[ApiClient]:
-    """The service that the environment names. Raises ConfigError."""
+    """A client of the service at MAIL_API_URL. Raises ConfigError."""
     api = ApiClient(ClientConfig.from_env(os.environ))
     try:
         yield api
@@ -214,17 +220,17 @@ def service() -> Iterator[ApiClient]:
 
 
 def segment(text: str) -> str:
-    """As one part of a path, whatever it holds."""
+    """`text` percent-encoded as one segment of a path."""
     return quote(text, safe="")
 
 
 def new_key() -> str:
-    """An idempotency key that nobody has used."""
+    """A random idempotency key."""
     return f"cli-{secrets.token_hex(12)}"
 
 
 def caller() -> str | None:
-    """Who sits at the terminal, as far as the system knows."""
+    """The name of the system's user, None if it is unknown."""
     try:
         return getpass.getuser()[:128] or None
     except (KeyError, OSError):
@@ -232,7 +238,7 @@ def caller() -> str | None:
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it takes no parameter
-    """A point in time: how long ago, or when."""
+    """A point in time, typed as a duration before now or as an ISO 8601 time."""
 
     name = "time"
     _ago = staticmethod(kinds.duration_ms(at_least="1ms", at_most="87600h"))
@@ -259,7 +265,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it 
 
     @staticmethod
     def encoded(at_ms: int) -> str:
-        """As it may be typed to mean the same at any later time."""
+        """The moment as an absolute time that `convert` reads."""
         return (
             (EPOCH + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         )
@@ -267,7 +273,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # before click 8.4 it 
 
 MOMENT: Final = Moment()
 
-# What is printed
+# Output
 
 
 def print_json(value: Json) -> None:
@@ -277,7 +283,7 @@ def print_json(value: Json) -> None:
 def print_items(
     listed: Listed, as_json: bool, columns: Sequence[str], row: Callable[[Json], Row], nothing: str
 ) -> None:
-    """A list, as JSON or as a table."""
+    """Prints a list as JSON or as a table. `nothing` is the message for an empty list."""
     items = list(listed)
     if as_json:
         print_json({"items": items})
@@ -286,7 +292,7 @@ def print_items(
     else:
         click.echo(nothing, err=True)
     if listed.more:
-        click.echo(f"{len(items)} shown, there are more: --limit or --all", err=True)
+        click.echo(f"{len(items)} shown, there are more: pass --limit or --all", err=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -300,14 +306,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
 
 
 def print_members(members: Mapping[str, object]) -> None:
-    """One thing, a line for each member."""
+    """Prints one record, a line for each member."""
     width = max(map(len, members))
     for name, value in members.items():
         click.echo(f"{click.style(f'{name:<{width}}', bold=True)}  {shown(value)}".rstrip())
 
 
 def shown(value: object) -> str:
-    """As text that can't command a terminal; what does not apply is a dash."""
+    """`value` as text without terminal control characters; an absent value is a dash."""
     match value:
         case None | "" | [] | ():
             return "-"
@@ -322,7 +328,7 @@ def shown(value: object) -> str:
 
 
 def moment(at_ms: int | None) -> str | None:
-    """In UTC, to the second: as the logs have it."""
+    """A time in UTC, to the second, in the format of the logs."""
     if at_ms is None:
         return None
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -338,7 +344,7 @@ def failure_of(item: Mapping[str, Any]) -> str | None:
 
 
 def first_of(values: Sequence[str]) -> str | None:
-    """The first, and how many others there are."""
+    """The first value and the number of the others."""
     if not values:
         return None
     others = sum(1 for _ in islice(values, 1, None))
@@ -350,7 +356,7 @@ _ZERO: Final = re.compile(r"[\u0300-\u036f\u200b-\u200d\ufe00-\ufe0f]")
 
 
 def _width(text: str) -> int:
-    """How many columns of a terminal it takes."""
+    """The number of terminal columns that `text` takes."""
     if text.isascii():
         return len(text)
     return sum(1 + (unicodedata.east_asian_width(char) in _WIDE) for char in _ZERO.sub("", text))

@@ -1,4 +1,4 @@
-"""`galaxy-mail check-config`: is the environment a configuration, and what does it come down to."""
+"""`galaxy-mail check-config`: checks the environment and prints the effective settings."""
 
 import os
 
@@ -9,11 +9,11 @@ from galaxy_mail.settings import markdown_table
 
 
 @click.command("check-config")
-@click.option("--markdown", is_flag=True, help="Print the reference of all variables instead.")
+@click.option("--markdown", is_flag=True, help="Print the reference of all variables in Markdown instead.")
 def check_config(markdown: bool) -> None:
-    """Check the configuration and print what is in effect.
+    """Check the configuration and print the effective settings.
 
-    Secrets are masked. Every problem is named; the exit status is 2 when there is one.
+    Secrets are masked. If the configuration is invalid, every problem is listed and the exit status is 2.
     """
     if markdown:
         click.echo(markdown_table((*Config.settings(), *ClientConfig.settings())), nl=False)

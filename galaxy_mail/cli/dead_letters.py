@@ -1,7 +1,7 @@
-"""`galaxy-mail dead-letters`: what was given up, and sending it again, one by one or by a filter.
+"""`galaxy-mail dead-letters`: lists dead letters and resends them, by id or by filter.
 
-By a filter, the service first counts what matches (a dry run), and only then resends it, as a job of its own: it goes on
-when this command, its terminal or the service's process ends, and `--job` follows it again.
+A resend by filter first asks the service to count the matches (a dry run) and then starts a resend job. The job
+continues when this command, its terminal or the service's process ends; `--job` follows it again.
 """
 
 import sys
@@ -13,8 +13,8 @@ import click
 from galaxy_mail.cli.api import (
     MOMENT,
     ApiClient,
-    ApiRefused,
     NotFound,
+    RequestRefused,
     as_json,
     caller,
     everything,
@@ -39,7 +39,7 @@ Job = dict[str, Any]
 
 @click.group("dead-letters")
 def dead_letters() -> None:
-    """See what was given up, and send it again."""
+    """List and resend dead letters: deliveries that failed after all retries."""
 
 
 @dead_letters.command("list")
@@ -47,7 +47,7 @@ def dead_letters() -> None:
 @everything
 @as_json
 def list_dead_letters(*, limit: int, everything: bool, as_json: bool) -> None:
-    """Deliveries that were given up, newest first."""
+    """List dead letters, newest first."""
     with service() as api:
         print_items(
             api.items("/dead-letters", None if everything else limit),
@@ -60,36 +60,47 @@ def list_dead_letters(*, limit: int, everything: bool, as_json: bool) -> None:
                 one["attempt_count"],
                 failure_of(one),
             ),
-            nothing="no dead letter",
+            nothing="no dead letters",
         )
 
 
 @dead_letters.command("resend")
 @click.argument("delivery_ids", nargs=-1, metavar="[DELIVERY_ID]...")
 @click.option(
-    "--since", "created_from_ms", type=MOMENT, help="Deliveries created since then: 2h, 1d, 2026-01-31T22:00."
-)
-@click.option("--until", "created_to_ms", type=MOMENT, help="Deliveries created until then, likewise in UTC.")
-@click.option("--template", "template_id", metavar="TEMPLATE_ID")
-@click.option("--source", type=click.Choice([source.value for source in Source]))
-@click.option("--recipient", metavar="ADDRESS")
-@click.option(
-    "--every", is_flag=True, help="All dead letters that there are, where no other condition is given."
-)
-@click.option("--reason", help="Why, for the audit log; needed with conditions.")
-@click.option(
-    "--by", "created_by", default=caller, metavar="NAME", help="Who.  [default: the user of this shell]"
-)
-@click.option("--per-second", type=click.IntRange(1, 1000), default=20, show_default=True, help="The pace.")
-@click.option("--dry-run", is_flag=True, help="Count what matches, and resend nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--no-wait", is_flag=True, help="Start the job and leave it alone.")
-@click.option(
-    "--idempotency-key", "key", help="Repeats the resend that had this key.  [default: a new one, printed]"
+    "--since",
+    "created_from_ms",
+    type=MOMENT,
+    help="Deliveries created at or after this time: a duration ago or a time in UTC, as in 2h, 1d, 2026-01-31T22:00.",
 )
 @click.option(
-    "--job", "job_id", metavar="JOB_ID", help="Follow a job that was started before, and resend nothing."
+    "--until", "created_to_ms", type=MOMENT, help="Deliveries created at or before this time, like --since."
 )
+@click.option("--template", "template_id", metavar="TEMPLATE_ID", help="Deliveries of this template.")
+@click.option(
+    "--source", type=click.Choice([source.value for source in Source]), help="Deliveries from this source."
+)
+@click.option("--recipient", metavar="ADDRESS", help="Deliveries to this address. Case is ignored.")
+@click.option("--every", is_flag=True, help="All dead letters. Required if there is no other condition.")
+@click.option("--reason", help="The reason, for the audit log. Required with conditions.")
+@click.option(
+    "--by",
+    "created_by",
+    default=caller,
+    metavar="NAME",
+    help="Your name, for the audit log.  [default: the system's user name]",
+)
+@click.option(
+    "--per-second", type=click.IntRange(1, 1000), default=20, show_default=True, help="Resends per second."
+)
+@click.option("--dry-run", is_flag=True, help="Count the matches and resend nothing.")
+@click.option("--yes", is_flag=True, help="Resend without confirmation.")
+@click.option("--no-wait", is_flag=True, help="Start the job and don't wait for its end.")
+@click.option(
+    "--idempotency-key",
+    "key",
+    help="The resend's idempotency key: the same key does not resend twice.  [default: a new key, printed]",
+)
+@click.option("--job", "job_id", metavar="JOB_ID", help="Follow a running job. Resends nothing else.")
 @as_json
 def resend(
     *,
@@ -106,10 +117,10 @@ def resend(
     as_json: bool,
     **conditions: Any,
 ) -> None:
-    """Send dead letters again: those named, or all that meet the conditions.
+    """Resend dead letters: those named by DELIVERY_ID, or all that meet the conditions.
 
-    With conditions, what matches is counted first and the count has to be confirmed. The exit status is 1 where
-    something could not be resent.
+    With conditions, the command counts the matches first and asks for confirmation. The exit status is 1 if a dead
+    letter could not be resent.
     """
     which = {name: value for name, value in conditions.items() if value is not None}
     _refuse_contradictions(delivery_ids, which, every=every, job_id=job_id, dry_run=dry_run, key=key)
@@ -121,22 +132,22 @@ def resend(
             _resend_named(api, delivery_ids, reason=reason, resent_by=created_by, key=key, as_json=as_json)
             return
         if reason is None:
-            raise click.UsageError("--reason is needed: it goes into the audit log")
+            raise click.UsageError("--reason is required: the audit log records it")
         if key is None:
             key = new_key()
-            click.echo(f"idempotency key: {key}{_as_meant(which)}", err=True)
+            click.echo(f"idempotency key: {key}{_absolute_times(which)}", err=True)
         which = {"status": "dead_letter", **which}
-        asked: dict[str, Any] = {"filter": which, "reason": reason, "per_second": per_second}
+        body: dict[str, Any] = {"filter": which, "reason": reason, "per_second": per_second}
         if created_by is not None:
-            asked["created_by"] = created_by
-        counted = _follow(api, _start(api, {**asked, "dry_run": True}, f"{key}-dry"), None)
+            body["created_by"] = created_by
+        counted = _follow(api, _start(api, {**body, "dry_run": True}, f"{key}-dry"), None)
         if dry_run or counted["status"] != "done" or counted["matched"] == 0:
             _finish(counted, as_json)
             return
-        # What is resent is what was counted: nothing that was created since.
+        # The job must not resend what was created after the count was confirmed.
         which.setdefault("created_to_ms", counted["created_at_ms"])
         _confirm(counted["matched"], yes=yes)
-        job = _start(api, asked, key)
+        job = _start(api, body, key)
         if no_wait:
             click.echo(f"job {job['job_id']}", err=True)
             if as_json:
@@ -156,15 +167,13 @@ def _refuse_contradictions(
 ) -> None:
     ways = [bool(delivery_ids), bool(which) or every, job_id is not None]
     if sum(ways) == 0:
-        raise click.UsageError(
-            "name deliveries, or give conditions (--since, --template, ...), or say --every"
-        )
+        raise click.UsageError("pass delivery ids, or conditions (--since, --template, ...), or --every")
     if sum(ways) > 1:
-        raise click.UsageError("deliveries, conditions and --job exclude each other")
+        raise click.UsageError("delivery ids, conditions and --job exclude each other")
     if delivery_ids and dry_run:
-        raise click.UsageError("--dry-run counts what meets conditions; here deliveries are named")
+        raise click.UsageError("--dry-run needs conditions, not delivery ids")
     if len(delivery_ids) > 1 and key is not None:
-        raise click.UsageError("one idempotency key stands for one delivery")
+        raise click.UsageError("--idempotency-key allows only one delivery id")
 
 
 def _resend_named(
@@ -182,7 +191,7 @@ def _resend_named(
         try:
             _must_be_dead(api, delivery_id)
             one = resend_one(api, delivery_id, reason=reason, resent_by=resent_by, key=key)
-        except (ApiRefused, NotFound) as refusal:  # the others are still to be sent
+        except (RequestRefused, NotFound) as refusal:  # go on with the others
             refused += 1
             click.echo(f"{delivery_id}: {refusal}", err=True)
             continue
@@ -195,24 +204,22 @@ def _resend_named(
         sys.exit(1)
 
 
-def _as_meant(which: dict[str, Any]) -> str:
-    """What else a repeat with the same key has to say: `2h` means another time by then."""
+def _absolute_times(which: dict[str, Any]) -> str:
+    """The times that a repeat with the same key must pass: a relative `2h` would mean another time by then."""
     options = (("--since", "created_from_ms"), ("--until", "created_to_ms"))
     times = [f"{option} {MOMENT.encoded(which[name])}" for option, name in options if name in which]
     return f" (with {' '.join(times)})" if times else ""
 
 
 def _must_be_dead(api: ApiClient, delivery_id: str) -> None:
-    """Raises ApiRefused for a delivery of another status: one that was sent would be mailed twice by a mistyped id."""
+    """Raises RequestRefused for another status: a mistyped id must not mail a sent delivery again."""
     status = api.get(f"/deliveries/{segment(delivery_id)}")["status"]
     if status != DeliveryStatus.DEAD_LETTER:
-        raise ApiRefused(
-            f"it is {status} and no dead letter; `deliveries resend` sends it again all the same"
-        )
+        raise RequestRefused(f"it is not a dead letter but {status}; `deliveries resend` can send it again")
 
 
-def _start(api: ApiClient, asked: dict[str, Any], key: str) -> Job:
-    _, job = api.ask("POST", "/resends", body=asked, headers={"Idempotency-Key": key})
+def _start(api: ApiClient, body: dict[str, Any], key: str) -> Job:
+    _, job = api.request("POST", "/resends", body=body, headers={"Idempotency-Key": key})
     started: Job = job
     return started
 
@@ -223,12 +230,12 @@ def _confirm(matched: int, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("there is nobody to ask; --yes resends without asking")
+        raise click.UsageError("stdin is not a terminal: pass --yes to resend without confirmation")
     click.confirm(f"Resend {many}?", abort=True, err=True)
 
 
 def _follow(api: ApiClient, job: Job, expected: int | None) -> Job:
-    """Shows how far it is until it ends. Ctrl-C leaves it running."""
+    """Waits for the job's end and shows its progress if `expected` is given. Ctrl-C leaves the job running."""
     try:
         if expected is None:
             while job["status"] == "running":
@@ -242,7 +249,7 @@ def _follow(api: ApiClient, job: Job, expected: int | None) -> Job:
                 job = api.get(f"/resends/{segment(job['job_id'])}")
                 bar.update(job["matched"] - bar.pos)
     except KeyboardInterrupt:
-        click.echo(f"\nthe job goes on; follow it with --job {job['job_id']}", err=True)
+        click.echo(f"\nthe job continues; follow it with --job {job['job_id']}", err=True)
         raise
     return job
 

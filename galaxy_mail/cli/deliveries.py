@@ -1,4 +1,4 @@
-"""`galaxy-mail deliveries`: find a delivery, see what happened, send it again."""
+"""`galaxy-mail deliveries`: finds, shows and resends deliveries."""
 
 from typing import Any
 
@@ -28,22 +28,37 @@ from galaxy_mail.domain.records import DeliveryStatus, Source
 
 @click.group()
 def deliveries() -> None:
-    """Find deliveries, see what happened, send them again."""
+    """Find, inspect and resend deliveries."""
 
 
 @deliveries.command("list")
-@click.option("--recipient", metavar="ADDRESS", help="In to, cc or bcc, or suppressed; case does not count.")
-@click.option("--status", type=click.Choice([status.value for status in DeliveryStatus]))
-@click.option("--source", type=click.Choice([source.value for source in Source]))
-@click.option("--template", "template_id", metavar="TEMPLATE_ID")
-@click.option("--key", "idempotency_key", metavar="IDEMPOTENCY_KEY")
-@click.option("--since", "created_from_ms", type=MOMENT, help="Created since then: 2h, 1d, 2026-01-31T22:00.")
-@click.option("--until", "created_to_ms", type=MOMENT, help="Created until then, likewise in UTC.")
+@click.option(
+    "--recipient",
+    metavar="ADDRESS",
+    help="To, cc, bcc or a suppressed recipient is this address. Case is ignored.",
+)
+@click.option(
+    "--status",
+    type=click.Choice([status.value for status in DeliveryStatus]),
+    help="The delivery has this status.",
+)
+@click.option(
+    "--source", type=click.Choice([source.value for source in Source]), help="It came from this source."
+)
+@click.option("--template", "template_id", metavar="TEMPLATE_ID", help="It uses this template.")
+@click.option("--key", "idempotency_key", metavar="IDEMPOTENCY_KEY", help="It has this idempotency key.")
+@click.option(
+    "--since",
+    "created_from_ms",
+    type=MOMENT,
+    help="Created at or after this time: a duration ago or a time in UTC, as in 2h, 1d, 2026-01-31T22:00.",
+)
+@click.option("--until", "created_to_ms", type=MOMENT, help="Created at or before this time, like --since.")
 @how_many
 @everything
 @as_json
 def list_deliveries(*, limit: int, everything: bool, as_json: bool, **conditions: object) -> None:
-    """Deliveries that meet all conditions, newest first."""
+    """List the deliveries that meet all conditions, newest first."""
     with service() as api:
         print_items(
             api.items("/deliveries", None if everything else limit, **conditions),
@@ -59,7 +74,7 @@ def list_deliveries(*, limit: int, everything: bool, as_json: bool, **conditions
                 one["attempt_count"],
                 one["failure"] and one["failure"]["code"],
             ),
-            nothing="no delivery",
+            nothing="no deliveries",
         )
 
 
@@ -67,13 +82,13 @@ def list_deliveries(*, limit: int, everything: bool, as_json: bool, **conditions
 @click.argument("delivery_id")
 @as_json
 def show(delivery_id: str, *, as_json: bool) -> None:
-    """One delivery with its attempts (--json: the delivery alone)."""
+    """Show the delivery DELIVERY_ID and its attempts. With --json: only the delivery."""
     with service() as api:
         delivery = api.get(f"/deliveries/{segment(delivery_id)}")
         if as_json:
             print_json(delivery)
             return
-        print_members(_told(delivery))
+        print_members(_members(delivery))
         click.echo()
         _print_attempts(api, delivery_id)
 
@@ -82,7 +97,7 @@ def show(delivery_id: str, *, as_json: bool) -> None:
 @click.argument("delivery_id")
 @as_json
 def attempts(delivery_id: str, *, as_json: bool) -> None:
-    """What was tried, oldest first. Attempts can be read after their delivery is forgotten."""
+    """List the attempts of DELIVERY_ID, oldest first. Attempts may be kept longer than their delivery."""
     with service() as api:
         if as_json:
             print_json(api.get(f"/deliveries/{segment(delivery_id)}/attempts"))
@@ -92,24 +107,30 @@ def attempts(delivery_id: str, *, as_json: bool) -> None:
 
 @deliveries.command("resend")
 @click.argument("delivery_id")
-@click.option("--reason", help="Why, for the audit log.")
+@click.option("--reason", help="The reason, for the audit log.")
 @click.option(
-    "--by", "resent_by", default=caller, metavar="NAME", help="Who.  [default: the user of this shell]"
+    "--by",
+    "resent_by",
+    default=caller,
+    metavar="NAME",
+    help="Your name, for the audit log.  [default: the system's user name]",
 )
 @click.option(
-    "--idempotency-key", "key", help="Repeats the resend that had this key.  [default: a new one, printed]"
+    "--idempotency-key",
+    "key",
+    help="The resend's idempotency key: the same key does not resend twice.  [default: a new key, printed]",
 )
 @as_json
 def resend(
     delivery_id: str, *, reason: str | None, resent_by: str | None, key: str | None, as_json: bool
 ) -> None:
-    """Send a finished delivery again, as a new one."""
+    """Resend the finished delivery DELIVERY_ID as a new delivery."""
     with service() as api:
         resent = resend_one(api, delivery_id, reason=reason, resent_by=resent_by, key=key)
     if as_json:
         print_json(resent)
     elif resent["replayed"]:
-        click.echo(f"it was resent before with this key: {resent['delivery_id']}")
+        click.echo(f"already resent with this key: {resent['delivery_id']}")
     else:
         click.echo(f"resent as {resent['delivery_id']}")
 
@@ -117,14 +138,17 @@ def resend(
 def resend_one(
     api: ApiClient, delivery_id: str, *, reason: str | None, resent_by: str | None, key: str | None
 ) -> dict[str, Any]:
-    """Raises ApiError. A key that is made here is printed first: should no answer come, a repeat needs it."""
+    """The new delivery. Prints a generated key before the request: a repeat after a lost answer needs it.
+
+    Raises ApiError.
+    """
     if key is None:
         key = new_key()
         click.echo(f"idempotency key: {key}", err=True)
     body = {
         name: value for name, value in (("reason", reason), ("resent_by", resent_by)) if value is not None
     }
-    status, resent = api.ask(
+    status, resent = api.request(
         "POST",
         f"/deliveries/{segment(delivery_id)}/resend",
         body=body,
@@ -139,8 +163,8 @@ def _everyone(delivery: dict[str, Any]) -> list[str]:
     return [*envelope["to"], *envelope["cc"], *envelope["bcc"], *dropped]
 
 
-def _told(delivery: dict[str, Any]) -> dict[str, object]:
-    """A delivery's members in the order in which one asks for them; what does not apply is left out."""
+def _members(delivery: dict[str, Any]) -> dict[str, object]:
+    """The members of a delivery for an operator, without empty ones."""
     envelope = delivery["envelope"]
     locale = delivery["locale_used"]
     members: dict[str, object] = {
@@ -176,7 +200,7 @@ def _told(delivery: dict[str, Any]) -> dict[str, object]:
 def _print_attempts(api: ApiClient, delivery_id: str) -> None:
     items = api.get(f"/deliveries/{segment(delivery_id)}/attempts")["items"]
     if not items:
-        click.echo("no attempt was made", err=True)
+        click.echo("no attempts", err=True)
         return
     print_table(
         ("ATTEMPT", "DUE", "STARTED", "TOOK", "STATUS", "PROVIDER", "ANSWER", "FAILURE"),

@@ -1,4 +1,4 @@
-"""`galaxy-mail dev`: the whole service on this machine, and two mails through it to look at."""
+"""`galaxy-mail dev`: runs the service locally and sends two sample mails through it."""
 
 import os
 import secrets
@@ -26,23 +26,25 @@ API: Final = "/api/v1/internal"
 
 
 class NotSent(GalaxyMailError):
-    """A sample did not reach `sent`."""
+    """A sample mail did not reach `sent`."""
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Stop once both samples are sent; exit status 1 where one is not.")
+@click.option(
+    "--once", is_flag=True, help="Stop after both samples. The exit status is 1 if one was not sent."
+)
 @click.option(
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".dev"),
     show_default=True,
-    help="Where Valkey's data, the outbox and the log are kept.",
+    help="The folder of Valkey's data, the outbox and the log.",
 )
 def dev(*, once: bool, folder: Path) -> None:
-    """Try it all on this machine: a private Valkey, a stub relay, and two sample mails on their way.
+    """Try the service locally: a private Valkey, a stub provider, and two sample mails.
 
-    Variables that are set in the environment count, as for `serve`.
+    The environment's MAIL_* variables override the defaults, as for `serve`.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,11 +64,11 @@ def dev(*, once: bool, folder: Path) -> None:
         try:
             run(config, tour.show)
         finally:
-            undo()  # a defect that ends it is told on the terminal: the file is closed by then
+            undo()  # an unexpected exception is printed on the terminal: the log file is closed by then
 
 
 class _Tour:
-    """Two samples through the running service, and what became of them."""
+    """Sends two samples through the running service and prints their progress."""
 
     def __init__(self, config: Config, *, log_file: Path, once: bool) -> None:
         self._config = config
@@ -83,13 +85,13 @@ class _Tour:
                 await self._command(service, client)
         except httpx.HTTPError as error:
             reason = f"{type(error).__name__}: {error}".rstrip(": ")
-            raise NotSent(f"{url} did not answer as it should ({reason}); see {self._log_file}") from error
+            raise NotSent(f"a request to {url} failed ({reason}); see {self._log_file}") from error
         if self._once:
             click.echo("\nBoth samples were sent.")
             service.stop()
             return
         click.echo(
-            f"\nThe API listens on {url}; Ctrl-C stops it. For example:\n"
+            f"\nThe API listens on {url}; Ctrl-C stops the service. Examples:\n"
             f"  curl -s {url}{API}/deliveries\n"
             f"  curl -s {url}{API}/login-code-deliveries -H 'Idempotency-Key: {secrets.token_hex(4)}' \\\n"
             "       -H 'Content-Type: application/json' \\\n"
@@ -98,17 +100,19 @@ class _Tour:
 
     async def _ready(self, service: Service) -> str:
         with trio.move_on_after(READY_WITHIN_S):
-            while service.server is None or any(service.checks().values()):  # noqa: ASYNC110  # seen as a caller sees it
+            while service.parts.server is None or any(service.parts.gauges.checks().values()):  # noqa: ASYNC110  # the service has no event for it
                 await trio.sleep(CHECK_EVERY_S)
-            return service.server.url
+            return service.parts.server.url
         service.cancel()
-        wrong = ", ".join(f"{name}: {reason}" for name, reason in service.checks().items() if reason)
+        wrong = ", ".join(
+            f"{name}: {reason}" for name, reason in service.parts.gauges.checks().items() if reason
+        )
         raise NotSent(
             f"the service was not ready within {READY_WITHIN_S:g} s ({wrong}); see {self._log_file}"
         )
 
     async def _login_code(self, client: httpx.AsyncClient) -> None:
-        click.echo("\nA login code, as Auth asks for it:")
+        click.echo("\nA login code, as Auth requests it:")
         body = {"email": "ada@example.org", "code": "314159", "locale": "de-AT"}
         token = self._config.intake_tokens[:1]
         answer = await client.post(
@@ -137,11 +141,11 @@ class _Tour:
             "source": "notification",
             "payload_mode": "rendered",
             "idempotency_key": delivery_id,
-            "requested_at_ms": str(service.store.now_ms()),
+            "requested_at_ms": str(service.parts.clock.now_ms()),
             "payload_json": msgspec.json.encode(payload).decode(),
         }
         stream = self._config.redis_command_stream
-        [entry_id] = await service.gateway.pipeline(
+        [entry_id] = await service.parts.gateway.pipeline(
             [("XADD", stream, "*", *(part for pair in fields.items() for part in pair))]
         )
         shown = entry_id.decode() if isinstance(entry_id, bytes) else str(entry_id)
@@ -149,7 +153,7 @@ class _Tour:
         await self._follow(client, delivery_id)
 
     async def _follow(self, client: httpx.AsyncClient, delivery_id: str) -> None:
-        """Shows each status as it comes, then the times that were recorded, then the mail."""
+        """Prints each new status, then the recorded times, then the mail."""
         status = ""
         delivery: Mapping[str, Any] = {}
         with trio.move_on_after(SENT_WITHIN_S):

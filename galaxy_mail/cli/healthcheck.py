@@ -1,4 +1,4 @@
-"""`galaxy-mail healthcheck`: asks the service on this host how it is, for platforms' probes."""
+"""`galaxy-mail healthcheck`: checks the health of the service on this host, for a platform's probes."""
 
 import http.client
 import json
@@ -18,16 +18,16 @@ ADDRESS: Final = "MAIL_INTERNAL_HTTP_ADDR"
 CERT: Final = "MAIL_TLS_CERT_FILE"
 KEY: Final = "MAIL_TLS_KEY_FILE"
 ANSWER_MAX_BYTES: Final = 64 * 1024
-EVERY_INTERFACE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # told apart, not bound
+EVERY_INTERFACE: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
 
 
 class NotHealthy(GalaxyMailError):
-    """The service is not ready, or not alive, or does not answer."""
+    """The service is not ready, not alive, or does not answer."""
 
 
 @click.command("healthcheck")
 @click.option(
-    "--live", is_flag=True, help="Ask whether it is alive (/livez), not whether it is ready (/readyz)."
+    "--live", is_flag=True, help="Check that the service is alive (/livez) instead of ready (/readyz)."
 )
 @click.option(
     "--timeout",
@@ -35,29 +35,34 @@ class NotHealthy(GalaxyMailError):
     type=click.FloatRange(0.1, 60),
     default=3.0,
     show_default=True,
-    help="Seconds to wait for it.",
+    help="Seconds to wait for the answer.",
 )
 @click.option(
-    "--cert", type=click.Path(path_type=Path), help="Our certificate, PEM, where the service asks for one."
+    "--cert",
+    type=click.Path(path_type=Path),
+    help="A client certificate, PEM, if the service requires one.  [default: the service's own certificate]",
 )
-@click.option("--key", type=click.Path(path_type=Path), help="Its private key, PEM.")
+@click.option("--key", type=click.Path(path_type=Path), help="The private key of --cert, PEM.")
 def healthcheck(*, live: bool, timeout_s: float, cert: Path | None, key: Path | None) -> None:
-    """Ask the service on this host whether it is ready. The exit status is 0 where it is, else 1.
+    """Check that the service on this host is ready. The exit status is 0 if it is ready, else 1.
 
-    It is found by MAIL_INTERNAL_HTTP_ADDR and MAIL_TLS_CERT_FILE, as for `serve`. Where it asks for certificates
-    (MAIL_TLS_CLIENT_CA_FILE), its own one is shown to it unless --cert and --key name another.
+    The command reads the service's address from MAIL_INTERNAL_HTTP_ADDR and uses TLS if MAIL_TLS_CERT_FILE is set. If
+    the service requires client certificates (MAIL_TLS_CLIENT_CA_FILE), the command presents the service's own
+    certificate, or that of --cert and --key.
     """
     env = os.environ
     path = "/livez" if live else "/readyz"
     tls = _tls(env, cert, key) if env.get(CERT) else None
-    failing = _ask(_address(env), f"{path}?verbose", tls, timeout_s)
+    failing = _failing_checks(_address(env), f"{path}?verbose", tls, timeout_s)
     if failing:
         raise NotHealthy(f"{path}: {'; '.join(failing)}")
     click.echo("alive" if live else "ready")
 
 
-def _ask(address: HostPort, target: str, tls: ssl.SSLContext | None, timeout_s: float) -> list[str]:
-    """What is not well. Raises NotHealthy where there is no answer."""
+def _failing_checks(
+    address: HostPort, target: str, tls: ssl.SSLContext | None, timeout_s: float
+) -> list[str]:
+    """The failing checks. Raises NotHealthy if there is no answer."""
     host, port = address
     link = (
         http.client.HTTPConnection(host, port, timeout=timeout_s)
@@ -77,10 +82,10 @@ def _ask(address: HostPort, target: str, tls: ssl.SSLContext | None, timeout_s: 
         link.close()
     if answer.status == http.client.OK:
         return []
-    return _failing(body) or [f"it answers {answer.status}"]
+    return _decode_failing(body) or [f"the answer is {answer.status}"]
 
 
-def _failing(body: bytes) -> list[str]:
+def _decode_failing(body: bytes) -> list[str]:
     try:
         checks = json.loads(body)["checks"]
         return [f"{check['name']}: {check['detail']}" for check in checks if not check["ok"]]
@@ -89,7 +94,7 @@ def _failing(body: bytes) -> list[str]:
 
 
 def _address(env: Mapping[str, str]) -> HostPort:
-    """Where the service is to be reached from this host. Raises ConfigError."""
+    """The service's address as seen from this host. Raises ConfigError."""
     [setting] = (one for one in Config.settings() if one.variable == ADDRESS)
     try:
         listener = setting.parse(env.get(ADDRESS, "").strip() or setting.default or "")
@@ -97,14 +102,12 @@ def _address(env: Mapping[str, str]) -> HostPort:
         raise ConfigError((SettingProblem(ADDRESS, str(error)),)) from None
     assert isinstance(listener, HostPort)
     if listener.port == 0:
-        raise ConfigError(
-            (SettingProblem(ADDRESS, "has port 0, so that nobody knows where the service listens"),)
-        )
+        raise ConfigError((SettingProblem(ADDRESS, "has port 0: the service's real port is unknown"),))
     return listener._replace(host=EVERY_INTERFACE.get(listener.host, listener.host))
 
 
 def _tls(env: Mapping[str, str], cert: Path | None, key: Path | None) -> ssl.SSLContext:
-    """Verifies nothing: whoever could listen in our place on this host needs no certificate to deceive a probe."""
+    """A TLS context that verifies nothing: a certificate would not stop an impostor who can listen on this host."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -112,6 +115,6 @@ def _tls(env: Mapping[str, str], cert: Path | None, key: Path | None) -> ssl.SSL
         context.load_cert_chain(cert or env[CERT], key or env.get(KEY) or None)
     except (OSError, ssl.SSLError) as error:
         raise NotHealthy(
-            f"{cert or env[CERT]} is no certificate with its key: {error.strerror or error}"
+            f"can't load the certificate {cert or env[CERT]} and its key: {error.strerror or error}"
         ) from None
     return context

@@ -1,4 +1,4 @@
-"""`galaxy-mail malformed`: stream entries that could not be accepted."""
+"""`galaxy-mail malformed`: shows stream commands that were rejected as malformed."""
 
 import click
 
@@ -18,7 +18,7 @@ from galaxy_mail.cli.api import (
 
 @click.group()
 def malformed() -> None:
-    """See stream commands that could not be accepted."""
+    """Inspect stream commands that were rejected as malformed."""
 
 
 @malformed.command("list")
@@ -26,7 +26,7 @@ def malformed() -> None:
 @everything
 @as_json
 def list_malformed(*, limit: int, everything: bool, as_json: bool) -> None:
-    """Malformed commands, newest first."""
+    """List malformed commands, newest first."""
     with service() as api:
         print_items(
             api.items("/malformed-commands", None if everything else limit),
@@ -39,7 +39,7 @@ def list_malformed(*, limit: int, everything: bool, as_json: bool) -> None:
                 shortened(one["fields"].get("delivery_id"), 40),
                 shortened(one["message"], 80),
             ),
-            nothing="no malformed command",
+            nothing="no malformed commands",
         )
 
 
@@ -47,7 +47,7 @@ def list_malformed(*, limit: int, everything: bool, as_json: bool) -> None:
 @click.argument("entry_id")
 @as_json
 def show(entry_id: str, *, as_json: bool) -> None:
-    """One malformed command with its fields, secrets masked."""
+    """Show the malformed command of the stream entry ENTRY_ID. Secrets are masked."""
     with service() as api:
         command = api.get(f"/malformed-commands/{segment(entry_id)}")
     if as_json:

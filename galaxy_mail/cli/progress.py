@@ -1,4 +1,4 @@
-"""How far a command is, for somebody who watches."""
+"""A progress bar for commands at a terminal."""
 
 import io
 import sys
@@ -11,6 +11,6 @@ if TYPE_CHECKING:
 
 
 def progress(length: int, label: str) -> "ProgressBar[int]":
-    """A bar on standard error where that is a terminal; else nothing at all."""
+    """A bar on standard error if that is a terminal; otherwise the bar prints nothing."""
     where = sys.stderr if sys.stderr.isatty() else io.StringIO()
     return click.progressbar(length=length, label=label, file=where)

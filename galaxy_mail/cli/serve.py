@@ -1,4 +1,4 @@
-"""`galaxy-mail serve`: the service as a process, with its signals and its last deadline."""
+"""`galaxy-mail serve`: runs the service as a process, stops it on signals and bounds the stop by a deadline."""
 
 import gc
 import os
@@ -13,24 +13,23 @@ import trio
 
 from galaxy_mail.config import Config
 from galaxy_mail.service.service import Service
-from galaxy_mail.telemetry import logs, traces
+from galaxy_mail.telemetry import logs
+from galaxy_mail.telemetry.otel_settings import traces_from_env
 
 log = structlog.get_logger()
 
-YOUNG_OBJECTS: Final = (
-    10_000  # that many new ones before the collector looks at them; Python's own figure is 700
-)
-AFTER_GRACE_S: Final = 1.8  # what comes after the grace is bounded by this, whatever hangs
+YOUNG_OBJECTS: Final = 10_000  # new objects before the collector examines them; Python's default is 700
+AFTER_GRACE_S: Final = 1.8  # the process exits this long after the grace period, even if a task hangs
 
 Beside = Callable[[Service], Awaitable[None]]
 
 
 @click.command()
 def serve() -> None:
-    """Run the service. It is configured by MAIL_* environment variables (see check-config).
+    """Run the service. MAIL_* environment variables configure it (see check-config).
 
-    SIGTERM and SIGINT stop it gracefully within MAIL_SHUTDOWN_GRACE; a second signal stops it at once. Claims that
-    could not be given back expire and are taken over by another process, or by this one after its restart.
+    SIGTERM and SIGINT stop the service gracefully within MAIL_SHUTDOWN_GRACE; a second signal stops it at once. A claim
+    that was not released expires; then another process, or this one after its restart, takes the delivery over.
     """
     config = Config.from_env(os.environ)
     logs.configure(config.log_level, config.log_format)
@@ -38,7 +37,7 @@ def serve() -> None:
 
 
 def run(config: Config, beside: Beside | None = None) -> None:
-    """Runs the service until a signal, or until `beside` stops it. Raises what it can't start or go on with."""
+    """Runs the service until a signal or `beside` stops it. Raises the error if the service can't start or continue."""
     for warning in config.warnings():
         log.warning("config_warning", warning=warning)
     trio.run(_run, config, beside)
@@ -46,7 +45,7 @@ def run(config: Config, beside: Beside | None = None) -> None:
 
 
 async def _run(config: Config, beside: Beside | None) -> None:
-    service = Service(config, traces=traces.from_env(os.environ))
+    service = Service(config, traces=traces_from_env(os.environ))
     _spare_the_collector()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -58,9 +57,10 @@ async def _run(config: Config, beside: Beside | None) -> None:
 
 
 def _spare_the_collector() -> None:
-    """What was made so far lives as long as the process: looking through it again stops every actor for tens of ms.
+    """Excludes the objects that exist now from garbage collection, and collects young objects less often.
 
-    A mail leaves few cycles behind, so young objects are looked at less often, too.
+    The objects made so far live as long as the process. A full collection of them would stop every actor for tens of
+    milliseconds. A mail leaves few reference cycles.
     """
     gc.collect()
     gc.freeze()
@@ -82,7 +82,7 @@ async def _stop_on_signals(signals: AsyncIterator[int], service: Service) -> Non
 
 
 def _exit_after(seconds: float) -> None:
-    """Ends the process then even when a peer blocks it: what it held expires and is taken over."""
+    """Ends the process after `seconds` even if a task hangs. Its claims expire and are taken over."""
 
     def give_up() -> None:
         log.error("stop_overdue", after_s=seconds)

@@ -1,4 +1,4 @@
-"""`galaxy-mail suppressions`: whom nobody mails."""
+"""`galaxy-mail suppressions`: manages the suppression list."""
 
 import os
 import sys
@@ -26,12 +26,15 @@ from galaxy_mail.domain.errors import GalaxyMailError
 
 
 class NotWritten(GalaxyMailError):
-    """The file that was asked for can't be written."""
+    """The output file can't be written."""
 
 
 @click.group()
 def suppressions() -> None:
-    """Manage the addresses that are never mailed. An ADDRESS is one, or @domain for everybody there."""
+    """Manage the suppression list: addresses that receive no mail.
+
+    An ADDRESS is an e-mail address, or @domain for all addresses of a domain.
+    """
 
 
 @suppressions.command("list")
@@ -39,7 +42,7 @@ def suppressions() -> None:
 @everything
 @as_json
 def list_suppressions(*, limit: int, everything: bool, as_json: bool) -> None:
-    """The list, by address."""
+    """List the suppressions, sorted by address."""
     with service() as api:
         print_items(
             api.items("/suppressions", None if everything else limit),
@@ -51,7 +54,7 @@ def list_suppressions(*, limit: int, everything: bool, as_json: bool) -> None:
                 one["created_by"],
                 moment(one["created_at_ms"]),
             ),
-            nothing="nobody is suppressed",
+            nothing="no suppressions",
         )
 
 
@@ -59,7 +62,7 @@ def list_suppressions(*, limit: int, everything: bool, as_json: bool) -> None:
 @click.argument("address")
 @as_json
 def show(address: str, *, as_json: bool) -> None:
-    """One entry. An address may be suppressed by its domain's entry, too, which does not show here."""
+    """Show the entry of ADDRESS. The entry of an address's domain is a separate one."""
     with service() as api:
         entry = api.get(f"/suppressions/{segment(address)}")
     _print_entry(entry, as_json)
@@ -67,29 +70,33 @@ def show(address: str, *, as_json: bool) -> None:
 
 @suppressions.command("add")
 @click.argument("address")
-@click.option("--reason", required=True, help="Why nobody mails there.")
+@click.option("--reason", required=True, help="The reason of the suppression.")
 @click.option(
-    "--by", "created_by", default=caller, metavar="NAME", help="Who.  [default: the user of this shell]"
+    "--by",
+    "created_by",
+    default=caller,
+    metavar="NAME",
+    help="Your name, for the entry.  [default: the system's user name]",
 )
 @as_json
 def add(address: str, *, reason: str, created_by: str | None, as_json: bool) -> None:
-    """Suppress an address or a domain, or change the entry."""
+    """Suppress ADDRESS. Replaces an entry that exists."""
     body = {"reason": reason} | ({} if created_by is None else {"created_by": created_by})
     with service() as api:
-        status, entry = api.ask("PUT", f"/suppressions/{segment(address)}", body=body)
+        status, entry = api.request("PUT", f"/suppressions/{segment(address)}", body=body)
     if as_json:
         print_json(entry)
     else:
-        outcome = "is suppressed" if status == 201 else "was suppressed before; the entry is replaced"
+        outcome = "is suppressed" if status == 201 else "was suppressed before; its entry is replaced"
         click.echo(f"{entry['address']} {outcome}")
 
 
 @suppressions.command("remove")
 @click.argument("address")
 def remove(address: str) -> None:
-    """Let an address or a domain be mailed again."""
+    """Remove the suppression of ADDRESS."""
     with service() as api:
-        api.ask("DELETE", f"/suppressions/{segment(address)}")
+        api.request("DELETE", f"/suppressions/{segment(address)}")
     click.echo("removed")
 
 
@@ -97,12 +104,13 @@ def remove(address: str) -> None:
 @click.argument("file", type=click.File("rb"))
 @as_json
 def import_(file: Any, *, as_json: bool) -> None:
-    """Add or replace entries from a CSV file with the columns address and reason; `-` is standard input.
+    """Add or replace entries from the CSV file FILE. `-` is standard input.
 
-    created_by and created_at_ms are optional columns. One bad line refuses the whole file.
+    The columns address and reason are required, created_by and created_at_ms are optional. If a line is invalid,
+    nothing is imported.
     """
     with service() as api:
-        _, counts = api.ask(
+        _, counts = api.request(
             "POST", "/suppressions/import", content=file.read(), headers={"Content-Type": "text/csv"}
         )
     if as_json:
@@ -116,10 +124,10 @@ def import_(file: Any, *, as_json: bool) -> None:
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A file.  [default: standard output]",
+    help="The file to write.  [default: standard output]",
 )
 def export(output: Path | None) -> None:
-    """The whole list as CSV, which `import` takes."""
+    """Export the whole list as CSV. `import` reads this format."""
     with service() as api:
         if output is None:
             api.download("/suppressions/export", sys.stdout.buffer.write)
@@ -127,11 +135,11 @@ def export(output: Path | None) -> None:
         try:
             _export_to(output, api)
         except OSError as error:
-            raise NotWritten(f"{output} can't be written: {error.strerror or error}") from error
+            raise NotWritten(f"can't write {output}: {error.strerror or error}") from error
 
 
 def _export_to(output: Path, api: ApiClient) -> None:
-    """Whole or not at all: half a list must not be taken for one."""
+    """Writes a temporary file and renames it, so that a broken export leaves no half of a list."""
     descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,4 +1,4 @@
-"""`galaxy-mail templates`: a template folder looked at where it lies."""
+"""`galaxy-mail templates`: lists, checks and previews the templates of a folder."""
 
 import sys
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ EXIT_PROBLEM: Final = 1
 
 
 class BadVariables(GalaxyMailError):
-    """What was given as variables is none. The message has no values."""
+    """The given variables are not valid JSON or not an object. The message quotes no values."""
 
 
 in_folder = click.option(
@@ -37,14 +37,14 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def templates() -> None:
-    """List, check and preview mail templates, without a running service."""
+    """List, check and preview mail templates. Needs no running service."""
 
 
 @templates.command("list")
 @in_folder
 @as_json
 def list_templates(folder: Path | None, as_json: bool) -> None:
-    """Every template with its locales, the variables that it requires, and its parts."""
+    """List the templates with their locales, required variables and parts."""
     catalog = _load(folder)
     if as_json:
         _print_json({"items": catalog.templates()})
@@ -62,20 +62,20 @@ def list_templates(folder: Path | None, as_json: bool) -> None:
 @templates.command("lint")
 @in_folder
 @as_json
-@click.option("--strict", is_flag=True, help="Let warnings fail, too.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 on warnings, too.")
 def lint(folder: Path | None, as_json: bool, strict: bool) -> None:
-    """Compile and check every template. One line a problem, `file:line: severity: message`.
+    """Compile and check every template. Prints a line per problem: `file:line: severity: message`.
 
-    The exit status is 1 where there is an error: the service would not start with this folder.
+    The exit status is 1 if there is an error. The service would not start with this folder.
     """
     folder = folder or bundled_templates()
     problems: tuple[CatalogProblem, ...]
     try:
         catalog = _load(folder)
         problems, count = catalog.warnings, len(catalog.templates())
-        verdict = f"{count} template{'s' if count != 1 else ''}, no error"
+        verdict = f"{count} template{'s' if count != 1 else ''}, no errors"
     except BrokenCatalog as broken:
-        problems, verdict = broken.problems, "the catalog is broken"
+        problems, verdict = broken.problems, "the templates have errors"
     if as_json:
         _print_json({"folder": str(folder), "problems": problems})
     else:
@@ -90,15 +90,15 @@ def lint(folder: Path | None, as_json: bool, strict: bool) -> None:
 @click.argument("template_id")
 @in_folder
 @as_json
-@click.option("--locale", default=DEFAULT_LOCALE, show_default=True, help="As a caller would ask for it.")
-@click.option("--var", "given", multiple=True, metavar="NAME=TEXT", help="A variable; may be repeated.")
+@click.option("--locale", default=DEFAULT_LOCALE, show_default=True, help="The requested locale.")
+@click.option("--var", "given", multiple=True, metavar="NAME=TEXT", help="A variable. May be repeated.")
 @click.option(
     "--variables",
     "file",
     type=click.File("rb"),
-    help="A JSON object with the variables, `-` for standard input; --var wins over it.",
+    help="A file with the variables as a JSON object, `-` for standard input. --var overrides it.",
 )
-@click.option("--part", type=click.Choice(PARTS), help="Print this part and nothing else.")
+@click.option("--part", type=click.Choice(PARTS), help="Print only this part.")
 def preview(
     template_id: str,
     folder: Path | None,
@@ -108,7 +108,7 @@ def preview(
     file: Any,
     part: str | None,
 ) -> None:
-    """Render a template as the service would. The exit status is 1 where it would fail."""
+    """Render TEMPLATE_ID as the service does. The exit status is 1 if rendering fails."""
     variables = {**_from_file(file), **dict(map(_from_option, given))}
     outcome = _load(folder).render(template_id, locale, variables)
     if isinstance(outcome, Failure):
@@ -144,7 +144,7 @@ def _show(content: RenderedContent) -> None:
     click.echo(f"Subject: {content.subject}\n")
     click.echo(content.text_body.rstrip("\n"))
     if content.html_body is not None:
-        click.echo(f"\nHTML: {len(content.html_body.encode())} bytes, printed by --part html", err=True)
+        click.echo(f"\nHTML: {len(content.html_body.encode())} bytes; print it with --part html", err=True)
 
 
 def _load(folder: Path | None) -> Catalog:
@@ -162,7 +162,7 @@ def _from_file(file: Any) -> Mapping[str, Any]:
     if file is None:
         return {}
     try:
-        variables = loads(file.read())  # as strict as the intake
+        variables = loads(file.read())  # the intake's strict decoder
     except StrictJsonError as error:
         raise BadVariables(f"{file.name}: {error}") from None
     if not isinstance(variables, dict):

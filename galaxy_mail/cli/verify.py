@@ -1,35 +1,31 @@
-"""`galaxy-mail verify-store`: is the store sound?"""
+"""`galaxy-mail verify-store`: checks the store's invariants."""
 
 import os
 import sys
-from typing import Final
 
 import click
 import msgspec
 import trio
 
-from galaxy_mail.cli.errors import Unreachable
+from galaxy_mail.cli.redis_access import RedisUnreachable, connected_gateway
 from galaxy_mail.config import StoreConfig
-from galaxy_mail.storage.embedded import EmbeddedValkey
 from galaxy_mail.storage.links.errors import RedisFailure
-from galaxy_mail.storage.links.gateway import Gateway
-from galaxy_mail.storage.operations.identity import StoreIdentity
-from galaxy_mail.storage.operations.store import Retention, Store
 from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import Retention
 from galaxy_mail.storage.verify import Violation, verify
 from galaxy_mail.telemetry import logs
 
-CONNECT_WITHIN_S: Final = 10.0
-
 
 @click.command("verify-store")
-@click.option("--repair", is_flag=True, help="Mend what the records prove; say what was done.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--repair", is_flag=True, help="Repair what can be derived from the records. Prints each repair."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def verify_store(*, repair: bool, as_json: bool) -> None:
-    """Check every invariant of the store. It may run beside a live service.
+    """Check every invariant of the store. Safe while the service runs.
 
-    Reads Redis at MAIL_REDIS_ADDR; MAIL_*_TTL must be those of the service. Exit status 0: sound; 1: something is wrong
-    and was not mended, each on a line of its own; 3: Redis can't be reached.
+    Reads the Redis at MAIL_REDIS_ADDR. The MAIL_*_TTL variables must have the service's values. Prints each violation
+    on a line. Exit status 0: no violation is left; 1: violations are left; 3: Redis can't be reached.
     """
     config = StoreConfig.from_env(os.environ)
     click.get_current_context().call_on_close(logs.configure("error", "console", sys.stderr.buffer))
@@ -53,42 +49,27 @@ def verify_store(*, repair: bool, as_json: bool) -> None:
 
 
 async def _verify(config: StoreConfig, repair: bool) -> list[Violation]:
-    address = config.redis_addr
-    if address.embedded_dir is not None:
-        address = EmbeddedValkey(address.embedded_dir).address
-    gateway = Gateway(address)
     keys = Keys(
         command_stream=config.redis_command_stream,
         schedule=config.redis_attempt_schedule_key,
         dead_letters=config.redis_dead_letter_prefix,
     )
-    store = Store(
-        gateway,
-        keys=keys,
-        retention=Retention(
-            idempotency_ms=config.idempotency_ttl_ms,
-            delivery_ms=config.delivery_ttl_ms,
-            attempt_ms=config.attempt_ttl_ms,
-        ),
-        claim_ttl_ms=0,  # nothing is claimed here
-        epoch=StoreIdentity(keys, now_ms=gateway.now_ms, on_verdict=lambda _: None),
+    retention = Retention(
+        idempotency_ms=config.idempotency_ttl_ms,
+        delivery_ms=config.delivery_ttl_ms,
+        attempt_ms=config.attempt_ttl_ms,
     )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(gateway.run)
-        with trio.move_on_after(CONNECT_WITHIN_S):
-            await gateway.wait_connected()
-        if not gateway.connected:
-            raise Unreachable(f"Redis can't be reached: {gateway.statistics().last_error}")
+    async with connected_gateway(config.redis_addr) as gateway:
         try:
-            violations = await verify(store, repair=repair)
-        except RedisFailure as trouble:  # not 1: nothing was found out about the store
-            raise Unreachable(f"Redis was lost on the way: {trouble}") from trouble
-        nursery.cancel_scope.cancel()
-    return violations
+            return await verify(gateway, keys=keys, retention=retention, clock=gateway.clock, repair=repair)
+        except RedisFailure as failure:  # not status 1: the check is incomplete
+            raise RedisUnreachable(f"the connection to Redis broke during the check: {failure}") from failure
 
 
 def _summary(violations: list[Violation], left: list[Violation]) -> str:
     if not violations:
         return "the store is sound"
     repaired = len(violations) - len(left)
-    return f"{len(left)} wrong" + (f", {repaired} mended" if repaired else "")
+    return f"{len(left)} violation{'s' if len(left) != 1 else ''}" + (
+        f", {repaired} repaired" if repaired else ""
+    )

@@ -1,4 +1,4 @@
-"""From a valid request to the records that make it durable. Pure: the store writes what is decided here, in one script."""
+"""Makes the records of a valid request. Pure: the store writes these records in one script."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -22,14 +22,14 @@ from galaxy_mail.domain.records import (
     SuppressedRecipient,
 )
 
-OUTCOME_SENT: Final = "sent"  # durably accepted into the pipeline; not: SMTP is done
+OUTCOME_SENT: Final = "sent"  # durably accepted; the mail is not sent yet
 OUTCOME_SUPPRESSED: Final = "suppressed"
 RECIPIENTS_SUPPRESSED: Final = "recipients_suppressed"
 NOT_ALLOWED: Final = "not on the recipient allowlist"
 
 
 class MailRequest(Struct, frozen=True, kw_only=True):
-    """One request to send one mail, valid in itself, whichever intake it came through."""
+    """A validated request to send one mail, from any intake."""
 
     delivery_id: str
     source: Source
@@ -38,7 +38,7 @@ class MailRequest(Struct, frozen=True, kw_only=True):
     idempotency_key: str
     fingerprint: str  # of the request without its tracing fields
     content: Content
-    rendered: RenderedContent | None = None  # a resend sends what its parent sent
+    rendered: RenderedContent | None = None  # a resend sends its parent's rendered content
     parent_delivery_id: str | None = None
     resent_by: str | None = None
     request_id: str | None = None
@@ -48,12 +48,12 @@ class MailRequest(Struct, frozen=True, kw_only=True):
 
 
 class Acceptance(Struct, frozen=True, kw_only=True):
-    """What one accept writes: all of it or nothing."""
+    """The records that one `accept` writes, all or none."""
 
     delivery: Delivery
     content: Content
     rendered: RenderedContent | None
-    attempt: Attempt | None  # None: every recipient is suppressed, and no attempt will be made
+    attempt: Attempt | None  # None if every recipient is suppressed
     idempotency: IdempotencyRecord
 
     @property
@@ -65,7 +65,7 @@ Suppressed = Mapping[str, str]  # suppression entry (an address in lower case, o
 
 
 def suppression_entries(envelope: Envelope) -> tuple[str, ...]:
-    """Every entry of the suppression list that would concern this envelope, once each, in order."""
+    """The possible entries of the suppression list for this envelope's recipients, without duplicates, in order."""
     entries: dict[str, None] = {}
     for address in envelope.recipients():
         entries[address.lower()] = None
@@ -74,7 +74,7 @@ def suppression_entries(envelope: Envelope) -> tuple[str, ...]:
 
 
 def not_allowed(envelope: Envelope, allowlist: frozenset[str]) -> dict[str, str]:
-    """Entries, as of a suppression list, for everyone whom the allowlist does not name. An empty one allows everybody."""
+    """Suppressions for the recipients that are not on the allowlist. An empty allowlist allows every recipient."""
     if not allowlist:
         return {}
     return {
@@ -87,7 +87,7 @@ def not_allowed(envelope: Envelope, allowlist: frozenset[str]) -> dict[str, str]
 def drop_suppressed(
     envelope: Envelope, suppressed: Suppressed
 ) -> tuple[Envelope, tuple[SuppressedRecipient, ...]]:
-    """The envelope of those who may be mailed, and the others with the reason, in the envelope's order."""
+    """The envelope without suppressed recipients, and the suppressed recipients with reasons, in the envelope's order."""
     if not suppressed:
         return envelope, ()
     dropped: list[SuppressedRecipient] = []
@@ -101,9 +101,9 @@ def drop_suppressed(
 def accept(
     request: MailRequest, *, suppressed: Suppressed, message_domain: str, idempotency_ttl_ms: int, now_ms: int
 ) -> Acceptance:
-    """The records of this request: queued and due at once, or suppressed when nobody is left to mail.
+    """The records of this request: queued and due at once, or suppressed if every recipient is suppressed.
 
-    `suppressed` holds the entries of `suppression_entries` that apply; `message_domain` is the right side of Message-ID.
+    `suppressed` holds those of `suppression_entries` that exist. `message_domain` is the right side of Message-ID.
     """
     envelope, dropped = drop_suppressed(request.content.envelope, suppressed)
     anyone = bool(envelope.recipients())
@@ -112,7 +112,7 @@ def accept(
         delivery_id=request.delivery_id,
         source=request.source,
         lane=request.lane,
-        # `accepted` is never at rest: acceptance and the next move are one write.
+        # The status `accepted` is never stored: acceptance and the next move are one write.
         status=DeliveryStatus.QUEUED if anyone else DeliveryStatus.SUPPRESSED,
         payload_mode=request.payload_mode,
         template_id=content.template_id,

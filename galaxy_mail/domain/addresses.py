@@ -1,9 +1,8 @@
-"""Mail addresses: one normal spelling each, so that equal mailboxes compare equal.
+"""Mail addresses and their normal form, so that equal mailboxes compare equal.
 
-The normal form is an addr-spec as SMTP takes it (RFC 5321 §4.1.2, RFC 6531 §3.3): the local part as it was
-given (NFC, quoted only where it must be), the domain in lower case and as A-labels (`xn--…`). Those, because
-a domain then has a single spelling that does not change with Unicode versions, compares equal in indexes and
-suppression lists, and goes through relays without SMTPUTF8.
+The normal form is an addr-spec of SMTP (RFC 5321 §4.1.2, RFC 6531 §3.3). The local part is kept as given, in NFC and
+quoted only if necessary. The domain is in lower case, with A-labels (`xn--…`): a domain then has one form, which does
+not change with Unicode versions, compares equal in indexes and suppression lists, and passes relays without SMTPUTF8.
 """
 
 import re
@@ -16,11 +15,11 @@ from galaxy_mail.domain.errors import GalaxyMailError
 
 LOCAL_PART_MAX_BYTES: Final = 64  # RFC 5321 §4.5.3.1.1
 ADDRESS_MAX_BYTES: Final = 254  # RFC 5321 §4.5.3.1.3: a path has 256 octets with its angle brackets
-_TEXT_MAX: Final = 1_000  # longer text is refused before IDNA, whose checks are slow, sees it
+_TEXT_MAX: Final = 1_000  # longer text is refused before the slow checks of IDNA
 
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _DOT_ATOM: Final = rf"{_ATOM}(?:\.{_ATOM})*"
-_NO_A_LABEL: Final = "(?![Xx][Nn]--)"  # A-labels are checked by IDNA's rules, not by the fast path
+_NO_A_LABEL: Final = "(?![Xx][Nn]--)"  # the slow path checks A-labels by the rules of IDNA
 _LABEL: Final = _NO_A_LABEL + r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _TOP_LABEL: Final = r"(?![0-9]+\Z)" + _LABEL  # an all-numeric one would be an IP address (RFC 3696 §2)
 _PLAIN: Final = re.compile(rf"(?P<local>{_DOT_ATOM})@(?P<domain>(?:{_LABEL}\.)*{_TOP_LABEL})")
@@ -28,18 +27,16 @@ _ASCII_DOMAIN: Final = re.compile(_PLAIN.pattern.partition("@")[2].replace(_NO_A
 _IS_DOT_ATOM: Final = re.compile(_DOT_ATOM)
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"@(.*)', re.DOTALL)
 _QUOTED_PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
-_LIST_ITEM: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,"]|")+')  # commas within quotes do not part
-_JOINERS: Final = (
-    "\u200c\u200d"  # not printable for Python, but letters of Persian and Indic scripts need them
-)
+_LIST_ITEM: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,"]|")+')  # a quoted comma does not separate items
+_JOINERS: Final = "\u200c\u200d"  # Python calls them not printable, but Persian and Indic scripts need them
 
 
 class BadAddress(GalaxyMailError, ValueError):
-    """The text is not one mail address. The message says why and never repeats the text."""
+    """The text is not a mail address. The message gives the reason without the text."""
 
 
 def parse_address(text: str) -> str:
-    """The address in its normal form; giving that form again changes nothing. Raises BadAddress."""
+    """The address in its normal form. Idempotent. Raises BadAddress."""
     if len(text) <= ADDRESS_MAX_BYTES and (plain := _PLAIN.fullmatch(text)):
         local, domain = plain.groups()
         if len(local) <= LOCAL_PART_MAX_BYTES:
@@ -53,21 +50,20 @@ def domain_of(address: str) -> str:
 
 
 def to_ascii(address: str) -> str:
-    """The address with its domain as A-labels. Raises BadAddress where the domain is none."""
+    """The address with its domain as A-labels. Raises BadAddress if the domain is invalid."""
     local, at, domain = address.rpartition("@")
     return address if domain.isascii() else f"{local}{at}{_normal_domain(domain)}"
 
 
 def needs_smtputf8(address: str) -> bool:
-    """Whether only a relay with SMTPUTF8 can take it: a domain can be spelt in ASCII, a local part can't."""
+    """Whether the address needs a relay with SMTPUTF8: a domain can be encoded in ASCII, a local part can't."""
     return not address.isascii() and not address.rpartition("@")[0].isascii()
 
 
 def parse_suppression_entry(text: str) -> str:
-    """What suppression list and allowlist hold: an address or, for all of a domain, `@domain`; in lower case.
+    """An entry of the suppression list or allowlist in lower case: an address, or `@domain` for a whole domain.
 
-    Mailboxes that differ in case alone are the same person in practice, whatever RFC 5321 §2.4 lets hosts do.
-    Raises BadAddress.
+    RFC 5321 §2.4 lets hosts distinguish mailboxes by case, but in practice they are the same. Raises BadAddress.
     """
     if text.startswith("@"):
         _refuse_oversize(text)
@@ -76,7 +72,7 @@ def parse_suppression_entry(text: str) -> str:
 
 
 def parse_allowlist(text: str) -> frozenset[str]:
-    """The entries of a comma-separated list, blank ones skipped. Raises BadAddress that tells which entry."""
+    """The entries of a comma-separated list without blank ones. Raises BadAddress with the entry's number."""
     entries: set[str] = set()
     for number, item in enumerate((i for i in _LIST_ITEM.findall(text) if i.strip()), 1):
         try:
@@ -87,9 +83,9 @@ def parse_allowlist(text: str) -> frozenset[str]:
 
 
 def _parse_slowly(text: str) -> str:
-    """As `parse_address`, for quoted local parts, for all beyond ASCII, and to say what is wrong."""
+    """Parses quoted local parts and non-ASCII addresses, and finds the reason of an error."""
     if not text:
-        raise BadAddress("an address is needed")
+        raise BadAddress("the address is empty")
     _refuse_oversize(text)
     if any(not (char.isprintable() or char in _JOINERS) for char in text):
         raise BadAddress("control characters, line breaks and invisible characters are not allowed")
@@ -119,7 +115,7 @@ def _refuse_oversize(text: str) -> None:
 
 
 def _normal_local_part(content: str) -> str:
-    """Its shortest spelling: a needless quotation means the same mailbox (RFC 5321 §4.1.2, RFC 6532 §3.1)."""
+    """The shortest form: unnecessary quotes do not change the mailbox (RFC 5321 §4.1.2, RFC 6532 §3.1)."""
     content = unicodedata.normalize("NFC", content)
     if not content:
         raise BadAddress("the part before the @ is empty")
@@ -129,7 +125,7 @@ def _normal_local_part(content: str) -> str:
 
 
 def _is_dot_atom(content: str) -> bool:
-    """Characters beyond ASCII count as letters (RFC 6531 §3.3); a space among them does not."""
+    """Non-ASCII characters count as letters (RFC 6531 §3.3), except spaces."""
     if not content.isascii():
         content = "".join(char if char.isascii() else "u" if not char.isspace() else " " for char in content)
     return _IS_DOT_ATOM.fullmatch(content) is not None
@@ -137,10 +133,10 @@ def _is_dot_atom(content: str) -> bool:
 
 def _normal_domain(domain: str) -> str:
     if domain.startswith("["):
-        raise BadAddress("address literals are not allowed, a domain name is needed")
+        raise BadAddress("address literals are not allowed, only domain names")
     if not domain.isascii() or "xn--" in domain.lower():
         try:
-            # UTS 46 maps what people type (capitals, full-width letters and dots) before IDNA 2008 judges it.
+            # UTS 46 maps what people type (capitals, full-width letters and dots) before IDNA 2008 validates it.
             domain = idna.encode(domain, uts46=True, std3_rules=True).decode("ascii")
         except (idna.IDNAError, UnicodeError):
             raise BadAddress("the domain is not a valid (international) domain name") from None

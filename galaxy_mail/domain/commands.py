@@ -1,8 +1,8 @@
-"""A stream entry as Notification publishes it: fields to a request, or why it is malformed.
+"""Decodes a stream entry that Notification published into a request, or finds why it is malformed.
 
-An entry is judged in this order, and the first verdict counts: unknown fields, missing ones, an unsupported source or
-payload mode, values that break their field's grammar (empty ones and doubled names too), the payload's size, the
-payload's content. Conflicts with what is stored come last, and elsewhere.
+The checks run in this order, and the first one that fails gives the failure code: unknown fields, missing fields, source
+and payload mode, the fields' grammars (and empty or repeated fields), the payload's size, the payload's content. The
+store checks for conflicts afterwards.
 """
 
 import re
@@ -17,9 +17,11 @@ from msgspec import UNSET, Struct, UnsetType
 from galaxy_mail.domain import ids, raw_fields
 from galaxy_mail.domain.acceptance import MailRequest
 from galaxy_mail.domain.addresses import BadAddress, parse_address
+from galaxy_mail.domain.base64 import base64_bytes
 from galaxy_mail.domain.errors import FieldError
 from galaxy_mail.domain.fingerprint import fingerprint, without_empty
 from galaxy_mail.domain.locales import BadLocale, parse_locale
+from galaxy_mail.domain.media_type import CONTENT_TYPE_MAX_CHARS, parse_media_type
 from galaxy_mail.domain.records import (
     Attachment,
     Content,
@@ -32,14 +34,11 @@ from galaxy_mail.domain.records import (
 )
 from galaxy_mail.domain.strict_json import MAX_NUMBER, StrictJsonError, loads, shown_name
 
-SUBJECT_MAX_CHARS: Final = (
-    998  # what a line of a message may hold (RFC 5322 §2.1.1); lists show subjects whole
-)
+SUBJECT_MAX_CHARS: Final = 998  # the longest line of a message (RFC 5322 §2.1.1)
 FILENAME_MAX_CHARS: Final = 255
-CONTENT_TYPE_MAX_CHARS: Final = 255
 CONTENT_ID_MAX_CHARS: Final = 255
 NAMES_SHOWN_MAX: Final = 5
-MESSAGE_MAX_CHARS: Final = 500  # of what is said about a malformed command
+MESSAGE_MAX_CHARS: Final = 500  # of a malformed command's message
 
 REQUIRED_FIELDS: Final = (
     "delivery_id",
@@ -52,25 +51,16 @@ REQUIRED_FIELDS: Final = (
 OPTIONAL_FIELDS: Final = ("request_id", "trace_id", "traceparent")  # tracing only: no part of the fingerprint
 SOURCES: Final = (Source.NOTIFICATION,)
 
-# Header values: what would end a line or a string is refused (RFC 5322 §2.2), and so is what no reader can see.
+# Header values must not hold line breaks (RFC 5322 §2.2) or invisible control characters.
 HEADER_TEXT_SYNTAX: Final = r"[^\u0000-\u0008\u000A-\u001F\u007F]*"
 FILENAME_SYNTAX: Final = r"[^\u0000-\u001F\u007F]+"
 CONTENT_ID_SYNTAX: Final = r"[!-;=?-~]+"  # between the angle brackets that the header adds (RFC 2392)
-# RFC 6838 §4.2 for the type's names, RFC 2045 §5.1 for parameters.
-_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-CONTENT_TYPE_SYNTAX: Final = (
-    r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
-    rf'([ \t]*;[ \t]*{_NAME}=({_NAME}|"([ !#-\[\]-~]|\\[ -~])*"))*'
-)
 REQUESTED_AT_SYNTAX: Final = r"[1-9][0-9]{0,15}"
-BASE64_SYNTAX: Final = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
 
 _HEADER_TEXT: Final = re.compile(HEADER_TEXT_SYNTAX)
 _FILENAME: Final = re.compile(FILENAME_SYNTAX)
 _CONTENT_ID: Final = re.compile(CONTENT_ID_SYNTAX)
-_CONTENT_TYPE: Final = re.compile(CONTENT_TYPE_SYNTAX)
 _REQUESTED_AT: Final = re.compile(REQUESTED_AT_SYNTAX)
-_BASE64_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 Fields = Sequence[tuple[bytes, bytes]]
 P = TypeVar("P", bound=Struct)
@@ -86,7 +76,7 @@ class FailureCode(StrEnum):
     UNSUPPORTED_PAYLOAD_MODE = "unsupported_payload_mode"
     INVALID_PAYLOAD = "invalid_payload"
     PAYLOAD_TOO_LARGE = "payload_too_large"
-    IDEMPOTENCY_CONFLICT = "idempotency_conflict"  # these two are found by the store
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"  # the store finds these two
     DELIVERY_ID_CONFLICT = "delivery_id_conflict"
 
 
@@ -97,7 +87,7 @@ class CommandLimits(Struct, frozen=True, kw_only=True):
 
 
 class Malformed(Struct, frozen=True, kw_only=True):
-    """An entry that is no command. The message names fields and rules, and repeats no value."""
+    """An entry that is not a valid command. The message names fields and rules but quotes no value."""
 
     entry_id: str
     failure_code: FailureCode
@@ -135,23 +125,33 @@ class TemplatePayload(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def decode_command(entry_id: str, fields: Fields, limits: CommandLimits) -> MailRequest | Malformed:
-    """The request that this entry makes, or why it makes none. Never raises."""
+    """The request of this entry, or why it is malformed. No entry makes it raise."""
     try:
         return _request(fields, limits)
     except _Refused as refused:
         code, message = refused.failure_code, refused.message
-    except MemoryError:  # no fault of the entry: it may well be read later
+    except MemoryError:  # not the entry's fault: a later try may succeed
         raise
-    except Exception as error:  # noqa: BLE001 - an entry that crashed its reader would be read again for ever
+    except Exception as error:  # noqa: BLE001 - an entry that crashes the ingress would be read again for ever
         code = FailureCode.INVALID_PAYLOAD
-        message = f"reading it failed in a way that nobody foresaw ({type(error).__name__}): a defect of this service"
+        message = f"decoding it failed unexpectedly ({type(error).__name__}): a bug of this service"
     return Malformed(entry_id=entry_id, failure_code=code, message=_bounded(message))
+
+
+def tracing_fields(fields: Fields) -> tuple[str | None, str | None]:
+    """The `delivery_id` and the `traceparent` of an entry, each only where it is valid. For entries that are malformed."""
+    values = {name: value.decode("ascii", "replace") for name, value in fields if name in _TRACING}
+    delivery_id, traceparent = (values.get(name, "") for name in _TRACING)
+    return (
+        delivery_id if ids.DELIVERY_ID.fullmatch(delivery_id) else None,
+        ids.valid_traceparent(traceparent),
+    )
 
 
 def malformed_record(
     entry_id: str, fields: Fields, failure_code: FailureCode, message: str, now_ms: int
 ) -> MalformedCommand:
-    """What is kept of a malformed entry: its raw fields up to 64 KiB in all, whatever bytes they are."""
+    """The record of a malformed entry, with up to 64 KiB of its raw fields."""
     return MalformedCommand(
         entry_id=entry_id,
         fields=raw_fields.keep(fields),
@@ -182,6 +182,7 @@ _GRAMMAR: Final[dict[bytes, tuple[re.Pattern[str], str]]] = {
     b"trace_id": (ids.TRACING_ID, f"1 to {ids.TRACING_MAX_CHARS} printable ASCII characters"),
     b"traceparent": (ids.TRACEPARENT, "a W3C trace context"),
 }
+_TRACING: Final = (b"delivery_id", b"traceparent")
 _REQUIRED: Final = frozenset(name.encode() for name in REQUIRED_FIELDS)
 _FIELDS: Final = _REQUIRED | frozenset(name.encode() for name in OPTIONAL_FIELDS)
 _SOURCES: Final = frozenset(source.encode() for source in SOURCES)
@@ -196,7 +197,7 @@ def _request(fields: Fields, limits: CommandLimits) -> MailRequest:
     if len(payload_json) > limits.payload_max_bytes:
         raise _Refused(
             FailureCode.PAYLOAD_TOO_LARGE,
-            f"payload_json: has {len(payload_json)} bytes, and {limits.payload_max_bytes} are allowed",
+            f"payload_json: has {len(payload_json)} bytes, more than the limit of {limits.payload_max_bytes}",
         )
     mode = _MODES[values[b"payload_mode"]]
     try:
@@ -232,24 +233,24 @@ def _request(fields: Fields, limits: CommandLimits) -> MailRequest:
 
 
 def _texts(fields: Fields, values: dict[bytes, bytes]) -> dict[str, str]:
-    """The values that have a grammar, checked, by name."""
+    """The validated values of the fields that have a grammar, by name."""
     if unknown := values.keys() - _FIELDS:
         raise _Refused(FailureCode.UNKNOWN_FIELD, f"unknown: {_listed(unknown)}")
     if missing := _REQUIRED - values.keys():
         raise _Refused(FailureCode.MISSING_FIELD, f"missing: {_listed(missing)}")
-    doubled: set[bytes] = set()
+    repeated: set[bytes] = set()
     if len(values) < len(fields):
-        doubled = {name for name, count in Counter(name for name, _ in fields).items() if count > 1}
-    # A name that comes twice, or with nothing, has no value that could be unsupported: it is invalid, below.
+        repeated = {name for name, count in Counter(name for name, _ in fields).items() if count > 1}
+    # A repeated or empty source or mode is reported below as invalid, not here as unsupported.
     source, mode = values[b"source"], values[b"payload_mode"]
-    if source not in _SOURCES and source and b"source" not in doubled:
+    if source not in _SOURCES and source and b"source" not in repeated:
         raise _Refused(FailureCode.UNSUPPORTED_SOURCE, f"source: must be {_alternatives(_SOURCES)}")
-    if mode not in _MODES and mode and b"payload_mode" not in doubled:
+    if mode not in _MODES and mode and b"payload_mode" not in repeated:
         raise _Refused(FailureCode.UNSUPPORTED_PAYLOAD_MODE, f"payload_mode: must be {_alternatives(_MODES)}")
     texts: dict[str, str] = {}
-    problems = [f"{name.decode()}: comes more than once" for name in sorted(doubled)]
+    problems = [f"{name.decode()}: comes more than once" for name in sorted(repeated)]
     for name, value in values.items():
-        if name in doubled:
+        if name in repeated:
             continue
         if not value:
             problems.append(f"{name.decode()}: is empty")
@@ -264,7 +265,7 @@ def _texts(fields: Fields, values: dict[bytes, bytes]) -> dict[str, str]:
 
 
 def _content(payload: Json, mode: PayloadMode, limits: CommandLimits) -> Content:
-    """Raises FieldError for what breaks a rule of the payload."""
+    """The payload as content. Raises FieldError for an invalid value."""
     if mode is PayloadMode.RENDERED:
         rendered = _shaped(payload, RenderedPayload)
         if not _HEADER_TEXT.fullmatch(rendered.subject):
@@ -307,7 +308,7 @@ def _shaped(payload: Json, kind: type[P]) -> P:
 
 def _envelope(envelope: EnvelopePayload, limits: CommandLimits) -> Envelope:
     if not envelope.to:
-        raise FieldError("envelope.to", "needs an address")
+        raise FieldError("envelope.to", "must have at least one address")
     if len(envelope.to) + len(envelope.cc) + len(envelope.bcc) > limits.recipients_max:
         raise FieldError(
             "envelope", f"to, cc and bcc have more than {limits.recipients_max} addresses together"
@@ -351,37 +352,29 @@ def _attachments(attachments: list[AttachmentPayload], limits: CommandLimits) ->
 
 
 def _attachment_problem(attachment: AttachmentPayload, content_ids: set[str]) -> tuple[str, str] | None:
-    """Which member breaks which rule. `content_ids` are those of the attachments before, and gets this one's."""
+    """The invalid member and its problem, None if there is none. Adds the content id to `content_ids`."""
     filename, content_type, content_id = attachment.filename, attachment.content_type, attachment.content_id
     if not _FILENAME.fullmatch(filename) or len(filename) > FILENAME_MAX_CHARS:
         return (
             "filename",
             f"must be 1 to {FILENAME_MAX_CHARS} characters without line breaks and control characters",
         )
-    if len(content_type) > CONTENT_TYPE_MAX_CHARS or not _CONTENT_TYPE.fullmatch(content_type):
+    if parse_media_type(content_type) is None:
         return "content_type", f"must be a media type of at most {CONTENT_TYPE_MAX_CHARS} characters"
     if content_id is not UNSET:
         if not _CONTENT_ID.fullmatch(content_id) or len(content_id) > CONTENT_ID_MAX_CHARS:
             rule = f"must be 1 to {CONTENT_ID_MAX_CHARS} printable ASCII characters without blanks and angle brackets"
             return "content_id", rule
         if content_id in content_ids:
-            return "content_id", "another attachment has the same one"
+            return "content_id", "is also the content_id of another attachment"
         content_ids.add(content_id)
-    if not _is_base64(attachment.content_base64):
+    if base64_bytes(attachment.content_base64) is None:
         return "content_base64", "must be base64 (RFC 4648 4) with its padding and without line breaks"
     return None
 
 
-def _is_base64(text: str) -> bool:
-    """As BASE64_SYNTAX, but fast for megabytes."""
-    if len(text) % 4:
-        return False
-    padding = 2 if text.endswith("==") else 1 if text.endswith("=") else 0
-    return not text[: len(text) - padding].encode().translate(None, _BASE64_ALPHABET)
-
-
 def _comparable(payload: Json) -> Json:
-    """The payload as its fingerprint sees it; its shape was checked."""
+    """The payload for the fingerprint. Its shape must be checked before."""
     payload = without_empty(payload, {"attachments"})
     payload["envelope"] = without_empty(payload["envelope"], _OPTIONAL_LISTS)
     return payload
@@ -398,7 +391,7 @@ def _alternatives(values: Collection[bytes]) -> str:
 
 
 def _bounded(message: str) -> str:
-    """Names of members that came in are in it, whatever they hold."""
+    """The message without control characters, cut to its maximum: it may quote names of members."""
     if not message.isprintable():
         message = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in message)
     return message if len(message) <= MESSAGE_MAX_CHARS else message[: MESSAGE_MAX_CHARS - 1] + "…"

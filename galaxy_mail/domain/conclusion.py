@@ -1,6 +1,6 @@
-"""What follows from what happened to an attempt: the records after its begin, its end, its return, its lost owner.
+"""Decides how the records change when an attempt begins, ends, is released or loses its owner.
 
-Pure: each function takes records and gives the records that one script writes.
+Pure: each function takes records and returns the records that one script writes.
 """
 
 from typing import Final, assert_never
@@ -30,28 +30,26 @@ CRASH_LOOP: Final = "crash_loop"
 OWNERSHIP_LOST: Final = "ownership_lost"
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
 
-BEGUN_LOSSES_MAX: Final = (
-    3  # the third loss of a begun attempt ends the delivery: it may be what kills its owners
-)
-LOSSES_MAX: Final = 10  # so does the tenth loss in all
+BEGUN_LOSSES_MAX: Final = 3  # lost begun attempts that end the delivery: it may crash its owners
+LOSSES_MAX: Final = 10  # losses of any attempts that end the delivery
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
     delays_ms: tuple[int, ...] = (60_000, 300_000, 1_800_000)
-    fail_unknown_outcome: bool = False  # MAIL_UNKNOWN_OUTCOME=fail: rather no mail than a second copy
+    fail_unknown_outcome: bool = False  # MAIL_UNKNOWN_OUTCOME=fail: fail rather than risk a second copy
 
 
 class Begun(Struct, frozen=True, kw_only=True):
-    """The records of an attempt whose provider call may start once they are written."""
+    """The records of a begun attempt. The provider call may start after they are written."""
 
     delivery: Delivery
     attempt: Attempt
 
 
 class Conclusion(Struct, frozen=True, kw_only=True):
-    """How an attempt ended and what comes next. `next_attempt` and `dead_letter` exclude each other."""
+    """The records after an attempt's end. `next_attempt` and `dead_letter` exclude each other."""
 
-    before: Delivery  # as stored until now: the indexes move from it
+    before: Delivery  # the stored record, for moving the delivery between indexes
     delivery: Delivery
     attempt: Attempt
     next_attempt: Attempt | None = None
@@ -59,7 +57,7 @@ class Conclusion(Struct, frozen=True, kw_only=True):
 
 
 class Returned(Struct, frozen=True, kw_only=True):
-    """An attempt as it goes back to the schedule: same number, its original due time."""
+    """The records of a released attempt: same number, original due time."""
 
     before: Delivery
     delivery: Delivery
@@ -69,7 +67,7 @@ class Returned(Struct, frozen=True, kw_only=True):
 def begin(
     delivery: Delivery, attempt: Attempt, *, rendered: RenderedContent | None, provider: str, now_ms: int
 ) -> Begun:
-    """Rendering and the start of sending, one write. `rendered` is given when this begin fixes the content."""
+    """The records for rendered content and a started attempt. `rendered` is given if this attempt rendered the content."""
     path: tuple[S, ...] = (S.SENDING,)
     changes: dict[str, object] = {"next_attempt_at_ms": None}
     if delivery.rendered_at_ms is None:
@@ -90,7 +88,7 @@ def begin(
 def conclude(
     delivery: Delivery, attempt: Attempt, result: SendResult, policy: RetryPolicy, *, now_ms: int
 ) -> Conclusion:
-    """What a provider's answer to an attempt in progress leads to (spec section 3, the table)."""
+    """The records after a provider's answer to an attempt in progress."""
     ended = move_attempt(
         attempt,
         result.status,
@@ -130,7 +128,7 @@ def conclude(
 def conclude_render_failure(
     delivery: Delivery, attempt: Attempt, failure: Failure, *, now_ms: int
 ) -> Conclusion:
-    """The content can't be made: no provider call, and no retry would help."""
+    """The records after a render failure: the delivery fails without a provider call, because no retry would help."""
     return Conclusion(
         before=delivery,
         delivery=move(delivery, S.FAILED, at_ms=now_ms, failure=failure),
@@ -145,7 +143,7 @@ def conclude_render_failure(
 
 
 def suppress_late(delivery: Delivery, suppressed: Suppressed) -> Delivery:
-    """This delivery less the recipients that were suppressed since it was accepted; the status stays."""
+    """The delivery without recipients that were suppressed after acceptance. The status stays."""
     envelope, dropped = drop_suppressed(delivery.envelope, suppressed)
     return replace(
         delivery, envelope=envelope, suppressed_recipients=delivery.suppressed_recipients + dropped
@@ -153,7 +151,7 @@ def suppress_late(delivery: Delivery, suppressed: Suppressed) -> Delivery:
 
 
 def conclude_late_suppression(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Conclusion:
-    """Nobody is left to mail: no provider call, and this is no failure."""
+    """The records if every recipient was suppressed after acceptance: no provider call, and not a failure."""
     reason = Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed")
     return Conclusion(
         before=delivery,
@@ -167,21 +165,21 @@ def conclude_late_suppression(delivery: Delivery, attempt: Attempt, *, now_ms: i
 def conclude_lost_owner(
     delivery: Delivery, attempt: Attempt, policy: RetryPolicy, *, losses: int, now_ms: int
 ) -> Conclusion | None:
-    """What the loss of an attempt's owner leads to; None: the attempt had not begun, and its new owner goes on with it.
+    """The records after the loss of an attempt's owner. None: the attempt had not begun, and the new owner begins it.
 
-    `losses` counts every lost owner of the delivery, this one included.
+    `losses` counts the lost owners of the delivery, including this one.
     """
     if attempt.status is A.SCHEDULED:
         if losses < LOSSES_MAX:
             return None
-        failure = Failure(code=CRASH_LOOP, summary=f"its owner was lost {losses} times")
+        failure = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
         ended = move_attempt(
             attempt, A.TIMED_OUT, finished_at_ms=now_ms, result=Result.TRANSIENT_FAILURE, failure=failure
         )
         return _dead(delivery, ended, CRASH_LOOP, failure, now_ms=now_ms)
     begun_losses = delivery.begun_losses + 1
     lost = Failure(
-        code=OWNERSHIP_LOST, summary="the process that was sending it was lost before it recorded an outcome"
+        code=OWNERSHIP_LOST, summary="the process that sent it was lost before it recorded the outcome"
     )
     ended = move_attempt(
         attempt,
@@ -195,16 +193,16 @@ def conclude_lost_owner(
     if policy.fail_unknown_outcome:
         return _rebase(_failed_unknown(counted, ended, now_ms=now_ms), delivery)
     if begun_losses >= BEGUN_LOSSES_MAX or losses >= LOSSES_MAX:
-        failure = Failure(code=CRASH_LOOP, summary=f"its owner was lost {losses} times")
+        failure = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
         return _rebase(_dead(counted, ended, CRASH_LOOP, failure, now_ms=now_ms), delivery)
     again = _again(counted, ended, due_ms=now_ms, failure=lost, now_ms=now_ms, retries=delivery.retries_used)
     return _rebase(again, delivery)
 
 
 def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
-    """Work returned before the provider could have taken the message: as if it had never begun.
+    """The records of an attempt that is released before the provider can have the message, as if it had not begun.
 
-    Content that a begin fixed stays fixed (`rendered`); otherwise the delivery is `queued` as before.
+    If the content was rendered, it is kept and the status is `rendered`; otherwise the status is `queued`.
     """
     if attempt.status is A.SCHEDULED:
         return Returned(before=delivery, delivery=delivery, attempt=attempt)
@@ -257,7 +255,7 @@ def _dead(
 
 def _failed_unknown(delivery: Delivery, ended: Attempt, *, now_ms: int) -> Conclusion:
     failure = Failure(
-        code=OUTCOME_UNKNOWN, summary="the provider may have the message; a second copy is not wanted"
+        code=OUTCOME_UNKNOWN, summary="the provider may have the message; a retry could send a second copy"
     )
     return Conclusion(
         before=delivery, delivery=move(delivery, S.FAILED, at_ms=now_ms, failure=failure), attempt=ended

@@ -1,16 +1,17 @@
-"""The root of this package's exceptions, and those that the domain raises."""
+"""The base class of this package's exceptions, and the domain's shared exceptions."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class GalaxyMailError(Exception):
-    """Everything that Galaxy Mail raises on purpose."""
+    """The base class of all expected errors of Galaxy Mail."""
 
 
 class FieldError(GalaxyMailError):
-    """One value of a request is not acceptable.
+    """A value of a request is invalid.
 
-    `field` is a path such as `envelope.to[1]`, `message` says what is wrong with the value and never repeats it.
+    `field` is a path such as `envelope.to[1]`. `message` gives the problem without the value.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -19,8 +20,39 @@ class FieldError(GalaxyMailError):
         self.message = message
 
 
+@contextmanager
+def ungrouped(kind: type[Exception]) -> Iterator[None]:
+    """Raises what a nursery in this block raises as a group of `kind` alone as one exception, the first of them.
+
+    Whatever else is in the group goes on instead, such as a cancellation.
+    """
+    failure: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        of_kind, others = group.split(kind)
+        if of_kind is None:
+            raise
+        if others is not None:
+            raise others from None
+        failure = next(leaves(of_kind))
+    if failure is not None:
+        raise failure from failure.__cause__
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The innermost of what it was raised from; of a group, its first exception counts."""
+    while True:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        elif error.__cause__ is not None:
+            error = error.__cause__
+        else:
+            return error
+
+
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """What an exception consists of: itself, or what is in the group, however deep."""
+    """The exceptions in a group and its subgroups; for another exception, itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)

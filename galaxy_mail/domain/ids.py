@@ -1,4 +1,4 @@
-"""How a delivery id is made, and the grammar of every id and key that comes in."""
+"""The grammars of ids and keys, and new delivery ids."""
 
 import re
 from typing import Final
@@ -8,16 +8,14 @@ TEMPLATE_ID_MAX_CHARS: Final = 128
 IDEMPOTENCY_KEY_MAX_CHARS: Final = 255
 TRACING_MAX_CHARS: Final = 128
 
-# Each syntax is the `pattern` of the contracts, which say the length apart from it.
+# Each syntax is the `pattern` in the contracts, which give the length separately.
 DELIVERY_ID_SYNTAX: Final = (
     r"[A-Za-z0-9_~-]+(\.[A-Za-z0-9_~-]+)*"  # a dot-atom: it is the left side of Message-ID
 )
-TEMPLATE_ID_SYNTAX: Final = (
-    r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"  # a folder's name that can't lead out of its parent
-)
+TEMPLATE_ID_SYNTAX: Final = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*"  # a safe folder name: not `..`, no slash
 ENTRY_ID_SYNTAX: Final = r"[0-9]{1,20}-[0-9]{1,20}"
 PRINTABLE_ASCII_SYNTAX: Final = r"[ -~]+"
-# W3C Trace Context §3.2.2: version 00 has four members; a later one may go on after another dash. No id is all zeros.
+# W3C Trace Context §3.2.2: version 00 has four members; later versions may have more. An id of zeros is invalid.
 TRACEPARENT_SYNTAX: Final = (
     r"(00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
     r"|(?!00|ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]*)?)"
@@ -25,7 +23,7 @@ TRACEPARENT_SYNTAX: Final = (
 
 
 def _grammar(syntax: str, max_chars: int) -> re.Pattern[str]:
-    """For `fullmatch`."""
+    """The pattern of this syntax with this length, for `fullmatch`."""
     return re.compile(rf"(?=.{{1,{max_chars}}}\Z)(?:{syntax})")
 
 
@@ -43,7 +41,7 @@ _CROCKFORD_PAIRS: Final = tuple(high + low for high in _CROCKFORD for low in _CR
 
 
 def new_delivery_id(now_ms: int, random_bytes: bytes) -> str:
-    """A ULID in lower case: 48 bits of time, then the ten random bytes; later ids sort after earlier ones."""
+    """A ULID in lower case: 48 bits of time and ten random bytes. Ids sort by time."""
     if not 0 <= now_ms < 1 << 48 or len(random_bytes) != ULID_RANDOM_BYTES:
         raise ValueError("a ULID takes a time of 48 bits and ten random bytes")
     number = now_ms << 80 | int.from_bytes(random_bytes, "big")
@@ -53,10 +51,15 @@ def new_delivery_id(now_ms: int, random_bytes: bytes) -> str:
 
 
 def valid_tracing_id(text: str | None) -> str | None:
-    """The tracing id if it is one, else None: tracing never gets a request refused (W3C Trace Context §3.2)."""
+    """The tracing id, None if it is invalid: a bad tracing id must not fail the request (W3C Trace Context §3.2)."""
     return text if text is not None and TRACING_ID.fullmatch(text) else None
 
 
+def trace_id_in(traceparent: str) -> str:
+    """The trace that a valid traceparent belongs to (W3C Trace Context §3.2.2: version, trace id, parent id, flags)."""
+    return traceparent[3:35]
+
+
 def valid_traceparent(text: str | None) -> str | None:
-    """As `valid_tracing_id`, for the header `traceparent`."""
+    """The value of the header `traceparent`, None if it is invalid."""
     return text if text is not None and TRACEPARENT.fullmatch(text) else None

@@ -1,4 +1,4 @@
-"""A request that is refused, and why."""
+"""The error of an invalid request, and the idempotency key's check."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -8,11 +8,11 @@ from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.ids import IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_MAX_CHARS
 
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
-BODY: Final = "body"  # the `field` of an error that concerns the body as a whole
+BODY: Final = "body"  # the `field` of an error about the whole body
 
 
 class Fault(StrEnum):
-    """What is wrong with a request, as far as the answer's status depends on it."""
+    """The kind of an invalid request, which decides the status of the answer."""
 
     INVALID = "invalid"  # 400
     TOO_LARGE = "too_large"  # 413
@@ -21,7 +21,7 @@ class Fault(StrEnum):
 
 
 class InvalidRequest(GalaxyMailError):
-    """A request can't be taken as it is, and the same one never will be. Holds every problem found, and no value."""
+    """The request is invalid, and a repeat will be, too. `errors` has every problem, without values."""
 
     def __init__(self, errors: Sequence[FieldError], fault: Fault = Fault.INVALID) -> None:
         super().__init__("; ".join(str(error) for error in errors))
@@ -35,7 +35,7 @@ def too_large(max_bytes: int) -> InvalidRequest:
 
 
 def idempotency_key(values: Sequence[str]) -> str:
-    """The one value of the header `Idempotency-Key`; `values` has one for each such line. Raises InvalidRequest."""
+    """The value of the header `Idempotency-Key`, which must occur once in `values`. Raises InvalidRequest."""
     if len(values) != 1:
         problem = "comes more than once" if values else "is required"
     elif not IDEMPOTENCY_KEY.fullmatch(values[0]):

@@ -10,6 +10,7 @@ from galaxy_mail.domain.addresses import parse_address
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.invalid import BODY, Fault, InvalidRequest, too_large
 from galaxy_mail.domain.locales import parse_locale
+from galaxy_mail.domain.media_type import name_of
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.strict_json import StrictJsonError, loads, shown_name
 
@@ -138,9 +139,8 @@ def json_members(value: Json) -> Mapping[str, Json]:
 
 def _is_json(content_type: str | None) -> bool:
     """RFC 8259 defines no `charset`; many clients send it all the same, and UTF-8 is the one that is true."""
-    media_type, _, parameters = (content_type or "").partition(";")
-    if media_type.strip().lower() != "application/json":
+    if name_of(content_type) != "application/json":
         return False
-    names = (parameter.partition("=") for parameter in parameters.split(";"))
+    names = (parameter.partition("=") for parameter in (content_type or "").split(";")[1:])
     charsets = (value.strip().strip('"') for name, _, value in names if name.strip().lower() == "charset")
     return all(charset.lower() in {"utf-8", "utf8"} for charset in charsets)

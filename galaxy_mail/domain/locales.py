@@ -1,6 +1,6 @@
-"""Locales as BCP 47 language tags: their syntax, their one spelling, what to try in which order.
+"""Locales as BCP 47 language tags: their syntax, their canonical case and the order of fallbacks.
 
-Whether a tag means anything shows when a catalog has a template for it.
+The registry of languages is not checked: a tag is useful if a catalog has a template for it.
 """
 
 import re
@@ -12,7 +12,7 @@ from galaxy_mail.domain.errors import GalaxyMailError
 DEFAULT_LOCALE: Final = "en"
 LOCALE_MAX: Final = 64  # far above what RFC 5646 §4.4.1 asks software to hold (35)
 
-# RFC 5646 §2.1 but for `irregular`, seventeen tags from before that grammar which no catalog would have.
+# RFC 5646 §2.1 without `irregular`: seventeen old tags that no catalog uses.
 _TAG: Final = re.compile(
     r"""
     (?: (?P<language> [a-z]{2,3} (?:-[a-z]{3}){0,3} | [a-z]{4,8} )
@@ -29,12 +29,12 @@ _TAG: Final = re.compile(
 
 
 class BadLocale(GalaxyMailError, ValueError):
-    """The text is not a language tag. The message says why and never repeats the text."""
+    """The text is not a language tag. The message gives the reason without the text."""
 
 
 @lru_cache(maxsize=1_024)
 def parse_locale(text: str) -> str:
-    """The tag in its canonical case (`fr-CA`, `zh-Hant-TW`). Raises BadLocale where it is not well-formed."""
+    """The tag in its canonical case (`fr-CA`, `zh-Hant-TW`). Raises BadLocale if it is not well-formed."""
     if len(text) > LOCALE_MAX:
         raise BadLocale(f"a locale is at most {LOCALE_MAX} characters long")
     if not text.isascii() or not _TAG.fullmatch(text.lower()):
@@ -44,16 +44,16 @@ def parse_locale(text: str) -> str:
 
 @lru_cache(maxsize=1_024)
 def fallback_chain(locale: str) -> tuple[str, ...]:
-    """The locales to look for, best first: itself, its language, then `en`; each once. Raises BadLocale."""
+    """The locales to try, best first: the locale, its language, then `en`, without duplicates. Raises BadLocale."""
     tag = parse_locale(locale)
     language, _, _ = tag.partition("-")
-    # "x" opens a tag of private use and is no language.
+    # "x" begins a private use tag and is not a language.
     chain = (tag, DEFAULT_LOCALE) if language == "x" else (tag, language, DEFAULT_LOCALE)
     return tuple(dict.fromkeys(chain))
 
 
 def _canonical_case(text: str) -> str:
-    """RFC 5646 §2.1.1: REGION, Script, all else in lower case; so is all that follows a singleton."""
+    """RFC 5646 §2.1.1: REGION, Script, the rest in lower case, also everything after a singleton."""
     subtags = text.lower().split("-")
     for at, subtag in enumerate(subtags[1:], 1):
         if len(subtags[at - 1]) == 1:

@@ -1,4 +1,4 @@
-"""A login code to mail, as Auth asks for it by REST: header and body to a request."""
+"""Decodes Auth's REST request for a login code mail."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ LOGIN_CODE_TEMPLATE_ID: Final = "auth.login_code"
 BODY_MAX_BYTES: Final = 16 * 1024
 CODE_MAX_CHARS: Final = 64
 
-# What a reader can't see is no part of a code: controls, formatting and bidirectional marks, blanks but the space,
-# private use, non-characters. Spelt out, because what Python calls printable grows with its Unicode tables, and a
-# contract must not.
+# A code has no invisible characters: no controls, formatting or bidirectional marks, white space other than the space,
+# private use characters or non-characters. The pattern lists them, because Python's `isprintable` changes with its
+# Unicode version, and the contract must not.
 CODE_SYNTAX: Final = (
     r"[^\u0000-\u001F\u007F-\u00A0\u00AD\u061C\u1680\u180E\u2000-\u200F\u2028-\u202F\u205F-\u206F\u3000"
     r"\uE000-\uF8FF\uFEFF\uFFF0-\uFFFB\uFFFE\uFFFF"
@@ -37,9 +37,9 @@ def decode_login_code(
     trace_id: str | None = None,
     traceparent: str | None = None,
 ) -> MailRequest:
-    """The request, or InvalidRequest with every problem. `idempotency_keys` holds the header's value, once for each line.
+    """The request. Raises InvalidRequest with every problem.
 
-    Tracing values that break their grammar are dropped: they never get a request refused.
+    `idempotency_keys` holds the values of all headers of this name. Invalid tracing values are dropped.
     """
     errors: list[FieldError] = []
     key = ""

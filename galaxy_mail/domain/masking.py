@@ -1,4 +1,4 @@
-"""What operators may see of what callers sent: secrets by their name masked, free text withheld."""
+"""Masks what callers sent before operators see it: values with a secret name are masked, free text is withheld."""
 
 import json
 import re
@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
-from galaxy_mail.domain.raw_fields import Kept, numbered, read_back
+from galaxy_mail.domain.raw_fields import Kept, decode_value, numbered
 from galaxy_mail.domain.records import Json
+from galaxy_mail.domain.secrets import MASK, is_secret_name, mentions_secret
 
-MASK: Final = "***"
-SECRET_WORDS: Final = frozenset({"code", "password", "token", "secret"})
-
-# Fields whose grammar leaves no room for content: shown as they came, so that an operator sees what is wrong with them.
+# Fields that hold no content: shown as they came, so that an operator sees what is wrong with them.
 _PLAIN_FIELDS: Final = frozenset(
     {
         "delivery_id",
@@ -28,33 +26,11 @@ _PLAIN_FIELDS: Final = frozenset(
 )
 _PLAIN_MAX_CHARS: Final = 256
 _NUMBERED: Final = re.compile(r" \([0-9]+\)\Z")  # how `raw_fields` keeps a name that comes twice
-_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_SECRET_BYTES: Final = re.compile(b"|".join(word.encode() for word in sorted(SECRET_WORDS)), re.IGNORECASE)
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a member of this name is masked: one of its words is a secret word (`code`, `resetToken`, `BACKUP_CODES`)."""
-    if name.lower() in SECRET_WORDS:
-        return True
-    return any(word.lower().removesuffix("s") in SECRET_WORDS for word in _WORD.findall(name))
-
-
-def mask_variables(variables: Mapping[str, Json]) -> dict[str, Json]:
-    """These template variables with secret-named members masked at any depth."""
-    return {name: MASK if is_secret_name(name) else _masked(value) for name, value in variables.items()}
 
 
 def mask_fields(fields: Mapping[str, str]) -> dict[str, str]:
     """The kept raw fields of a malformed command (`raw_fields.keep`) as operators see them."""
-    return {name: _shown(_NUMBERED.sub("", name), read_back(stored)) for name, stored in fields.items()}
-
-
-def _masked(value: Json) -> Json:
-    if isinstance(value, Mapping):
-        return mask_variables(value)
-    if isinstance(value, list | tuple):
-        return [_masked(item) for item in value]
-    return value
+    return {name: _shown(_NUMBERED.sub("", name), decode_value(stored)) for name, stored in fields.items()}
 
 
 def _shown(name: str, kept: Kept) -> str:
@@ -71,13 +47,13 @@ def _shown(name: str, kept: Kept) -> str:
 
 
 def _shown_bytes(kept: Kept) -> str:
-    """Base64, unless what it spells names a secret: `{"code":"…"}` in Latin-1 or UTF-16 is no less readable."""
+    """The bytes in base64, unless they mention a secret: `{"code":"…"}` in Latin-1 or UTF-16 is as readable as in UTF-8."""
     encoded = kept.base64 or ""
     try:
         raw = b64decode(encoded, validate=True)
     except ValueError:
         return _digest(kept, encoded.encode())
-    if kept.whole_sha256 is not None or _SECRET_BYTES.search(raw.replace(b"\0", b"")):
+    if kept.whole_sha256 is not None or mentions_secret(raw):
         return _digest(kept, raw)
     return f"base64:{encoded}"
 
@@ -85,7 +61,7 @@ def _shown_bytes(kept: Kept) -> str:
 def _masked_json(text: str) -> str | None:
     """This JSON object or array with secret-named members masked; None where the text is neither.
 
-    Read leniently: what the strict decoder refused, such as a name that comes twice, is what an operator looks for.
+    The decoder is lenient: an operator wants to see what the strict one refused, such as a duplicate name.
     """
     if not text.lstrip().startswith(("{", "[")):
         return None
@@ -94,7 +70,7 @@ def _masked_json(text: str) -> str | None:
         masked = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         return None
-    return masked.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair fits no answer
+    return masked.encode("utf-8", "backslashreplace").decode()  # a lone surrogate can't be encoded
 
 
 def _masked_members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -105,5 +81,5 @@ def _masked_members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 
 def _digest(kept: Kept, shown: bytes) -> str:
-    """What identifies withheld text without telling it."""
+    """The length and hash of withheld text, which identify it without showing it."""
     return f"{kept.whole_bytes} bytes, SHA-256 {kept.whole_sha256 or sha256(shown).hexdigest()}"

@@ -1,14 +1,14 @@
-"""A malformed command's fields as they are kept: bounded text, whatever bytes they were.
+"""Encodes a malformed command's fields as text of bounded size for its record.
 
-A stream entry maps byte strings to byte strings, and a name may come twice. What is kept maps text to text, so that it
-fits a JSON record:
+The fields of a stream entry are byte strings, and a name may occur twice. The record is JSON, so it stores each value as
+text:
 
-    text                        the value, when it is UTF-8
-    text:<text>                 the same, when it would begin like one of these markers
+    text                        the value, if it is UTF-8
+    text:<text>                 the same, if it begins with one of these markers
     base64:<...>                bytes that are not UTF-8
-    cut:<bytes>:<sha256>:<...>  a value that was cut, with the length and the hash of the whole; then one of the above
+    cut:<bytes>:<sha256>:<...>  a cut value: the length and hash of the whole value, then one of the forms above
 
-Names are spelt alike. The second `source` is kept as `source (2)`.
+Names are encoded in the same way. The second `source` is stored as `source (2)`.
 """
 
 from base64 import b64encode
@@ -18,9 +18,9 @@ from typing import Final
 
 from msgspec import Struct
 
-RAW_FIELDS_MAX_BYTES: Final = 64 * 1024  # names and values as kept, in all
+RAW_FIELDS_MAX_BYTES: Final = 64 * 1024  # all encoded names and values
 NAME_MAX_BYTES: Final = 256
-LEFT_OUT: Final = "(left out)"  # stands for fields that no space was left for
+LEFT_OUT: Final = "(left out)"  # the name under which the number of omitted fields is stored
 
 _TEXT: Final = "text:"
 _BASE64: Final = "base64:"
@@ -34,19 +34,19 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 
 class Kept(Struct, frozen=True):
-    """One kept value, read back."""
+    """A decoded stored value."""
 
-    text: str | None  # None: it was not UTF-8
-    base64: str | None  # set when `text` is not
-    whole_bytes: int  # the length before any cut
-    whole_sha256: str | None  # set when it was cut
+    text: str | None  # None: not UTF-8
+    base64: str | None  # set if `text` is None
+    whole_bytes: int  # the length before the cut
+    whole_sha256: str | None  # set if the value was cut
 
 
 def keep(fields: Fields) -> dict[str, str]:
-    """The fields as they are stored: the short ones whole, the long ones cut where space ends."""
+    """Encodes the fields: short values whole, long values cut to the space that is left."""
     room = RAW_FIELDS_MAX_BYTES - _LEFT_OUT_COST_BYTES
     kept: dict[int, tuple[str, str]] = {}
-    # Shortest first: a payload of megabytes must not crowd out the ids that tell whose it is.
+    # Shortest first, so that a large payload leaves space for the ids.
     for index in sorted(range(len(fields)), key=lambda index: len(fields[index][0]) + len(fields[index][1])):
         raw_name, raw_value = fields[index]
         name = _encode(raw_name, NAME_MAX_BYTES)
@@ -65,8 +65,8 @@ def keep(fields: Fields) -> dict[str, str]:
     return stored
 
 
-def read_back(stored: str) -> Kept:
-    """What `keep` made of a value. Text that it did not make is taken for what it looks like; never raises."""
+def decode_value(stored: str) -> Kept:
+    """Decodes a value that `keep` encoded. Accepts any text."""
     whole_bytes, whole_sha256 = None, None
     if stored.startswith(_CUT) and stored.count(":") >= 3:
         _, length, whole_sha256, stored = stored.split(":", 3)
@@ -81,7 +81,7 @@ def read_back(stored: str) -> Kept:
 
 
 def numbered(name: str, taken: Container[str]) -> str:
-    """`name`, or `name (2)` and so on where that is taken."""
+    """`name`, or `name (2)` and so on if it is taken."""
     candidate, number = name, 1
     while candidate in taken:
         number += 1
@@ -90,7 +90,7 @@ def numbered(name: str, taken: Container[str]) -> str:
 
 
 def _encode(raw: bytes, max_bytes: int) -> str:
-    """`raw` in at most `max_bytes` bytes of UTF-8, of which there are `_CUT_COST_BYTES` at least."""
+    """`raw` encoded in at most `max_bytes` bytes of UTF-8; `max_bytes` is at least `_CUT_COST_BYTES`."""
     encoded = _encode_whole(raw) if len(raw) <= max_bytes else None
     if encoded is not None and len(encoded.encode()) <= max_bytes:
         return encoded
@@ -98,7 +98,9 @@ def _encode(raw: bytes, max_bytes: int) -> str:
     head = raw[:room]
     try:
         raw.decode()
-        begun = _marked(head.decode("utf-8", "ignore"))  # "ignore" drops a last character that was cut in two
+        begun = _marked(
+            head.decode("utf-8", "ignore")
+        )  # "ignore" drops a character that was cut in the middle
     except UnicodeDecodeError:
         begun = _BASE64 + b64encode(head[: room // 4 * 3]).decode()
     return f"{_CUT}{len(raw)}:{sha256(raw).hexdigest()}:{begun}"

@@ -1,7 +1,7 @@
-"""The records that outlive a process, and their one spelling as JSON.
+"""The stored records and their encoding as JSON.
 
-Times are epoch milliseconds on Redis' clock. Encoded, a record lacks the members that have their default, so that
-a store of millions does not repeat `null`; what the API shows has every member (`http/views.py`).
+Times are epoch milliseconds on Redis' clock. The encoding omits members that have their default value, which saves
+memory in large stores. The API shows every member (`http/views.py`).
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct
 
-Json = Any  # a JSON value as the decoder gave it; only template variables stay this loose
+Json = Any  # a decoded JSON value; only template variables keep this type
 
 
 class Source(StrEnum):
-    """Who asked for the mail."""
+    """The origin of a request."""
 
     AUTHSESSION = "authsession"
     NOTIFICATION = "notification"
@@ -28,7 +28,7 @@ class PayloadMode(StrEnum):
 
 
 class Lane(StrEnum):
-    """Login codes (and their resends) never wait behind other mail."""
+    """Login codes and their resends use the priority lane, so that they don't wait behind other mail."""
 
     PRIORITY = "priority"
     NORMAL = "normal"
@@ -55,7 +55,7 @@ class AttemptStatus(StrEnum):
 
 
 class Result(StrEnum):
-    """How a provider's answer is classified."""
+    """The classification of a provider's answer."""
 
     ACCEPTED = "accepted"
     SUPPRESSED = "suppressed"
@@ -63,28 +63,28 @@ class Result(StrEnum):
     PERMANENT_FAILURE = "permanent_failure"
 
 
-class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of what is stored: immutable, compared by value, unknown members ignored (an older release may read)."""
+class DomainRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the stored records. Decoding ignores unknown members, so that an older release can read newer records."""
 
 
-class Failure(Record, frozen=True, kw_only=True):
-    code: str  # machine-readable, from a closed set
-    summary: str  # one line for people, free of secrets
+class Failure(DomainRecord, frozen=True, kw_only=True):
+    code: str  # for programs, from a closed set
+    summary: str  # one line for people, without secrets
 
 
-class SuppressedRecipient(Record, frozen=True, kw_only=True):
+class SuppressedRecipient(DomainRecord, frozen=True, kw_only=True):
     address: str
     reason: str
 
 
-class RefusedRecipient(Record, frozen=True, kw_only=True):
+class RefusedRecipient(DomainRecord, frozen=True, kw_only=True):
     address: str
     provider_code: str  # "550 5.1.1"
     summary: str
 
 
-class Envelope(Record, frozen=True, kw_only=True):
-    """Whom one mail goes to. Addresses are normalised (`addresses.parse_address`)."""
+class Envelope(DomainRecord, frozen=True, kw_only=True):
+    """The addresses of one mail, in normal form (`addresses.parse_address`)."""
 
     to: tuple[str, ...]
     cc: tuple[str, ...] = ()
@@ -92,11 +92,11 @@ class Envelope(Record, frozen=True, kw_only=True):
     reply_to: tuple[str, ...] = ()
 
     def recipients(self) -> tuple[str, ...]:
-        """Everyone whom RCPT must name, once each, in order."""
+        """The recipients for RCPT, without duplicates, in order."""
         return tuple(dict.fromkeys(self.to + self.cc + self.bcc))
 
     def without(self, addresses: frozenset[str]) -> "Envelope":
-        """This envelope less those recipients; `reply_to` receives nothing and stays."""
+        """The envelope without these recipients. `reply_to` stays: it is not a recipient."""
         return msgspec.structs.replace(
             self,
             to=tuple(a for a in self.to if a not in addresses),
@@ -105,19 +105,19 @@ class Envelope(Record, frozen=True, kw_only=True):
         )
 
 
-class Attachment(Record, frozen=True, kw_only=True):
+class Attachment(DomainRecord, frozen=True, kw_only=True):
     filename: str
     content_type: str
     content_base64: str
-    content_id: str | None = None  # present: shown inline (RFC 2392)
+    content_id: str | None = None  # set for an inline attachment (RFC 2392)
 
     @property
     def inline(self) -> bool:
         return self.content_id is not None
 
 
-class RenderedContent(Record, frozen=True, kw_only=True):
-    """What a reader sees. The same delivery is rendered once; retries send the same."""
+class RenderedContent(DomainRecord, frozen=True, kw_only=True):
+    """The rendered content. A delivery is rendered once; retries send the same content."""
 
     subject: str
     text_body: str
@@ -126,13 +126,13 @@ class RenderedContent(Record, frozen=True, kw_only=True):
     locale_fallback_used: bool | None = None
 
 
-class Content(Record, frozen=True, kw_only=True):
-    """What was asked for, kept beside the delivery because it may be large. Written once, at acceptance.
+class Content(DomainRecord, frozen=True, kw_only=True):
+    """The requested content, written once at acceptance. It may be large, so it is a record of its own.
 
-    Either the rendered members or the template members are set, by the delivery's `payload_mode`.
+    The delivery's `payload_mode` says whether the rendered or the template members are set.
     """
 
-    envelope: Envelope  # as requested, before suppression: a resend starts from it
+    envelope: Envelope  # as requested, with suppressed recipients, for resends
     subject: str | None = None
     text_body: str | None = None
     html_body: str | None = None
@@ -142,14 +142,14 @@ class Content(Record, frozen=True, kw_only=True):
     attachments: tuple[Attachment, ...] = ()
 
     def rendered(self) -> RenderedContent | None:
-        """What there is to send when nothing has to be rendered, else None."""
+        """The content of a command that needs no rendering, else None."""
         if self.subject is None or self.text_body is None:
             return None
         return RenderedContent(subject=self.subject, text_body=self.text_body, html_body=self.html_body)
 
 
-class Delivery(Record, frozen=True, kw_only=True):
-    """One logical mail: one SMTP envelope."""
+class Delivery(DomainRecord, frozen=True, kw_only=True):
+    """One mail with one SMTP envelope."""
 
     delivery_id: str
     source: Source
@@ -160,21 +160,21 @@ class Delivery(Record, frozen=True, kw_only=True):
     locale: str | None = None
     locale_used: str | None = None
     locale_fallback_used: bool | None = None
-    envelope: Envelope  # who is mailed: without the suppressed
+    envelope: Envelope  # without suppressed recipients
     suppressed_recipients: tuple[SuppressedRecipient, ...] = ()
-    subject: str | None = None  # never set where it could hold a login code
+    subject: str | None = None  # None in the priority lane, where it could hold a login code
     idempotency_key: str
     parent_delivery_id: str | None = None
     attempt_count: int = 0  # attempt records so far; the newest has this number
-    retries_used: int = 0  # lost owners use up none, so this is not attempt_count - 1
+    retries_used: int = 0  # not attempt_count - 1: attempts after a lost owner don't count
     begun_losses: int = 0  # begun attempts whose owner was lost
     next_attempt_at_ms: int | None = None
     failure: Failure | None = None
     message_id: str
     request_id: str | None = None
     trace_id: str | None = None
-    traceparent: str | None = None  # W3C Trace Context: of the span that accepted
-    requested_at_ms: int | None = None  # as the caller of the stream said
+    traceparent: str | None = None  # W3C Trace Context, of the `accept` span
+    requested_at_ms: int | None = None  # from the stream command
     resent_by: str | None = None
     created_at_ms: int
     updated_at_ms: int
@@ -183,11 +183,11 @@ class Delivery(Record, frozen=True, kw_only=True):
 
     @property
     def secret(self) -> bool:
-        """Its content holds a login code and is shown to nobody, in its resends neither."""
+        """Whether the content may hold a login code and is hidden from operators, also in resends."""
         return self.lane is Lane.PRIORITY
 
 
-class Attempt(Record, frozen=True, kw_only=True):
+class Attempt(DomainRecord, frozen=True, kw_only=True):
     """One try to hand a delivery to the provider."""
 
     delivery_id: str
@@ -204,8 +204,8 @@ class Attempt(Record, frozen=True, kw_only=True):
     outcome_unknown: bool = False
 
 
-class DeadLetter(Record, frozen=True, kw_only=True):
-    """A delivery that was given up and waits for an operator."""
+class DeadLetter(DomainRecord, frozen=True, kw_only=True):
+    """A delivery that failed after all retries and waits for an operator."""
 
     delivery_id: str
     reason: str  # "retries_exhausted" | "crash_loop"
@@ -214,17 +214,17 @@ class DeadLetter(Record, frozen=True, kw_only=True):
     created_at_ms: int
 
 
-class IdempotencyRecord(Record, frozen=True, kw_only=True, array_like=True):
-    """What (source, idempotency key) stands for. Stored as an array: there is one for each delivery, and only we read it."""
+class IdempotencyRecord(DomainRecord, frozen=True, kw_only=True, array_like=True):
+    """The request that used this source and idempotency key. Stored as an array to save memory: every delivery has one."""
 
     fingerprint: str  # of the request (`fingerprint.fingerprint`)
     delivery_id: str
-    outcome: str  # "sent" | "suppressed": what the first request was answered
-    expires_at_ms: int  # from then on it counts as absent, whether or not its key is gone
+    outcome: str  # "sent" | "suppressed": the answer to the first request
+    expires_at_ms: int  # from then on the record does not count, even if its key still exists
 
 
-class MalformedCommand(Record, frozen=True, kw_only=True):
-    """A stream entry that could not be accepted, kept for operators."""
+class MalformedCommand(DomainRecord, frozen=True, kw_only=True):
+    """A malformed stream entry, stored for operators."""
 
     entry_id: str
     fields: Mapping[str, str]
@@ -233,8 +233,8 @@ class MalformedCommand(Record, frozen=True, kw_only=True):
     recorded_at_ms: int
 
 
-class Suppression(Record, frozen=True, kw_only=True):
-    """Nobody is mailed at this address, or in this domain (`@example.org`)."""
+class Suppression(DomainRecord, frozen=True, kw_only=True):
+    """An address, or a whole domain (`@example.org`), that receives no mail."""
 
     address: str
     reason: str
@@ -242,15 +242,15 @@ class Suppression(Record, frozen=True, kw_only=True):
     created_at_ms: int
 
 
-class SendResult(Record, frozen=True, kw_only=True):
-    """A provider's classified answer to one attempt. Secrets and bodies are never in it."""
+class SendResult(DomainRecord, frozen=True, kw_only=True):
+    """A provider's classified answer to one attempt, without secrets and bodies."""
 
     result: Result
-    status: AttemptStatus  # how the attempt ends
+    status: AttemptStatus  # the attempt's final status
     failure: Failure | None = None
     provider_code: str | None = None  # "250 2.0.0"
     refused_recipients: tuple[RefusedRecipient, ...] = ()
-    outcome_unknown: bool = False  # the provider may have the message all the same
+    outcome_unknown: bool = False  # the provider may have the message
 
 
 R = TypeVar("R", bound=Struct)
@@ -260,12 +260,12 @@ _DECODERS: Final[dict[type[Struct], msgspec.json.Decoder[Any]]] = {}
 
 
 def encode(record: Struct) -> bytes:
-    """Canonical JSON: members sorted, no white space, defaults left out. Equal records give equal bytes."""
+    """Canonical JSON: sorted members, no white space, no defaults. Equal records have equal encodings."""
     return _ENCODER.encode(record)
 
 
 def decode(data: bytes, kind: type[R]) -> R:
-    """The record that `encode` spelt. Raises msgspec.ValidationError (a ValueError) where it is none."""
+    """Decodes a record. Raises msgspec.ValidationError (a ValueError) for invalid data."""
     decoder = _DECODERS.get(kind)
     if decoder is None:
         decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)

@@ -1,7 +1,7 @@
-"""Sending a finished delivery again, as a new one. Pure.
+"""Resends a finished delivery as a new delivery, its clone. Pure.
 
-The clone starts from what the parent was asked for: its original envelope (who is suppressed now is dropped by
-acceptance), its content, what was rendered of it, and its lane.
+The clone has the parent's requested envelope, content, rendered content and lane. Acceptance drops the recipients that
+are suppressed now.
 """
 
 from galaxy_mail.domain.acceptance import MailRequest
@@ -12,11 +12,11 @@ from galaxy_mail.domain.states import TERMINAL
 
 
 class ResendNotAllowed(GalaxyMailError):
-    """This delivery can't be sent again as it is. Nothing was written."""
+    """The delivery can't be resent. Nothing was written."""
 
 
 def resend_fingerprint(parent_delivery_id: str) -> str:
-    """What an idempotency key of a resend stands for: the parent, and not why or by whom it is sent again."""
+    """The fingerprint of a resend: only the parent counts, not the reason or the operator."""
     return fingerprint({"source": Source.OPERATOR_RESEND.value, "parent_delivery_id": parent_delivery_id})
 
 
@@ -32,7 +32,7 @@ def resend_request(
     trace_id: str | None = None,
     traceparent: str | None = None,
 ) -> MailRequest:
-    """The clone as a request. Raises ResendNotAllowed unless the parent has ended and its content is still there."""
+    """The clone's request. Raises ResendNotAllowed unless the parent is terminal and its content exists."""
     if parent.status not in TERMINAL:
         raise ResendNotAllowed(
             f"Only a delivery in a terminal state can be resent; this one is {parent.status}."

@@ -1,4 +1,4 @@
-"""Which moves a delivery and an attempt may make. Whatever changes a status asks here; what follows is computed."""
+"""The state tables of deliveries and attempts. Every change of a status goes through this module."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,10 +13,10 @@ A = AttemptStatus
 
 DELIVERY_MOVES: Final[Mapping[S, frozenset[S]]] = {
     S.ACCEPTED: frozenset({S.QUEUED, S.SUPPRESSED}),
-    # FAILED: would not render. SUPPRESSED: every recipient was suppressed since. DEAD_LETTER: crash loop.
+    # FAILED: render failure. SUPPRESSED: every recipient was suppressed after acceptance. DEAD_LETTER: crash loop.
     S.QUEUED: frozenset({S.RENDERED, S.SENDING, S.FAILED, S.SUPPRESSED, S.DEAD_LETTER}),
     S.RENDERED: frozenset({S.SENDING, S.SUPPRESSED, S.DEAD_LETTER}),
-    # QUEUED: retry, or work returned. RENDERED: work returned whose content is fixed.
+    # QUEUED: retry or release. RENDERED: release after rendering.
     S.SENDING: frozenset({S.SENT, S.SUPPRESSED, S.FAILED, S.DEAD_LETTER, S.QUEUED, S.RENDERED}),
     S.SENT: frozenset(),
     S.SUPPRESSED: frozenset(),
@@ -26,9 +26,9 @@ DELIVERY_MOVES: Final[Mapping[S, frozenset[S]]] = {
 TERMINAL: Final = frozenset(status for status, moves in DELIVERY_MOVES.items() if not moves)
 
 ATTEMPT_MOVES: Final[Mapping[A, frozenset[A]]] = {
-    # PROVIDER_REJECTED: render failure or late suppression, without a call. TIMED_OUT: crash loop.
+    # PROVIDER_REJECTED: render failure or late suppression, without a provider call. TIMED_OUT: crash loop.
     A.SCHEDULED: frozenset({A.IN_PROGRESS, A.PROVIDER_REJECTED, A.TIMED_OUT}),
-    # SCHEDULED: work returned before the provider could have taken the message.
+    # SCHEDULED: release before the provider can have the message.
     A.IN_PROGRESS: frozenset(
         {A.PROVIDER_ACCEPTED, A.PROVIDER_REJECTED, A.TRANSPORT_FAILED, A.TIMED_OUT, A.SCHEDULED}
     ),
@@ -41,7 +41,7 @@ FINISHED: Final = frozenset(status for status, moves in ATTEMPT_MOVES.items() if
 
 
 class IllegalMove(GalaxyMailError):
-    """A status would change in a way that the tables above lack: a bug, and nothing was written."""
+    """The tables above do not allow this change of a status. A bug; nothing was written."""
 
     def __init__(self, what: str, before: S | A, after: S | A) -> None:
         super().__init__(f"{what} may not go from {before} to {after}")
@@ -51,7 +51,7 @@ class IllegalMove(GalaxyMailError):
 
 
 def move(delivery: Delivery, *path: S, at_ms: int, **changes: Any) -> Delivery:
-    """This delivery after the moves of `path`, one write. Raises IllegalMove when the table lacks one of them."""
+    """The delivery after the moves of `path`, which are one write. Raises IllegalMove if the table lacks a move."""
     status = delivery.status
     for to in path:
         if to not in DELIVERY_MOVES[status]:
@@ -63,7 +63,7 @@ def move(delivery: Delivery, *path: S, at_ms: int, **changes: Any) -> Delivery:
 
 
 def move_attempt(attempt: Attempt, to: A, **changes: Any) -> Attempt:
-    """This attempt in status `to`. Raises IllegalMove when the table lacks the move."""
+    """The attempt in status `to`. Raises IllegalMove if the table lacks the move."""
     if to not in ATTEMPT_MOVES[attempt.status]:
         raise IllegalMove(f"attempt {attempt.delivery_id}:{attempt.attempt_no}", attempt.status, to)
     return replace(attempt, status=to, **changes)

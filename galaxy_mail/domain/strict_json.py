@@ -1,7 +1,7 @@
-"""JSON as both intakes take it: one text, one value (RFC 8259 as bounded by RFC 7493).
+"""The strict JSON decoder of both intakes (RFC 8259 restricted by RFC 7493).
 
-Two readers of the same text must not see different requests, and two spellings of a value must have one fingerprint.
-So names come once, numbers stay within what a double holds exactly, and `1.0` is read as `1`.
+Every decoder must see the same request in a text, and equal values must have one fingerprint. So names are unique in an
+object, numbers are limited to what a double holds exactly, and `1.0` is decoded as `1`.
 """
 
 import json
@@ -16,18 +16,18 @@ from galaxy_mail.domain.records import Json
 MAX_DEPTH: Final = 32
 MAX_NUMBER: Final = (
     2**53 - 1
-)  # beyond it neighbouring integers share one double (RFC 7493 §2.2, RFC 8785 §3.2.2.3)
+)  # above, neighbouring integers share one double (RFC 7493 §2.2, RFC 8785 §3.2.2.3)
 ITEMS_MAX: Final = (
-    100_000  # commas between values: ten megabytes of them would hold the event loop for seconds
+    100_000  # commas between values: ten megabytes of them would block the event loop for seconds
 )
 NAME_SHOWN_MAX: Final = 64  # of a name in an error message
 
 _BOM: Final = b"\xef\xbb\xbf"
-_DIGITS_SURE: Final = 15  # so many characters never spell an integer beyond MAX_NUMBER
+_DIGITS_SURE: Final = 15  # an integer of this length is always below MAX_NUMBER
 _DIGITS_MAX: Final = (
-    17  # a sign and sixteen digits; more are refused before the conversion, whose cost is quadratic
+    17  # a sign and sixteen digits; longer ones are refused before the conversion, whose cost is quadratic
 )
-# As many commas outside of strings; possessive, so that time is linear in the text that it takes to find them.
+# More than ITEMS_MAX commas outside of strings. Possessive quantifiers keep the time linear.
 _TOO_MANY_ITEMS: Final = re.compile(
     rb'(?>[^",]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^",]*+)*+,){%d}+' % (ITEMS_MAX + 1), re.DOTALL
 )
@@ -36,7 +36,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 class StrictJsonError(GalaxyMailError, ValueError):
-    """The bytes are not one JSON value that everybody reads alike. The message never repeats a value."""
+    """The bytes are not strict JSON. The message quotes no value."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -44,15 +44,15 @@ class StrictJsonError(GalaxyMailError, ValueError):
 
 
 def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
-    """The value that these bytes spell. Raises StrictJsonError, and nothing else, for bytes that are refused.
+    """Decodes a JSON text. Raises StrictJsonError for all other bytes.
 
-    Equal values (RFC 8785) come out equal: an integral number as `int`, whatever its spelling.
+    Values that are equal by RFC 8785 are decoded as equal values: an integral number is always an `int`.
     """
     if len(data) > ITEMS_MAX and _has_too_many_items(data):
         raise StrictJsonError(f"more than {ITEMS_MAX} members and elements")
     problem = ""
     value: Json = None
-    # Errors are raised below the handlers: those of the decoders hold the whole text, secrets included.
+    # Errors are raised after the handlers: the decoders' exceptions hold the whole text, including secrets.
     try:
         text = data.decode("utf-8")
         value = _DECODER.decode(text)
@@ -68,7 +68,7 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
         problem = "empty"
     if problem:
         raise StrictJsonError(problem)
-    # Every level opens with a bracket, so few brackets, in strings or not, settle it without a look at the value.
+    # Every level opens with a bracket, so a text with few brackets needs no check of the value.
     if data.count(b"[") + data.count(b"{") > max_depth and _deeper_than(max_depth, value):
         raise StrictJsonError(f"nested deeper than {max_depth} levels")
     if _SURROGATE_ESCAPE.search(data) and not _encodable(value):
@@ -77,7 +77,7 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
 
 
 def shown_name(name: str) -> str:
-    """A member's name as an error message may hold it: printable and short."""
+    """A member's name for an error message: printable and short."""
     printable = "".join(
         char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name[:NAME_SHOWN_MAX]
     )
@@ -117,7 +117,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _has_too_many_items(data: bytes) -> bool:
-    """Found before the value is built; long texts may have as many commas as they like."""
+    """Whether there are too many commas, checked before decoding. Commas in strings don't count."""
     return data.count(b",") > ITEMS_MAX and _TOO_MANY_ITEMS.match(data) is not None
 
 

@@ -22,10 +22,11 @@ from galaxy_mail.http.suppressions import Suppressions
 from galaxy_mail.http.templates import Templates
 from galaxy_mail.http.tokens import Forbidden, Tokens, Unauthorized
 from galaxy_mail.intake.intake import Intake
+from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.reader import Reader
 from galaxy_mail.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -40,6 +41,7 @@ class ApiParts(Struct, frozen=True, kw_only=True):
     reader: Reader
     suppressions: SuppressionList
     resending: Resending
+    resend_jobs: ResendJobRunner
     catalog: Catalog
     supervisor: Supervisor
     checks: Callable[[], Checks]  # what `/readyz` shows
@@ -122,7 +124,7 @@ def build_app(api: ApiParts) -> App:
     """The whole API. Every route is declared with its role by the group that it belongs to."""
     groups: tuple[Routes, ...] = (
         LoginCodes(api.intake, api.metrics),
-        Deliveries(api.reader, api.resending),
+        Deliveries(api.reader, api.resending, api.resend_jobs),
         Review(api.reader),
         Suppressions(api.suppressions, api.reader),
         Templates(api.catalog),

@@ -7,7 +7,7 @@ whole grace. Here nothing is cancelled by a client that leaves; each request end
 """
 
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 import trio
@@ -18,9 +18,6 @@ from quart_trio.wrappers import TrioRequest
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.invalid import InvalidRequest, too_large
 from galaxy_mail.http.responses import Header, Response
-
-if TYPE_CHECKING:
-    from galaxy_mail.http.app import App
 
 # What may still come of a body that was refused. Read to its end, so that the client reads the answer and not a reset
 # connection (RFC 9112 §9.6); beyond it, the connection closes.
@@ -89,10 +86,16 @@ class HttpRequest(TrioRequest):
         return message.get("body", b"")
 
 
+class Answering(Protocol):
+    """The app, as its connections see it."""
+
+    async def answer(self, request: HttpRequest) -> Response: ...
+
+
 class Connection(TrioASGIHTTPConnection):
     """Answers one request. Hypercorn makes one for each."""
 
-    app: "App"
+    app: Answering  # type: ignore[assignment]  # a QuartTrio, of which only this is used
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         self.scope["path"] = self.scope["path"] or "/"  # RFC 9112 §3.2.1; quart looks at its first character

@@ -23,8 +23,9 @@ from galaxy_mail.http.responses import REPLAYED, Response, json_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import attempt_view, delivery_view, resend_job_view
+from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending, UnknownParent
-from galaxy_mail.storage.records.reader import Filter, Reader
+from galaxy_mail.storage.reader import Filter, Reader
 
 _CURSOR: Final = r.cursor(DELIVERY_ID)
 _STATUS: Final = r.one_of(DeliveryStatus)
@@ -36,9 +37,10 @@ _PACE: Final = r.number(1, PER_SECOND_MAX)
 class Deliveries:
     """Finds deliveries, tells their story, and resends them."""
 
-    def __init__(self, reader: Reader, resending: Resending) -> None:
+    def __init__(self, reader: Reader, resending: Resending, resend_jobs: ResendJobRunner) -> None:
         self._reader = reader
         self._resending = resending
+        self._resend_jobs = resend_jobs
 
     def routes(self) -> tuple[Route, ...]:
         one = f"{API}/deliveries/<delivery_id>"
@@ -137,7 +139,7 @@ class Deliveries:
             created_by=asked.created_by,
             reason=asked.reason,
         ) as action:
-            job, replayed = await self._resending.start_job(asked, members.values, idempotency_key=key)
+            job, replayed = await self._resend_jobs.start(asked, members.values, idempotency_key=key)
             action.found(job_id=job.job_id, replayed=replayed)
         if replayed:
             return json_response(resend_job_view(job), REPLAYED)
@@ -146,7 +148,7 @@ class Deliveries:
 
     async def job(self, request: HttpRequest, job_id: str) -> Response:
         r.query_members(request).finish()
-        job = await self._resending.job(job_id)
+        job = await self._resend_jobs.get(job_id)
         if job is None:
             raise NothingThere("resend job")
         return json_response(resend_job_view(job))

@@ -40,7 +40,7 @@ class LoginCodes:
             headers.getlist("Idempotency-Key"),
             body,
             content_type=headers.get("Content-Type"),
-            delivery_id=new_delivery_id(self._intake.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
+            delivery_id=new_delivery_id(self._intake.clock.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
             request_id=tracing.request_id,
             trace_id=tracing.trace_id,
             traceparent=tracing.traceparent,

@@ -14,6 +14,7 @@ from galaxy_mail.domain.ids import (
     IDEMPOTENCY_KEY_MAX_CHARS,
     TEMPLATE_ID,
     TEMPLATE_ID_MAX_CHARS,
+    trace_id_in,
     valid_traceparent,
     valid_tracing_id,
 )
@@ -21,7 +22,7 @@ from galaxy_mail.domain.json_body import Members, Parse, WrongValue, text_value
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.strict_json import MAX_NUMBER, shown_name
 from galaxy_mail.http.connection import HttpRequest
-from galaxy_mail.storage.records.reader import Position
+from galaxy_mail.storage.reader import Position
 
 BODY_MAX_BYTES: Final = 16 * 1024
 LIMIT_DEFAULT: Final = 50
@@ -45,7 +46,7 @@ class Tracing(Struct, frozen=True):
         traceparent = valid_traceparent(headers.get("Traceparent"))
         return cls(
             request_id=valid_tracing_id(headers.get("X-Request-Id")),
-            trace_id=traceparent[3:35] if traceparent else None,  # version, trace id, parent id, flags
+            trace_id=trace_id_in(traceparent) if traceparent else None,
             traceparent=traceparent,
         )
 

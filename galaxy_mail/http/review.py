@@ -12,7 +12,7 @@ from galaxy_mail.http.responses import Response, json_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import dead_letter_view, malformed_command_view
-from galaxy_mail.storage.records.reader import Page, Position, Reader
+from galaxy_mail.storage.reader import Page, Position, Reader
 
 
 class Review:

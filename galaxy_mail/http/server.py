@@ -162,7 +162,9 @@ class HttpServer:
     ) -> None:
         """As `hypercorn.trio.serve`, except that a connection on which something breaks takes no other with it."""
         context = WorkerContext(max_requests=None)
-        connections = partial(_Connection, ASGIWrapper(self._app), _hypercorn(), context, ConnectionState({}))
+        connections = partial(
+            _TcpConnection, ASGIWrapper(self._app), _hypercorn(), context, ConnectionState({})
+        )
         with self._listener.dup() as duplicate, shield:  # it is closed with the listener that is made of it
             listener = self._trio_listener(duplicate)
             async with trio.open_nursery() as handlers:
@@ -187,7 +189,7 @@ class HttpServer:
         )
 
 
-class _Connection(TCPServer):
+class _TcpConnection(TCPServer):
     """One connection, served by hypercorn over HTTP/1.1 alone."""
 
     _left = False  # the client has closed its end
@@ -268,11 +270,11 @@ def _hypercorn() -> Config:
     config.keep_alive_max_requests = 1_000_000
     config.ssl_handshake_timeout = HANDSHAKE_WITHIN_S
     config.include_server_header = False
-    config.logger_class = _Log
+    config.logger_class = _HypercornLog
     return config
 
 
-class _Log(Logger):
+class _HypercornLog(Logger):
     """Hypercorn's words as lines of ours. Requests are logged by the app, which knows more about them."""
 
     def __init__(self, config: Config) -> None:

@@ -8,6 +8,7 @@ import trio
 from galaxy_mail.domain.addresses import BadAddress, parse_suppression_entry
 from galaxy_mail.domain.errors import FieldError
 from galaxy_mail.domain.invalid import Fault, InvalidRequest
+from galaxy_mail.domain.media_type import name_of
 from galaxy_mail.domain.records import Suppression
 from galaxy_mail.http import requests as r
 from galaxy_mail.http import suppression_csv
@@ -19,7 +20,7 @@ from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import suppression_view
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.reader import Reader
 
 IMPORT_MAX_BYTES: Final = 5 * 1024 * 1024
 AT_A_TIME: Final = 500
@@ -71,7 +72,7 @@ class Suppressions:
             address=_entry(address),
             reason=members.need("reason", r.reason, ""),
             created_by=members.take("created_by", r.person, known(request)),
-            created_at_ms=self._reader.now_ms(),
+            created_at_ms=self._reader.clock.now_ms(),
         )
         members.finish()
         with audited(
@@ -91,14 +92,17 @@ class Suppressions:
 
     async def take_csv(self, request: HttpRequest) -> Response:
         r.query_members(request).finish()
-        media_type = (request.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
-        if media_type != "text/csv":
+        if name_of(request.headers.get("Content-Type")) != "text/csv":
             problem = FieldError("Content-Type", "must be text/csv")
             raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
         body = await request.read_body(IMPORT_MAX_BYTES)
         with audited(request, "import_suppressions") as action:
             entries = await trio.to_thread.run_sync(
-                suppression_csv.decode, body, known(request), self._reader.now_ms(), abandon_on_cancel=True
+                suppression_csv.decode,
+                body,
+                known(request),
+                self._reader.clock.now_ms(),
+                abandon_on_cancel=True,
             )
             added = 0
             for first in range(0, len(entries), AT_A_TIME):

@@ -28,7 +28,9 @@ from msgspec import Struct
 
 from galaxy_mail.domain import addresses
 from galaxy_mail.domain.addresses import BadAddress, parse_address
+from galaxy_mail.domain.base64 import base64_bytes
 from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.media_type import parse_media_type
 from galaxy_mail.domain.records import Attachment
 from galaxy_mail.providers.provider import Message
 
@@ -54,7 +56,7 @@ class BadMessage(GalaxyMailError, ValueError):
     """
 
 
-class _Part(NamedTuple):
+class _MimePart(NamedTuple):
     chunks: tuple[bytes, ...]  # header fields, blank line, body
     eight_bit: bool = False
     verbatim: bytes = b""  # the body as far as a boundary could occur in it: no encoding has "=_"
@@ -248,10 +250,10 @@ def _utf8(where: str, text: str) -> bytes:
 # Body
 
 
-def _body(message: Message, *, eight_bit: bool) -> _Part:
+def _body(message: Message, *, eight_bit: bool) -> _MimePart:
     content = message.content
-    inline: list[_Part] = []
-    attached: list[_Part] = []
+    inline: list[_MimePart] = []
+    attached: list[_MimePart] = []
     for at, attachment in enumerate(message.attachments):
         part = _attachment(f"attachments[{at}]", attachment)
         # Without HTML nothing can refer to an inline attachment, and only mixed is sure to show it.
@@ -283,7 +285,7 @@ def _marker(delivery_id: str, *verbatim: bytes) -> bytes:
     raise BadMessage("text_body, html_body: no boundary is left")
 
 
-def _multipart(subtype: bytes, boundary: bytes, *children: _Part) -> _Part:
+def _multipart(subtype: bytes, boundary: bytes, *children: _MimePart) -> _MimePart:
     eight_bit = any(child.eight_bit for child in children)
     chunks: list[bytes] = [
         b'Content-Type: multipart/%b;\r\n boundary="%b"\r\n' % (subtype, boundary),
@@ -294,7 +296,7 @@ def _multipart(subtype: bytes, boundary: bytes, *children: _Part) -> _Part:
     for child in children:
         chunks += (delimiter, CRLF, *child.chunks)
     chunks.append(delimiter + b"--")
-    return _Part(tuple(chunks), eight_bit)
+    return _MimePart(tuple(chunks), eight_bit)
 
 
 _UNPRINTABLE: Final = bytes(
@@ -302,7 +304,7 @@ _UNPRINTABLE: Final = bytes(
 )  # NUL may not be sent as it is, the others had better not
 
 
-def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _Part:
+def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _MimePart:
     """A text part, as it is where relays must leave it alone, else in the shorter encoding."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -317,13 +319,13 @@ def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _Part:
         and len(data.translate(None, _UNPRINTABLE)) == len(data)
     ):
         body = data.replace(b"\n", CRLF)
-        return _Part((head % (b"7bit" if ascii_only else b"8bit"), body), not ascii_only, body)
+        return _MimePart((head % (b"7bit" if ascii_only else b"8bit"), body), not ascii_only, body)
     # b2a_qp with LF alone: given CRLF, it would take the first line's end for that of its soft breaks.
     encoded = b2a_qp(data)
     if len(encoded) <= len(data) // 3 * 4:
-        return _Part((head % b"quoted-printable", encoded.replace(b"\n", CRLF)))
+        return _MimePart((head % b"quoted-printable", encoded.replace(b"\n", CRLF)))
     in_base64 = b2a_base64(data.replace(b"\n", CRLF), newline=False)
-    return _Part((head % b"base64", _base64_lines(in_base64)))
+    return _MimePart((head % b"base64", _base64_lines(in_base64)))
 
 
 def _has_long_line(data: bytes) -> bool:
@@ -337,7 +339,7 @@ def _has_long_line(data: bytes) -> bool:
     return False
 
 
-def _attachment(where: str, attachment: Attachment) -> _Part:
+def _attachment(where: str, attachment: Attachment) -> _MimePart:
     content_id = attachment.content_id
     head = _content_type(where, attachment.content_type) + "Content-Transfer-Encoding: base64\r\n"
     if content_id is not None:
@@ -348,32 +350,19 @@ def _attachment(where: str, attachment: Attachment) -> _Part:
         head += f"Content-ID: <{content_id}>\r\n"
     disposition = "attachment" if content_id is None else "inline"
     head += f"Content-Disposition: {disposition}{_filename(where, attachment.filename)}\r\n\r\n"
-    return _Part((head.encode(), _base64_lines(_base64(where, attachment.content_base64))))
-
-
-_MIME_NAME: Final = r"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]+"  # RFC 2045 §5.1: a token
-_MEDIA_TYPE: Final = re.compile(rf"({_MIME_NAME})/({_MIME_NAME})(.*)", re.ASCII)
-_PARAMETER: Final = re.compile(rf'\s*;\s*({_MIME_NAME}=(?:{_MIME_NAME}|"(?:[^"\\]|\\.)*"))', re.ASCII)
-_CONTENT_TYPE_MAX: Final = 512
+    return _MimePart((head.encode(), _base64_lines(_base64(where, attachment.content_base64))))
 
 
 @lru_cache(maxsize=64)
 def _content_type(where: str, content_type: str) -> str:
     _refuse_line_ends(f"{where}.content_type", content_type)
-    media_type = _MEDIA_TYPE.fullmatch(content_type.strip())
-    if not media_type or not content_type.isascii() or len(content_type) > _CONTENT_TYPE_MAX:
+    media_type = parse_media_type(content_type)
+    if media_type is None:
         raise BadMessage(f"{where}.content_type: not a media type")
-    kind, subtype, rest = media_type.groups()
-    if kind.lower() in ("multipart", "message"):
+    if media_type.type.lower() in ("multipart", "message"):
         # RFC 2046 §5: these may not be in base64, which alone brings the bytes over unchanged.
         return "Content-Type: application/octet-stream\r\n"
-    lines = [f"Content-Type: {kind}/{subtype}"]
-    at = 0
-    while parameter := _PARAMETER.match(rest, at):
-        lines.append(parameter[1])
-        at = parameter.end()
-    if rest[at:].strip(" \t;"):
-        raise BadMessage(f"{where}.content_type: not a media type")
+    lines = [f"Content-Type: {media_type.type}/{media_type.subtype}", *media_type.parameters]
     return ";\r\n ".join(lines) + "\r\n"
 
 
@@ -405,15 +394,13 @@ def _filename(where: str, filename: str) -> str:
     return "".join([f";\r\n filename*{at}*={piece}" for at, piece in enumerate(pieces)])
 
 
-_BASE64_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _MANY_LINES: Final = BinaryLayout(f"{_BASE64_LINE}s" * 256)
 
 
 def _base64(where: str, content: str) -> bytes:
     """The content, checked: it is sent in the encoding that it came in, only cut into lines."""
-    data = content.encode("ascii", "replace")
-    padding = data.translate(None, _BASE64_ALPHABET)
-    if len(data) % 4 or padding not in (b"", b"=", b"==") or not data.endswith(padding):
+    data = base64_bytes(content)
+    if data is None:
         raise BadMessage(f"{where}.content_base64: not base64 (RFC 4648 §4)")
     return data
 

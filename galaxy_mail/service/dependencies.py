@@ -1,6 +1,6 @@
-"""What a service has around it: Redis, a relay, templates, a clock.
+"""What a service depends on: Redis, a relay, templates, a clock.
 
-Processes have the real ones; the simulation gives the same service a world of its own.
+In production these are real; the simulation passes its own.
 """
 
 from collections.abc import Callable
@@ -16,23 +16,27 @@ from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.settings.redis_address import RedisAddress
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.durability import Durability
 from galaxy_mail.storage.links.gateway import Gateway, GatewayStatistics, OnConnect
 from galaxy_mail.storage.links.protocol import RedisLink
 
 NO_DOMAIN: Final = "galaxy-mail.invalid"  # of Message-ID where the stub has no sender's address
-REDIS_WITHIN_S: Final = 3.0  # an answer that takes longer is none
+REDIS_WITHIN_S: Final = 3.0  # the time-out of each call
 REDIS_AT_LEAST_S: Final = (
-    1.0  # however little a request may take: batches of commands need more than a request
+    1.0  # however short the time-out of requests is: batches of commands take longer than a request
 )
 AFTER_GRACE_S: Final = 0.5  # what a slot's provider may still wait for once the grace of a stop is over
 
 
 class RedisGateway(RedisLink, Protocol):
-    """The gateway as the service sees it: an actor that is also the way to Redis."""
+    """The gateway as the service uses it: an actor, and the link to Redis."""
 
     @property
     def connected(self) -> bool: ...
+
+    @property
+    def clock(self) -> Clock: ...
 
     async def run(self) -> None: ...
 
@@ -48,10 +52,6 @@ class Dependencies(Protocol):
 
     def catalog(self) -> Catalog: ...
 
-    def script_now(self) -> Callable[[], int] | None:
-        """The clock of the scripts; None is the server's own."""
-        ...
-
 
 class ProductionDependencies:
     """Redis over its gateway, and the relay or the stub that the configuration names."""
@@ -59,7 +59,7 @@ class ProductionDependencies:
     def __init__(self, config: Config, address: RedisAddress) -> None:
         self._address = address
         self._durability = Durability(config.redis_durability)
-        # Well within a request's own time, so that a caller hears of Redis and not of a time-out.
+        # Shorter than a request's own time-out, so that the caller's error names Redis.
         share_s = 0.6 * config.operator_request_timeout_ms / 1000
         self.redis_timeout_s = max(REDIS_AT_LEAST_S, min(REDIS_WITHIN_S, share_s))
         self._templates = config.template_dir or bundled_templates()
@@ -76,9 +76,6 @@ class ProductionDependencies:
     def catalog(self) -> Catalog:
         """Raises BrokenCatalog."""
         return Catalog.load(self._templates, limits=RenderLimits())
-
-    def script_now(self) -> None:
-        return None
 
 
 def provider_factory(config: Config) -> Callable[[], Provider]:

@@ -13,12 +13,12 @@ from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from galaxy_mail.domain.addresses import BadAddress, parse_address, parse_allowlist
+from galaxy_mail.domain.secrets import MASK, mentions_secret
+from galaxy_mail.network.loopback import is_loopback
 from galaxy_mail.settings.redis_address import InvalidRedisAddress, RedisAddress, parse_redis_address
 
 T = TypeVar("T")
 Choice = TypeVar("Choice", bound=str)
-
-MASK: Final = "***"
 
 
 class HostPort(NamedTuple):
@@ -30,8 +30,7 @@ class HostPort(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether what is said there stays on this machine."""
-        host = self.host.lower()
-        return host in {"localhost", "::1"} or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -271,7 +270,11 @@ def hidden_credentials(url: str) -> str:
     """The URL, or host:port, without the password before the last @ and without secret values in its query."""
     scheme, separator, rest = url.rpartition("://")
     userinfo, at, place = rest.rpartition("@")
-    place = re.sub(r"(?i)((?:password|secret|token)[^=&]*=)[^&]*", rf"\g<1>{MASK}", place)
+    place = re.sub(
+        r"([^?&=]*)=([^&]*)",
+        lambda pair: f"{pair[1]}={MASK if mentions_secret(pair[1].encode()) else pair[2]}",
+        place,
+    )
     user, colon, _ = userinfo.partition(":")
     if colon:
         userinfo = f"{user}:{MASK}"

@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.secrets import MASK, is_secret_name
 
 REDIS_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
@@ -20,7 +21,6 @@ _SENTINEL_PARAMETERS: Final = {
     "sentinel_username": "sentinel_username",
     "sentinel_password": "sentinel_password",
 }
-_SECRET: Final = frozenset({"password", "sentinel_password"})
 
 
 class InvalidRedisAddress(GalaxyMailError, ValueError):
@@ -46,7 +46,7 @@ class RedisAddress(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
 
     def __repr__(self) -> str:
         shown = (
-            f"{name}={'***' if name in _SECRET else repr(value)}"
+            f"{name}={MASK if is_secret_name(name) else repr(value)}"
             for name in self.__struct_fields__
             if (value := getattr(self, name)) not in (None, (), False, 0)
         )

@@ -1,6 +1,6 @@
-"""Spans that OpenTelemetry gets to see.
+"""Spans that OpenTelemetry records.
 
-Only the API is used here; `otlp.py` brings the SDK.
+This module uses only the API; `otlp.py` sets the SDK up.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
 class LiveTraces(Traces):
-    """Makes spans with a provider's tracer, and closes that provider at the end."""
+    """Starts spans with a provider's tracer, and closes that provider at the end."""
 
     on = True
 
@@ -41,10 +41,11 @@ class LiveTraces(Traces):
         self._provider = provider
         self._tracer = provider.get_tracer(SCOPE)
 
-    def accepting(self, source: str, traceparent: str | None = None) -> Span:
+    def accepting(self, source: str, delivery_id: str | None, traceparent: str | None = None) -> Span:
         kind = SpanKind.CONSUMER if source == Source.NOTIFICATION else SpanKind.SERVER
         parent = _context_of(traceparent) if traceparent else None
-        return self._start("accept", kind, {"source": str(source)}, parent=parent)
+        attributes = {"source": str(source), "delivery_id": delivery_id}
+        return self._start("accept", kind, attributes, parent=parent)
 
     def rendering(self, delivery: Delivery) -> Span:
         attributes = {"template_id": delivery.template_id, "locale": delivery.locale}
@@ -58,7 +59,7 @@ class LiveTraces(Traces):
         return self._start("resend", SpanKind.SERVER, {"parent_delivery_id": parent_delivery_id})
 
     async def flush_and_close(self, within_s: float) -> None:
-        shut_down = getattr(self._provider, "shutdown", None)  # the API has none, the SDK has
+        shut_down = getattr(self._provider, "shutdown", None)  # the API has no such method, the SDK has
         if shut_down is None:
             return
         with trio.move_on_after(within_s) as deadline:
@@ -128,13 +129,13 @@ class _LiveSpan(Span):
         if self._token is not None:
             detach(self._token)
             self._token = None
-        if error is not None:  # by its name alone: what it says may hold what was to be sent
+        if error is not None:  # the name alone: the message may quote the mail
             self.failed(type(error).__name__)
         self._span.end()
 
 
 def _context_of(traceparent: str) -> Context:
-    """The context that it names; one without a span where it names none. Never the current one."""
+    """The context that this traceparent names. An invalid one gives an empty context, and not the current one."""
     return _PROPAGATOR.extract({"traceparent": traceparent}, context=Context())
 
 

@@ -1,8 +1,8 @@
 """Log lines: structlog's, in JSON or for people, and what libraries log in the same form.
 
-Modules keep their logger as `log = structlog.get_logger()`. A line is one event with fields: what has a secret's name or
-is content is masked whatever it holds, and what is not plain data is shown as its type alone, because a record's `repr`
-shows all of it. A line that can't be written is lost, and never an error of who wrote it.
+Modules keep their logger as `log = structlog.get_logger()`. A line is one event with fields. Fields with a secret name and
+fields with content are masked. A value that is not plain data is shown as its type alone, because the `repr` of a record
+shows everything in it. A line that can't be written is lost; its writer gets no error.
 """
 
 import json
@@ -21,14 +21,13 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from galaxy_mail.domain.ids import trace_id_in
 from galaxy_mail.domain.records import Delivery
+from galaxy_mail.domain.secrets import MASK, OUR_NAMES, is_secret_name
 
 Format = Literal["json", "console"]
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-MASK: Final = "***"
-SECRET_NAMES: Final = frozenset({"code", "authorization"})  # as the whole name: `failure_code` is none
-SECRET_ENDINGS: Final = frozenset({"password", "secret", "token", "tokens", "secrets", "passwords"})
 CONTENT_NAMES: Final = frozenset(
     {"body", "text_body", "html_body", "content", "payload", "payload_json", "variables"}
 )
@@ -40,10 +39,10 @@ _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def delivery_fields(delivery: Delivery, attempt_no: int | None = None) -> dict[str, str | int | None]:
-    """What every line about a delivery carries. Its trace is its caller's, by either of the two ways to name one."""
+    """The fields of every line about a delivery. The trace is the caller's `trace_id`, or else that of its traceparent."""
     trace_id = delivery.trace_id
     if trace_id is None and delivery.traceparent is not None:
-        trace_id = delivery.traceparent[3:35]  # W3C Trace Context §3.2.2: version, trace id, parent id, flags
+        trace_id = trace_id_in(delivery.traceparent)
     return {
         "delivery_id": delivery.delivery_id,
         "source": delivery.source,
@@ -54,17 +53,12 @@ def delivery_fields(delivery: Delivery, attempt_no: int | None = None) -> dict[s
     }
 
 
-def delivery_log(log: Any, delivery: Delivery, attempt_no: int | None = None) -> Any:
-    """The logger with the fields of a delivery on each of its lines."""
-    return log.bind(**delivery_fields(delivery, attempt_no))
-
-
 def configure(
     level: str = "info", form: Format = "json", stream: BinaryIO | None = None
 ) -> Callable[[], None]:
-    """Sends every line of this process to `stream`, standard output by default. The answer undoes it, for tests.
+    """Sends every line of this process to `stream`, by default standard output. Tests call the result to undo it.
 
-    Loggers that exist already are included. Uncaught exceptions, of threads and finalisers too, become lines.
+    This includes loggers that exist already. Uncaught exceptions become lines, also those of threads and finalisers.
     """
     undo = _undo()
     stream = stream or sys.stdout.buffer
@@ -72,11 +66,11 @@ def configure(
     _OUT.level = LEVELS[level]
     colours = form == "console" and stream.isatty()
     _OUT.render = _json if form == "json" else _coloured if colours else _console
-    # The list stays the same object: loggers that were used before hold on to it.
+    # Changed in place: loggers that were used before keep this list.
     structlog.get_config()["processors"][:] = [_line]
     structlog.configure(wrapper_class=Log, logger_factory=lambda *_args: _OUT, cache_logger_on_first_use=True)
     logging.root.handlers[:] = [_FromLibraries()]
-    # Never their debug lines: those of HTTP and SMTP parsers hold what they carry.
+    # No debug lines of libraries: HTTP and SMTP parsers log there what they parse.
     logging.root.setLevel(max(_OUT.level, logging.INFO))
     logging.captureWarnings(capture=True)
     sys.excepthook = _uncaught
@@ -111,7 +105,7 @@ class Log(structlog.BoundLoggerBase):
 
 
 class _Output:
-    """Where lines go. There is one, so that all loggers follow when it is pointed elsewhere."""
+    """Where lines go. All loggers share one, so that `configure` reaches all of them."""
 
     def __init__(self) -> None:
         self.stream: BinaryIO | None = None  # None: standard output as it is then
@@ -133,7 +127,7 @@ class _Output:
 
 
 def _line(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
-    """The one processor: fields in, line out."""
+    """The only processor: turns fields into a line."""
     crash = event.pop("exc_info", None)
     line: dict[str, object] = {
         "timestamp": _timestamp(time.time()),
@@ -146,7 +140,7 @@ def _line(_logger: WrappedLogger, level: str, event: EventDict) -> bytes:
         elif type(value) in _PLAIN:
             line[name] = value if type(value) is not str or len(value) <= TEXT_MAX else _cut(value, TEXT_MAX)
         elif isinstance(value, StrEnum):
-            line[name] = value  # a word of ours, and as good as a string
+            line[name] = value  # encoded as the string that it is
         else:
             line[name] = _plain(value)
     return _OUT.render(line, _traceback(crash) if crash else None)
@@ -178,7 +172,7 @@ def _coloured(line: dict[str, object], trace: str | None) -> bytes:
 
 
 def _shown(value: object) -> str:
-    """For a terminal: nothing that could command it."""
+    """The value without characters that a terminal would obey."""
     text = value if isinstance(value, str) else json.dumps(value, default=repr)
     return text if text.isprintable() and text else ascii(text)
 
@@ -187,7 +181,7 @@ _second: tuple[int, str] = (0, "")
 
 
 def _timestamp(now_s: float) -> str:
-    """RFC 3339 in UTC with milliseconds; what changes once a second is made once a second."""
+    """RFC 3339 in UTC with milliseconds. The part down to the second is formatted once a second."""
     global _second  # noqa: PLW0603  # a cache of one
     whole_s = int(now_s)
     if _second[0] != whole_s:
@@ -197,12 +191,13 @@ def _timestamp(now_s: float) -> str:
 
 @lru_cache(maxsize=1024)
 def _is_withheld(name: str) -> bool:
-    name = name.lower()
-    return name in SECRET_NAMES or name in CONTENT_NAMES or name.rpartition("_")[2] in SECRET_ENDINGS
+    if name in OUR_NAMES:
+        return False
+    return name.lower() in CONTENT_NAMES or is_secret_name(name)
 
 
 def _plain(value: object) -> object:
-    """Data that JSON has, secrets masked at any depth; for anything else what it is, not what it holds."""
+    """The value as JSON data with secrets masked at any depth; the type's name where it is not plain data."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Enum):
@@ -224,7 +219,7 @@ def _plain(value: object) -> object:
 
 
 def _cut(text: str, longest: int) -> str:
-    """Both ends of what is too long."""
+    """The text, or both ends of it where it is too long."""
     if len(text) <= longest:
         return text
     half = longest // 2
@@ -232,7 +227,7 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _traceback(crash: object) -> str:
-    """Where it happened and what it said. Local variables are no part of it: they hold mail."""
+    """The traceback with its message, without local variables: those hold mail."""
     if crash is True:
         crash = sys.exc_info()[1]
     elif isinstance(crash, tuple):
@@ -242,16 +237,13 @@ def _traceback(crash: object) -> str:
     return _cut("".join(traceback.format_exception(crash)), TRACEBACK_MAX)
 
 
-# What did not come through structlog.
-
-
 class _FromLibraries(logging.Handler):
     """The standard library's logging, as lines of ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
-        except (TypeError, ValueError):  # its arguments don't fit its format
+        except (TypeError, ValueError):  # the arguments don't fit the format
             message = str(record.msg)
         level = record.levelname.lower()
         fields = {"event": message, "logger": record.name, "exc_info": record.exc_info}
@@ -280,7 +272,7 @@ def _thread_crashed(args: threading.ExceptHookArgs) -> None:
 
 
 def _undo() -> Callable[[], None]:
-    """Remembers what `configure` changes, and puts it back."""
+    """Saves what `configure` changes; the result restores it."""
     output = vars(_OUT).copy()
     old = structlog.get_config()
     processors = list(old["processors"])

@@ -1,7 +1,7 @@
-"""What is counted and measured, for Prometheus.
+"""Counters, histograms and gauges for Prometheus.
 
-One Metrics belongs to one service; nothing is registered globally. Actors say what happened in the domain's words and
-this module knows which numbers follow from it. Gauges are read when somebody asks, from what parts show of themselves.
+Each service has its own Metrics; nothing is registered globally. Actors report what happened in the domain's words, and
+this module knows which series that changes. Gauges are read at each scrape.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ FAILURES: Final = (Result.TRANSIENT_FAILURE, Result.PERMANENT_FAILURE)
 FAST_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 REQUEST_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SEND_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 120)
-# Up to beyond the last retry: mail that went on the fourth attempt is 36 minutes old.
+# Up to beyond the last retry: mail that was sent at the fourth attempt is 36 minutes old.
 PATIENT_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3600, 14400, 86400)
 
 Reading = (
@@ -43,7 +43,7 @@ Reading = (
 
 
 class Gauge(StrEnum):
-    """What parts show of themselves. The value is the metric's name without its prefix."""
+    """What is read at each scrape. The value is the metric's name without its prefix."""
 
     SCHEDULED_ATTEMPTS = "scheduled_attempts"
     OLDEST_SCHEDULED_AGE = "oldest_scheduled_age_seconds"
@@ -74,7 +74,7 @@ _GAUGES: Final[Mapping[Gauge, tuple[str, tuple[str, ...]]]] = {
 
 
 class Metrics(Collector):
-    """Every number of one service. Called from trio's thread alone."""
+    """All metrics of one service. Only trio's thread may call it."""
 
     def __init__(self) -> None:
         sources = [(source,) for source in Source]
@@ -181,7 +181,7 @@ class Metrics(Collector):
         self.malformed_total.add(code)
 
     def ingress_gap(self, entries: int) -> None:
-        """So many stream entries were trimmed before anybody read them."""
+        """This many stream entries were trimmed before they were read."""
         self.ingress_gap_total.add(count=entries)
 
     def took_in(self, source: str, seconds: float) -> None:
@@ -206,7 +206,7 @@ class Metrics(Collector):
                 self.locale_fallbacks_total.add(delivery.template_id)
 
     def sent(self, result: SendResult, *, seconds: float) -> None:
-        """The provider answered, or failed to within its deadlines."""
+        """The provider answered, or its deadline passed."""
         self.send_seconds.observe(seconds, result.result)
 
     def concluded(self, conclusion: Conclusion) -> None:
@@ -225,7 +225,7 @@ class Metrics(Collector):
             self.accept_to_sent_seconds.observe(waited_s, delivery.lane)
 
     def claim_lost(self) -> None:
-        """This process took over what an owner had lost."""
+        """This process took a claim over that its owner had lost."""
         self.lost_claims_total.add()
 
     def claim_stale(self) -> None:
@@ -249,15 +249,15 @@ class Metrics(Collector):
         self.store_alarms_total.add(kind)
 
     def show(self, gauge: Gauge, read: Callable[[], Reading]) -> None:
-        """From now on the gauge is what `read` returns when metrics are asked for; a later reader replaces it."""
+        """Each scrape calls `read` for the gauge's value. A later reader replaces an earlier one."""
         self._readers[gauge] = read
 
     def exposition(self) -> bytes:
-        """All of it in Prometheus' text format, whose content type is CONTENT_TYPE."""
+        """All metrics in Prometheus' text format; its content type is CONTENT_TYPE."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """What the registry asks for."""
+        """The registry calls this at each scrape."""
         info = GaugeMetricFamily(
             "galaxy_mail_build_info", "1, with the version as its label.", labels=("version",)
         )

@@ -1,7 +1,7 @@
 """OpenTelemetry's SDK with an OTLP exporter, set up by its own variables.
 
-Spans are exported by a thread of the SDK's in batches from a bounded queue: a collector that is slow or away costs
-spans, and neither time nor memory of the actors.
+A thread of the SDK exports spans in batches from a bounded queue. So a slow or absent collector loses spans, but takes no
+time or memory from the actors.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from opentelemetry.util.types import Attributes
 
 
 class FollowsLink(Sampler):
-    """Samples the spans of attempts as the acceptance that they link to was, so that a sampled story is whole."""
+    """Samples an attempt's span if the acceptance that it links to was sampled, so that a sampled delivery is complete."""
 
     def __init__(self, otherwise: Sampler) -> None:
         self._otherwise = otherwise
@@ -49,7 +49,7 @@ def provider() -> TracerProvider:
     resource = Resource.create()
     if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "galaxy-mail"}))
-    # Not at exit: there it would wait for the collector beyond every deadline. The service closes it.
+    # The service shuts it down. At exit it would wait for the collector beyond every deadline.
     made = TracerProvider(resource=resource, shutdown_on_exit=False)
     made.sampler = FollowsLink(made.sampler)
     made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

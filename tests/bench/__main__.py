@@ -16,6 +16,7 @@ from typing import Final
 
 from msgspec import json
 
+from tests.bench.against import PAIRS, UnknownCommit, compare, table
 from tests.bench.catalog import with_ratios
 from tests.bench.figures import Figure
 from tests.bench.process import OTHERS_CORE, Disturbance, pin_self
@@ -79,6 +80,8 @@ def main(arguments: Sequence[str]) -> int:
         "--render", action="store_true", help="measure nothing: write the reports of the last run anew"
     )
     parser.add_argument("--keep", action="store_true", help="leave logs and data, and say where")
+    parser.add_argument("--against", metavar="COMMIT", help="only compare CPU per unit of work with a commit")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"of runs, for --against ({PAIRS})")
     asked = parser.parse_args(arguments)
     if asked.render:
         _write(json.decode((OUTPUT_DIR / "bench.json").read_bytes(), type=Result), report=asked.report)
@@ -93,6 +96,14 @@ def main(arguments: Sequence[str]) -> int:
     pin_self(OTHERS_CORE)
     workdir = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
+        if asked.against is not None:
+            sizes = QUICK if asked.quick else FULL
+            try:
+                compared = compare(asked.against, sizes, pairs=asked.pairs, workdir=workdir)
+            except UnknownCommit as unknown:
+                parser.error(f"--against {asked.against}: {unknown}")
+            print(table(asked.against, compared))
+            return 0
         result = measure(
             chosen, runs=asked.runs or (1 if asked.quick else 3), quick=asked.quick, workdir=workdir
         )

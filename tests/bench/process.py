@@ -39,6 +39,7 @@ class PinnedProcess:
         core: int | None,
         log_path: Path,
         env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
         stop_signal: int = signal.SIGTERM,
     ) -> None:
         self.name = name
@@ -50,6 +51,7 @@ class PinnedProcess:
             self._child = subprocess.Popen(
                 argv,
                 env=None if env is None else dict(env),
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
@@ -99,7 +101,7 @@ class PinnedProcess:
         return sum(_status_bytes(pid, "VmRSS") for pid in family(self.pid))
 
     def peak_rss_bytes(self) -> int:
-        """The most resident memory it had since its start or the last `forget_peak`. Without children."""
+        """The most resident memory it had since its start or the last `reset_peak`. Without children."""
         return _status_bytes(self.pid, "VmHWM")
 
     def reset_peak(self) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from tests.bench.http_load import Address, ask_once, free_port, pack_request, wait_status
 from tests.bench.process import SERVICE_CORE, PinnedProcess
 from tests.bench.relay import Relay
+from tests.bench.settings import REPOSITORY
 from tests.bench.valkey import Valkey
 
 STREAM: Final = "mail:delivery_commands"
@@ -28,7 +29,7 @@ _LOOK_EVERY_S: Final = 0.005
 class Service(PinnedProcess):
     """`galaxy-mail serve`, ready unless told not to wait.
 
-    `profile_path` is where a sampling profile of it goes (`profiled.py`).
+    `profile_path` is where a sampling profile of it goes (`profiled.py`). `checkout` is the folder whose code runs.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Service(PinnedProcess):
         redis_url: str | None = None,
         wait_ready: bool = True,
         profile_path: Path | None = None,
+        checkout: Path = REPOSITORY,
     ) -> None:
         self.address: Address = ("127.0.0.1", free_port())
         self._valkey = valkey
@@ -69,6 +71,7 @@ class Service(PinnedProcess):
             core=core,
             log_path=workdir / f"service-{self.address[1]}.log",
             env=env,
+            cwd=checkout,  # `python -m` looks for modules there first
         )
         self.start_ms = math.nan
         if wait_ready:

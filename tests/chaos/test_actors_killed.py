@@ -47,7 +47,7 @@ class Running:
         self.watch = watch
         self.relay = relay
         self.service = service
-        self.supervisor = service.supervisor
+        self.supervisor = service.parts.supervisor
         self._numbers = count()
 
     def restarts(self, name: str) -> int:
@@ -67,7 +67,7 @@ class Running:
 
     async def login_code(self, key: str) -> None:
         async def answered() -> bool:
-            server = self.service.server
+            server = self.service.parts.server
             if server is None:
                 return False
             self.bed.ledger.unanswered(key)  # until it is answered
@@ -153,7 +153,8 @@ async def running(bed: Bed, *, answer_within_s: float = 5) -> AsyncIterator[Runn
             nursery.start_soon(service.run)
             ready = Running(bed, watch, relay, service)
             await eventually(
-                lambda: service.server is not None and not any(service.checks().values()), "ready"
+                lambda: service.parts.server is not None and not any(service.parts.gauges.checks().values()),
+                "ready",
             )
             yield ready
             await bed.ledger.wait_quiet()

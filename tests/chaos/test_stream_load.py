@@ -14,7 +14,7 @@ import pytest
 
 from galaxy_mail.domain.commands import FailureCode
 from galaxy_mail.domain.records import MalformedCommand, decode
-from galaxy_mail.storage.records import keys as k
+from tests.keys import k
 from tests.ledger import command, template_command
 from tests.relays.hostile.server import Server
 from tests.service_process import eventually
@@ -146,7 +146,7 @@ async def has_read(bed: Bed, number: int) -> None:
 
 def codes_recorded(bed: Bed) -> list[str]:
     """The failure code of every malformed command in the store."""
-    entries = cast("list[bytes]", bed.ledger.run([("ZRANGE", k.IDX_MALFORMED, 0, -1)])[0])
+    entries = cast("list[bytes]", bed.ledger.run([("ZRANGE", k.malformed_index, 0, -1)])[0])
     records = bed.ledger.run([("GET", k.malformed(entry.decode())) for entry in entries])
     return [decode(cast("bytes", record), MalformedCommand).failure_code for record in records]
 

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 import trio
 
-from galaxy_mail.actors.supervisor import Child, Heartbeat
+from galaxy_mail.actors.supervisor import Actor, Child, Heartbeat
 from galaxy_mail.config import Config
 from galaxy_mail.domain.records import SendResult
 from galaxy_mail.providers.provider import Message, SendDeadline
@@ -172,14 +172,17 @@ class WatchedRelay(Server):
 class WatchedService(Service):
     """The service, each of whose slots can be told from the others."""
 
-    def _sender(self, number: int) -> Child:
-        child = super()._sender(number)
+    def __init__(self, config: Config, *, dependencies: "WatchedDependencies") -> None:
+        super().__init__(config, dependencies=dependencies)
+        self.parts.slots = [_watched(child) for child in self.parts.slots]
 
-        def build(heartbeat: Heartbeat) -> object:
-            slot.set(child.name)  # in the slot's own task, whose children inherit it
-            return child.build(heartbeat)
 
-        return Child(name=child.name, build=build, turns_within_s=child.turns_within_s)  # type: ignore[arg-type]  # what it builds is the same
+def _watched(child: Child) -> Child:
+    def build(heartbeat: Heartbeat) -> Actor:
+        slot.set(child.name)  # in the slot's own task, whose children inherit it
+        return child.build(heartbeat)
+
+    return Child(name=child.name, build=build, turns_within_s=child.turns_within_s)
 
 
 class WatchedDependencies:
@@ -207,6 +210,3 @@ class WatchedDependencies:
 
     def catalog(self) -> Catalog:
         return self._reality.catalog()
-
-    def script_now(self) -> None:
-        return None

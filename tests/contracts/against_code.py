@@ -15,11 +15,13 @@ from quart import Quart
 
 from galaxy_mail.domain import (
     acceptance,
+    base64,
     commands,
     conclusion,
     ids,
     locales,
     login_code,
+    media_type,
     records,
     strict_json,
 )
@@ -131,9 +133,9 @@ def asyncapi_agrees(document: Document) -> list[str]:
         schemas["Attachment"]["properties"],
         {
             "filename": (commands.FILENAME_SYNTAX, commands.FILENAME_MAX_CHARS),
-            "content_type": (commands.CONTENT_TYPE_SYNTAX, commands.CONTENT_TYPE_MAX_CHARS),
+            "content_type": (media_type.CONTENT_TYPE_SYNTAX, media_type.CONTENT_TYPE_MAX_CHARS),
             "content_id": (commands.CONTENT_ID_SYNTAX, commands.CONTENT_ID_MAX_CHARS),
-            "content_base64": (commands.BASE64_SYNTAX, None),
+            "content_base64": (base64.BASE64_SYNTAX, None),
         },
     )
     problems += _grammar_problems(

@@ -287,11 +287,11 @@ def test_the_licenses_of_what_is_in_it_go_along() -> None:
 
 
 def test_it_has_every_command_and_its_version(tmp_path: Path) -> None:
-    def said(*command: str | Path) -> str:
+    def output_of(*command: str | Path) -> str:
         return subprocess.run(command, env=NOTHING, check=True, capture_output=True, text=True).stdout
 
     for option in ("--help", "--version"):
-        assert said(BINARY, option) == said(sys.executable, "-m", "galaxy_mail", option)
+        assert output_of(BINARY, option) == output_of(sys.executable, "-m", "galaxy_mail", option)
 
 
 def test_a_wrong_configuration_is_told_without_a_traceback() -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.docs.check`: does the documentation say what is there?
+"""`python -m tests.docs.check`: does the documentation say what is there, and do names and texts use plain words?
 
 With `--write` it first makes the generated parts of the pages anew: drawings of the state machines, tables of settings,
 metrics, scripts and SMTP outcomes.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from tests.docs import commands, from_code
+from tests.docs import commands, from_code, words
 from tests.docs.pages import REPOSITORY, Page, code_spans, pages
 
 RUNBOOK: Final = REPOSITORY / "docs" / "runbook.md"
@@ -219,7 +219,7 @@ def main() -> int:
     if sys.argv[1:] == ["--write"]:
         write()
     documents = pages()
-    found = [*problems(documents), *orphans(documents), *runbook_references()]
+    found = [*problems(documents), *orphans(documents), *runbook_references(), *words.problems()]
     for problem in found:
         print(problem, file=sys.stderr)
     print(f"docs: {len(found)} problems" if found else f"docs: {len(documents)} pages say what is there")

@@ -23,7 +23,7 @@ from galaxy_mail.rendering.failures import RenderFailureCode
 from galaxy_mail.settings import markdown_table
 from galaxy_mail.storage.links.script import scripts
 from galaxy_mail.storage.operations.answers import Answer
-from galaxy_mail.storage.records import keys
+from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.telemetry.metrics import _GAUGES, Metrics
 from tests.docs.pages import REPOSITORY
 
@@ -73,9 +73,8 @@ def listed() -> Mapping[str, frozenset[str]]:
 
 def catalog() -> set[str]:
     """Every key's name up to its first variable part."""
-    constants = {value for name, value in vars(keys).items() if name.isupper() and isinstance(value, str)}
-    configurable = {str(one.default) for one in fields(keys.Keys)}
-    return constants | configurable | {keys.Keys().priority_schedule}
+    configurable = {str(one.default) for one in fields(Keys)}
+    return {*Keys.fixed, *configurable, Keys().priority_schedule}
 
 
 @cache
@@ -165,7 +164,7 @@ _ENDINGS: Final[Mapping[str, str]] = {
     "not_offered": "the relay does not offer what is needed",
     "in_clear": "credentials would travel in clear",
     "too_large": "larger than the relay's SIZE",
-    "malformed": "the message has no spelling as a mail",
+    "malformed": "the message can't be encoded as a mail",
     "claim_short": "less than half of the claim is left",
     "cut_off": "the service stopped, and its grace is over",
 }
@@ -214,9 +213,7 @@ def _scripts() -> str:
         assert does, f"{script.name} does not say what it does"
         assert twice, f"{script.name} does not say what a second run does"
         flags = script.text.splitlines()[0]
-        full = (
-            "reads only" if "no-writes" in flags else "goes on" if "allow-oom" in flags else "refused, whole"
-        )
+        full = "reads only" if "no-writes" in flags else "runs" if "allow-oom" in flags else "refused"
         lines.append(f"| `{script.name}` | {_cell(does[1])} | {full} | {_cell(twice[1])} |")
     return "\n" + "\n".join(lines) + "\n\n"
 

@@ -132,7 +132,8 @@ class Page:
 
 def pages() -> list[Page]:
     """Every page that the product ships."""
-    paths = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", REPOSITORY / "templates" / "README.md"]
+    beside = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "templates/README.md")
+    paths = [REPOSITORY / name for name in beside]
     for folder in ("docs", "deploy", "packaging"):
         paths += sorted((REPOSITORY / folder).rglob("*.md"))
     return [Page(path) for path in paths if path.exists()]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from galaxy_mail.storage.records import keys as k
+from tests.keys import k
 from tests.ledger import command
 from tests.servers import run_command
 from tests.testbed import Bed
@@ -39,7 +39,7 @@ async def test_dev_goes_on_serving_until_it_is_stopped(bed: Bed, tmp_path: Path)
         stub_outbox=None,
         internal_http_addr="127.0.0.1:0",
     )
-    await dev.wait_output("Ctrl-C stops it")
+    await dev.wait_output("Ctrl-C stops the service")
     dev.signal(signal.SIGINT)
     assert await dev.wait_ended() == 0, dev.story()
     assert "Traceback" not in dev.output

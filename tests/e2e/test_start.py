@@ -41,7 +41,7 @@ async def test_a_broken_configuration_names_every_variable_at_once(bed: Bed) -> 
     assert broken.lines == []
 
 
-async def test_a_port_in_use_is_said_in_one_line(bed: Bed) -> None:
+async def test_a_port_in_use_is_reported_in_one_line(bed: Bed) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         service = await bed.fleet.run(internal_http_addr=f"127.0.0.1:{port}")

@@ -92,7 +92,8 @@ async def test_work_that_has_not_begun_is_another_instances_at_once(bed: Bed) ->
 async def test_what_the_relay_is_about_to_take_is_waited_for(bed: Bed) -> None:
     """Within the grace an attempt ends as it would have ended anyway."""
     slow = bed.stub_script('{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"1s"}]}')
-    service = await bed.fleet.ready(stub_script=slow, shutdown_grace="20s")
+    # A claim that a busy machine can't outlast: the stub takes no mail whose claim is about to run out.
+    service = await bed.fleet.ready(stub_script=slow, shutdown_grace="20s", claim_ttl="60s")
     await bed.login_code(service, "key")
     await service.metric_reaches("galaxy_mail_busy_sender_slots", 1)
     await stopped_within(service, 1 + IN_TIME_S)

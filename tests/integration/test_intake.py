@@ -14,23 +14,18 @@ from msgspec.structs import replace
 
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, Source, decode
-from galaxy_mail.intake.intake import (
-    APPLIED_AT_A_TIME,
-    LARGE_ENTRY_BYTES,
-    AcceptResult,
-    CommandIntake,
-    IdempotencyConflict,
-    Intake,
-    Progress,
-)
+from galaxy_mail.intake.intake import AcceptResult, IdempotencyConflict, Intake
+from galaxy_mail.intake.stream_intake import APPLIED_AT_A_TIME, LARGE_ENTRY_BYTES, CommandIntake, Progress
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
+from galaxy_mail.storage.operations.answers import AcceptReply
 from galaxy_mail.storage.operations.identity import StoreReplaced
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import DAY_MS, login_code_of, request_of
+from tests.keys import k
 from tests.servers import ValkeyServer
+from tests.spans import Spans
 from tests.storehouse import Fault, Storehouse
 
 LIMITS: Final = CommandLimits()
@@ -39,20 +34,28 @@ LIMITS: Final = CommandLimits()
 class Desk:
     """Both intakes of one process."""
 
-    def __init__(self, house: Storehouse, *, allowlist: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        house: Storehouse,
+        *,
+        allowlist: frozenset[str] = frozenset(),
+        traces: Traces = Traces(),  # noqa: B008  # off: it has no state
+    ) -> None:
         self.house = house
         self.metrics = Metrics()
         self.rung = 0
         self.intake = Intake(
             house.store,
+            clock=house.clock,
+            idempotency_ttl_ms=house.retention.idempotency_ms,
             allowlist=allowlist,
             message_domain="mail.example",
             metrics=self.metrics,
-            traces=Traces(),
+            traces=traces,
             on_accepted=self._wake,
         )
         self.commands = CommandIntake(
-            self.intake, house.stream, limits=LIMITS, metrics=self.metrics, traces=Traces()
+            self.intake, house.stream, limits=LIMITS, metrics=self.metrics, traces=traces
         )
 
     def _wake(self) -> None:
@@ -93,7 +96,7 @@ def malformed_code(house: Storehouse, entry_id: str) -> str:
 
 
 def count(house: Storehouse) -> int:
-    return cast("int", house.run("ZCARD", k.IDX_CREATED_AT))
+    return cast("int", house.run("ZCARD", k.created_at_index))
 
 
 # One request
@@ -163,7 +166,7 @@ async def test_the_suppressed_are_recorded_and_nothing_is_due(desk: Desk, house:
     assert house.delivery("c1").suppressed_recipients[0].reason == "whole domain"
     assert desk.rung == 0
     again = login_code_of("c2", idempotency_key="key of c1", fingerprint="fingerprint of c1")
-    house.run("DEL", k.SUPPRESSIONS)
+    house.run("DEL", k.suppressions)
     assert await desk.intake.accept(again) == AcceptResult(
         outcome="suppressed", delivery_id="c1", replayed=True
     )
@@ -249,7 +252,7 @@ async def test_a_full_redis_takes_nothing_in(desk: Desk, house: Storehouse) -> N
     assert house.dump() == before
 
 
-async def test_a_strange_store_takes_nothing_in(desk: Desk, house: Storehouse) -> None:
+async def test_a_replaced_store_takes_nothing_in(desk: Desk, house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
     with pytest.raises(StoreReplaced):
@@ -299,7 +302,7 @@ async def test_conflicts_are_malformed_and_hold_nobody_up(
     assert await house.stream.offset() == "4-0"
     assert malformed_code(house, "2-0") == "idempotency_conflict"
     assert malformed_code(house, "3-0") == "delivery_id_conflict"
-    assert house.run("ZRANGE", k.IDX_CREATED_AT, 0, -1) == [b"n1", b"n3"]
+    assert house.run("ZRANGE", k.created_at_index, 0, -1) == [b"n1", b"n3"]
     assert desk.metrics.malformed_total.value("idempotency_conflict") == 1
     assert desk.metrics.conflicts_total.value("notification") == 1
 
@@ -315,7 +318,7 @@ async def test_what_a_malformed_command_would_have_taken_stays_free(desk: Desk, 
         "invalid_payload",
         "idempotency_conflict",
     )
-    assert house.run("ZRANGE", k.IDX_CREATED_AT, 0, -1) == [b"n1", b"n2"]
+    assert house.run("ZRANGE", k.created_at_index, 0, -1) == [b"n1", b"n2"]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +339,7 @@ async def test_a_bad_command_is_kept_for_operators_and_holds_nobody_up(
     progress = await desk.take(entry("1-0", "n1", **wrong), entry("2-0", "n2"))
     assert progress == Progress(offset="2-0", accepted=1, duplicates=0, malformed=1, refusal=None)
     assert malformed_code(house, "1-0") == code
-    assert house.score(k.IDX_MALFORMED, "1-0") == house.clock.ms
+    assert house.score(k.malformed_index, "1-0") == house.clock.ms
     assert desk.metrics.malformed_total.value(code) == 1
 
 
@@ -391,7 +394,7 @@ async def test_a_suppression_that_can_not_be_read_suppresses_and_holds_nobody_up
 ) -> None:
     """Somebody wrote it by hand, perhaps."""
     house.broken = True
-    house.run("HSET", k.SUPPRESSIONS, "@example.org", "bounced", "c1@example.org", "\xff")
+    house.run("HSET", k.suppressions, "@example.org", "bounced", "c1@example.org", "\xff")
     await desk.take(entry("1-0", "n1"))
     assert house.delivery("n1").status is DeliveryStatus.SUPPRESSED
     assert (await desk.intake.accept(login_code_of())).outcome == "suppressed"
@@ -421,7 +424,7 @@ async def test_a_pipeline_that_is_lost_stops_those_behind_it_and_no_other(
     """What was accepted before is told; what comes behind found its predecessor missing, or is safe with it."""
     real, calls = house.stream.apply, 0
 
-    async def apply(given: Sequence[Call]) -> list[Reply]:
+    async def apply(given: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         nonlocal calls
         if calls == which:
             house.link.fail("accept", fault)
@@ -469,7 +472,7 @@ async def test_who_comes_second_is_told_what_it_accepted_all_the_same(
     other = Desk(house)
     batch = many()
 
-    async def apply(given: Sequence[Call]) -> list[Reply]:
+    async def apply(given: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         nonlocal calls
         calls += 1
         match calls:
@@ -504,13 +507,13 @@ async def test_with_redis_full_a_batch_stops_and_nothing_is_lost(desk: Desk, hou
 
 
 @pytest.mark.parametrize("race", ["same command", "same id", "same key"])
-async def test_what_another_process_does_between_look_and_write_changes_nothing_silently(
+async def test_what_another_process_does_between_read_and_write_changes_nothing_silently(
     race: str, desk: Desk, house: Storehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch stops there; the next look knows better."""
     real = house.stream.apply
 
-    async def apply(calls: Sequence[Call]) -> list[Reply]:
+    async def apply(calls: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
         monkeypatch.undo()
         changes: dict[str, Any] = {
             "same command": {"delivery_id": "n1", "idempotency_key": "key of n1"},
@@ -526,6 +529,120 @@ async def test_what_another_process_does_between_look_and_write_changes_nothing_
     assert progress == Progress(offset="", accepted=0, duplicates=0, malformed=0, refusal=None)
     progress = await desk.take(*batch)
     assert progress == Progress(offset="2-0", accepted=1, duplicates=0, malformed=1, refusal=None)
+
+
+# Spans
+
+
+CALLER: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+def spans() -> Spans:
+    return Spans()
+
+
+def accepts(spans: Spans) -> dict[object, str | None]:
+    """By the delivery that each span of an acceptance names: what it failed with."""
+    return {
+        (span.attributes or {}).get("galaxy_mail.delivery_id"): span.status.description
+        for span in spans.named("accept")
+    }
+
+
+async def test_the_span_of_a_request_names_its_delivery_and_fails_with_it(
+    house: Storehouse, spans: Spans
+) -> None:
+    desk = Desk(house, traces=spans.traces)
+    await desk.intake.accept(login_code_of())
+    again = login_code_of("c2", idempotency_key="key of c1", fingerprint="fingerprint of c1")
+    await desk.intake.accept(again)
+    with pytest.raises(IdempotencyConflict):
+        await desk.intake.accept(login_code_of("c3", idempotency_key="key of c1"))
+    assert accepts(spans) == {"c1": None, "c3": "IdempotencyConflict"}
+    assert len(spans.named("accept")) == 3, "a repeat names the delivery that exists"
+
+
+async def test_the_span_of_a_command_is_what_its_delivery_stores(house: Storehouse, spans: Spans) -> None:
+    await Desk(house, traces=spans.traces).take(entry("1-0", "n1", traceparent=CALLER))
+    context, parent = spans.only().context, spans.only().parent
+    assert context is not None
+    assert parent is not None
+    assert f"{parent.span_id:016x}" == CALLER[36:52]
+    stored = house.delivery("n1").traceparent
+    assert stored == f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
+
+
+async def test_the_span_of_a_command_lasts_until_its_batch_is_answered(
+    house: Storehouse, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = house.stream.apply
+
+    async def apply(calls: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
+        assert spans.ended() == ()
+        replies = await real(calls)
+        assert spans.ended() == ()
+        return replies
+
+    monkeypatch.setattr(house.stream, "apply", apply)
+    await Desk(house, traces=spans.traces).take(entry("1-0", "n1"), entry("2-0", "n2"))
+    assert accepts(spans) == {"n1": None, "n2": None}
+
+
+async def test_the_span_of_a_command_that_was_not_accepted_fails(house: Storehouse, spans: Spans) -> None:
+    await Desk(house, traces=spans.traces).take(
+        entry("1-0", "n1"),
+        entry("2-0", "n1"),  # a repeat, which is none
+        entry("3-0", "n2", idempotency_key="key of n1"),
+        entry("4-0", "n3", payload_json="{", traceparent=CALLER),
+        entry("5-0", "a..b", traceparent="nonsense"),
+    )
+    assert accepts(spans) == {
+        "n1": None,
+        "n2": "idempotency_conflict",
+        "n3": "invalid_payload",
+        None: "invalid_field",  # a delivery_id that breaks its grammar is not told
+    }
+    assert len(spans.ended()) == 5
+    assert [span.parent is not None for span in spans.ended()] == [False, False, False, True, False]
+
+
+async def test_the_span_of_a_command_that_redis_refuses_fails(house: Storehouse, spans: Spans) -> None:
+    desk = Desk(house, traces=spans.traces)
+    house.run("CONFIG", "SET", "maxmemory", "1")
+    await desk.take(entry("1-0", "n1"))
+    house.run("CONFIG", "SET", "maxmemory", "0")
+    assert accepts(spans) == {"n1": "RedisRefused"}
+
+
+@pytest.mark.parametrize("pipelines", [1, 3])
+async def test_the_spans_of_a_pipeline_that_is_lost_fail(
+    pipelines: int, house: Storehouse, spans: Spans
+) -> None:
+    desk = Desk(house, traces=spans.traces)
+    batch = many() if pipelines > 1 else many()[:1]
+    house.link.fail("accept", "lost_call")
+    with pytest.raises(OutcomeUnknown):
+        await desk.take(*batch)
+    fates = accepts(spans)
+    assert len(fates) == len(batch)
+    lost = {fates[f"n{number}"] for number in range(1, len(batch) + 1) if number <= APPLIED_AT_A_TIME}
+    assert lost == {"OutcomeUnknown"}
+    assert set(fates.values()) <= {"OutcomeUnknown", "NotNext"}, "those behind it found nothing before them"
+
+
+async def test_a_cancelled_batch_ends_its_spans(
+    house: Storehouse, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def apply(calls: Sequence[Call]) -> list[Reply]:
+        nursery.cancel_scope.cancel()
+        await trio.sleep_forever()
+        raise AssertionError("it was cancelled")
+
+    monkeypatch.setattr(house.stream, "apply", apply)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Desk(house, traces=spans.traces).take, *many())
+    assert set(accepts(spans).values()) == {"Cancelled"}
 
 
 # Any commands, cut anywhere

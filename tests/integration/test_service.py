@@ -18,11 +18,10 @@ from galaxy_mail.domain.records import Delivery, DeliveryStatus
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.service.service import Service
 from galaxy_mail.storage.links.errors import RedisFailure, UnfitRedis
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import decode_delivery
-from galaxy_mail.storage.verify import verify
 from tests.deliveries import login_code_of, request_of
 from tests.integration.test_intake import entry
+from tests.keys import k
 from tests.servers import ValkeyServer, run_command, run_commands
 from tests.storehouse import Storehouse
 
@@ -68,7 +67,7 @@ class Instance:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             if connected:
-                await until(lambda: self.service.gateway.connected)
+                await until(lambda: self.service.parts.gateway.connected)
             try:
                 yield self
             finally:
@@ -81,7 +80,7 @@ class Instance:
         for name in names:
             while True:
                 try:
-                    outcome = await self.service.intake.accept(login_code_of(name))
+                    outcome = await self.service.parts.intake.accept(login_code_of(name))
                 except RedisFailure:
                     await trio.sleep(0.02)
                 else:
@@ -101,7 +100,7 @@ class Instance:
 
 
 def deliveries(valkey: ValkeyServer) -> dict[str, Delivery]:
-    ids = cast("list[bytes]", run_command(valkey.socket, "ZRANGE", k.IDX_CREATED_AT, 0, -1))
+    ids = cast("list[bytes]", run_command(valkey.socket, "ZRANGE", k.created_at_index, 0, -1))
     records = run_commands(valkey.socket, [("GET", k.delivery(i.decode())) for i in ids])
     return {
         i.decode(): decode_delivery(cast("bytes", data), i.decode())
@@ -130,7 +129,7 @@ async def valkey(valkey: ValkeyServer) -> AsyncIterator[ValkeyServer]:
     seconds, microseconds = cast("list[bytes]", house.run("TIME"))
     house.clock.ms = int(seconds) * 1000 + int(microseconds) // 1000
     try:
-        assert list(map(str, await verify(house.store, looks=1))) == []
+        assert list(map(str, await house.verify())) == []
     finally:
         house.close()
 
@@ -144,11 +143,11 @@ async def test_mail_of_both_intakes_is_sent(valkey: ValkeyServer, tmp_path: Path
         instance.publish(*COMMANDS)
         await instance.accept(*CODES)
         await until(lambda: left(valkey, 40) == 0)
-        assert not any(instance.service.checks().values())
-        assert instance.service.supervisor.stuck() == ()
+        assert not any(instance.service.parts.gauges.checks().values())
+        assert instance.service.parts.supervisor.stuck() == ()
     assert instance.sent() == Counter(CODES + COMMANDS)
     assert {delivery.status for delivery in deliveries(valkey).values()} == {S.SENT}
-    assert instance.service.checks()["stopping"] is not None
+    assert instance.service.parts.gauges.checks()["stopping"] is not None
 
 
 async def test_a_stopped_service_has_given_everything_back(valkey: ValkeyServer, tmp_path: Path) -> None:
@@ -162,9 +161,9 @@ async def test_a_stopped_service_has_given_everything_back(valkey: ValkeyServer,
         await first.accept("late-1", "quick-1")
         await until(lambda: left(valkey, 2) == 1)
         first.publish("hangs-1", "hangs-2")
-        await until(lambda: first.service.lanes.idle_slots() == SLOTS - 2)
+        await until(lambda: first.service.parts.lanes.idle_slots() == SLOTS - 2)
         await first.accept("slow-1")
-        await until(lambda: first.service.lanes.idle_slots() == 0)
+        await until(lambda: first.service.parts.lanes.idle_slots() == 0)
         await first.accept("slow-2", "slow-3")
         first.publish("n1", "n2")
         await until(lambda: len(deliveries(valkey)) == 9)
@@ -172,8 +171,8 @@ async def test_a_stopped_service_has_given_everything_back(valkey: ValkeyServer,
         first.service.stop()
         await first.ended.wait()
         assert monotonic() - began_s < 1 + 2
-    assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
-    assert not run_command(valkey.socket, "EXISTS", k.CLAIM_LOSSES)
+    assert run_command(valkey.socket, "HLEN", k.claims) == 0
+    assert not run_command(valkey.socket, "EXISTS", k.claim_losses)
     before = deliveries(valkey)
     assert before["hangs-1"].status is S.RENDERED
     assert before["late-1"].status is S.QUEUED
@@ -188,10 +187,10 @@ async def test_without_any_grace_work_under_way_is_given_back(valkey: ValkeyServ
     script = '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"5m"}]}'
     async with Instance(valkey, tmp_path, script=script, shutdown_grace="0s").running() as instance:
         await instance.accept("c1", "c2", "c3", "c4")
-        await until(lambda: instance.service.lanes.idle_slots() == 0)
+        await until(lambda: instance.service.parts.lanes.idle_slots() == 0)
         began_s = monotonic()
     assert monotonic() - began_s < 2
-    assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
+    assert run_command(valkey.socket, "HLEN", k.claims) == 0
     assert instance.sent() == Counter()
 
 
@@ -201,23 +200,23 @@ async def test_cancelled_it_ends_at_once_and_gives_back_what_it_can(
     script = '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"5m"}]}'
     async with Instance(valkey, tmp_path, script=script).running() as instance:
         await instance.accept("c1")
-        await until(lambda: instance.service.lanes.idle_slots() == SLOTS - 1)
+        await until(lambda: instance.service.parts.lanes.idle_slots() == SLOTS - 1)
         began_s = monotonic()
         instance.service.cancel()
         await instance.ended.wait()
         assert monotonic() - began_s < 2
-    assert run_command(valkey.socket, "HLEN", k.CLAIMS) == 0
+    assert run_command(valkey.socket, "HLEN", k.claims) == 0
 
 
 async def kill(service: Service, name: str) -> None:
     """Kills an actor; true afterwards: it runs again."""
 
     def restarts() -> int:
-        [report] = [report for report in service.supervisor.statistics() if report.name == name]
+        [report] = [report for report in service.parts.supervisor.statistics() if report.name == name]
         return report.restarts
 
     before = restarts()
-    await until(lambda: service.supervisor.kill(name))
+    await until(lambda: service.parts.supervisor.kill(name))
     await until(lambda: restarts() > before)
 
 
@@ -246,10 +245,10 @@ async def test_an_actor_killed_while_mail_flows_is_restarted_and_nothing_is_lost
             if number in {3, 11}:
                 await kill(service, name)
         await until(lambda: left(valkey, 40) == 0)
-        assert [(r.restarts, r.last_error) for r in service.supervisor.statistics() if r.name == name] == [
-            (2, "Killed")
-        ]
-        await until(lambda: not any(service.checks().values()))
+        assert [
+            (r.restarts, r.last_error) for r in service.parts.supervisor.statistics() if r.name == name
+        ] == [(2, "Killed")]
+        await until(lambda: not any(service.parts.gauges.checks().values()))
     _nothing_lost(instance, CODES + COMMANDS)
 
 
@@ -259,7 +258,7 @@ async def test_every_actor_killed_again_and_again_while_mail_flows(
     script = '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"5ms"}]}'
     names = [f"d{number}" for number in range(60)]
     async with Instance(valkey, tmp_path, script=script).running() as instance:
-        supervisor = instance.service.supervisor
+        supervisor = instance.service.parts.supervisor
 
         async def wreck() -> None:
             for name in ACTORS * 3:
@@ -302,7 +301,7 @@ async def test_redis_killed_while_mail_flows_comes_back_with_all_that_was_promis
         await valkey.start()
         await instance.accept(*CODES[10:])
         await until(lambda: left(valkey, 40) == 0)
-        reports = instance.service.supervisor.statistics()
+        reports = instance.service.parts.supervisor.statistics()
         assert all(report.restarts == 0 for report in reports), "Redis being away is no crash"
     _nothing_lost(instance, CODES + COMMANDS)
 
@@ -326,7 +325,7 @@ async def test_a_stop_while_redis_hangs_is_over_within_the_grace_and_two_seconds
 async def test_a_stop_before_redis_ever_answered(valkey: ValkeyServer, tmp_path: Path) -> None:
     valkey.kill()
     async with Instance(valkey, tmp_path).running(connected=False) as instance:
-        await until(lambda: bool(instance.service.checks()["redis"]))
+        await until(lambda: bool(instance.service.parts.gauges.checks()["redis"]))
         began_s = monotonic()
         instance.service.stop()
         await instance.ended.wait()
@@ -337,12 +336,12 @@ async def test_a_stop_before_redis_ever_answered(valkey: ValkeyServer, tmp_path:
 async def test_it_starts_before_redis_does(valkey: ValkeyServer, tmp_path: Path) -> None:
     valkey.kill()
     async with Instance(valkey, tmp_path).running(connected=False) as instance:
-        await until(lambda: bool(instance.service.checks()["redis"]))
+        await until(lambda: bool(instance.service.parts.gauges.checks()["redis"]))
         await valkey.start()
-        await until(lambda: instance.service.gateway.connected)
+        await until(lambda: instance.service.parts.gateway.connected)
         await instance.accept("c1")
         await until(lambda: left(valkey, 1) == 0)
-        assert not any(instance.service.checks().values())
+        assert not any(instance.service.parts.gauges.checks().values())
 
 
 async def test_a_redis_that_would_lose_mail_ends_the_start(valkey: ValkeyServer, tmp_path: Path) -> None:
@@ -358,9 +357,9 @@ async def test_a_redis_that_becomes_unfit_is_not_used_and_ends_nothing(
     async with Instance(valkey, tmp_path).running() as instance:
         run_command(valkey.socket, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         run_command(valkey.socket, "CLIENT", "KILL", "TYPE", "normal")
-        await until(lambda: "allkeys-lru" in (instance.service.checks()["redis"] or ""))
+        await until(lambda: "allkeys-lru" in (instance.service.parts.gauges.checks()["redis"] or ""))
         run_command(valkey.socket, "CONFIG", "SET", "maxmemory-policy", "noeviction")
-        await until(lambda: instance.service.gateway.connected)
+        await until(lambda: instance.service.parts.gateway.connected)
         await instance.accept("c1")
         await until(lambda: left(valkey, 1) == 0)
 
@@ -370,13 +369,13 @@ async def test_a_wiped_store_stops_intake_and_is_told(valkey: ValkeyServer, tmp_
         await instance.accept("c1")
         await until(lambda: left(valkey, 1) == 0)
         run_commands(valkey.socket, [("FLUSHALL",), ("CLIENT", "KILL", "TYPE", "normal")])
-        await until(lambda: bool(instance.service.checks()["store"]))
+        await until(lambda: bool(instance.service.parts.gauges.checks()["store"]))
         with pytest.raises(RedisFailure, match="wiped"):
-            await instance.service.intake.accept(login_code_of("c2"))
+            await instance.service.parts.intake.accept(login_code_of("c2"))
         instance.publish("n1")
         await trio.sleep(0.2)
         assert run_command(valkey.socket, "EXISTS", k.delivery("n1"), k.delivery("c2")) == 0
-        assert instance.service.metrics.store_alarms_total.value("strange") == 1
+        assert instance.service.parts.metrics.store_alarms_total.value("strange") == 1
 
 
 async def test_an_actor_that_only_crashes_ends_the_process(
@@ -400,9 +399,9 @@ async def test_an_actor_that_only_crashes_ends_the_process(
 
 async def test_the_api_belongs_to_it(valkey: ValkeyServer, tmp_path: Path) -> None:
     async with Instance(valkey, tmp_path, api=True).running() as instance:
-        await until(lambda: instance.service.server is not None)
-        assert instance.service.server is not None
-        async with httpx.AsyncClient(base_url=instance.service.server.url, timeout=LIMIT_S) as client:
+        await until(lambda: instance.service.parts.server is not None)
+        assert instance.service.parts.server is not None
+        async with httpx.AsyncClient(base_url=instance.service.parts.server.url, timeout=LIMIT_S) as client:
             answers: list[httpx.Response] = []
 
             async def post() -> None:
@@ -431,9 +430,9 @@ async def test_metrics_count_the_actors_that_hang(
 ) -> None:
     async with Instance(valkey, tmp_path).running() as instance:
         service = instance.service
-        assert "\ngalaxy_mail_stuck_actors 0.0\n" in service.metrics.exposition().decode()
-        monkeypatch.setattr(service.supervisor, "stuck", lambda: ("sender-1", "janitor"))
-        assert "\ngalaxy_mail_stuck_actors 2.0\n" in service.metrics.exposition().decode()
+        assert "\ngalaxy_mail_stuck_actors 0.0\n" in service.parts.metrics.exposition().decode()
+        monkeypatch.setattr(service.parts.supervisor, "stuck", lambda: ("sender-1", "janitor"))
+        assert "\ngalaxy_mail_stuck_actors 2.0\n" in service.parts.metrics.exposition().decode()
 
 
 def test_the_names_of_its_actors_are_known(tmp_path: Path) -> None:
@@ -445,8 +444,8 @@ def test_the_names_of_its_actors_are_known(tmp_path: Path) -> None:
     async def names() -> set[str]:
         instance = Instance(Nowhere(tmp_path), tmp_path)
         async with instance.running(connected=False):
-            await until(lambda: len(instance.service.supervisor.statistics()) >= len(ACTORS))
-            return {report.name for report in instance.service.supervisor.statistics()}
+            await until(lambda: len(instance.service.parts.supervisor.statistics()) >= len(ACTORS))
+            return {report.name for report in instance.service.parts.supervisor.statistics()}
 
     assert trio.run(names) == set(ACTORS)
     assert request_of().delivery_id == "d1"

@@ -1,7 +1,7 @@
 """A simulated process' way to Redis: the gateway's promises, and every way in which a call may go wrong."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
@@ -10,7 +10,7 @@ from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisRefused, Redis
 from galaxy_mail.storage.links.gateway import GatewayStatistics, OnConnect
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
 from galaxy_mail.storage.links.redis_clock import HELD_MS
-from tests.simulation.witness import Said, names_of
+from tests.simulation.witness import Answered, names_of
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class SimulatedGateway:
     def _suppress_one(self, commands: Sequence[Command | Call]) -> None:
         """Somebody of whom it is unknown whether the attempt began with him."""
         if isinstance(commands[0], Call):
-            delivery = Said.of(commands[0], [1]).delivery()
+            delivery = Answered.of(commands[0], [1]).delivery()
             recipients = delivery.envelope.recipients()
             for address in recipients if self.world.rng.random() < 0.5 else recipients[:1]:
                 self.world.suppress(address.lower())
@@ -225,7 +225,7 @@ class SimulatedGateway:
                 lost = " ".join(i if losses == "0" else f"{i} (lost {losses})" for i, losses in tickets)
                 world.tell(f"{process.name} claims {lost}")
             if name == "purge" and reply[0] == 1:
-                world.purge(Said.of(command, reply).delivery())
+                world.purge(Answered.of(command, reply).delivery())
         return replies
 
     async def read_stream(self, stream: str, after: str, *, count: int, block_ms: int) -> list[Entry]:
@@ -245,6 +245,13 @@ class SimulatedGateway:
                 continue
             return []
 
+    @property
+    def clock(self) -> Self:
+        return self
+
+    def script_ms(self) -> int:
+        return self.world.now_ms()
+
     def now_ms(self) -> int:
         """As RedisClock: what its last measurement makes of it, and never backwards by little."""
         now_ms = self.world.now_ms() - self.world.clock_offset_ms + self._clock_offset_ms + self._skew_ms
@@ -262,7 +269,6 @@ class SimulatedGateway:
             batches=0,
             last_error=None,
             clock_offset_ms=0,
-            clock_error_ms=0,
         )
 
 

@@ -23,10 +23,10 @@ from galaxy_mail.domain.records import (
 )
 from galaxy_mail.domain.resend_job import JobStatus, ResendJob
 from galaxy_mail.domain.states import FINISHED, TERMINAL
-from galaxy_mail.storage.operations.store import Store
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.service.parts import Parts
 from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
 from galaxy_mail.storage.verify import verify
+from tests.keys import k
 from tests.simulation.workload import Asked, Wanted
 from tests.simulation.world import InstantLink, Offer, World
 
@@ -36,14 +36,10 @@ FUTURE_ID: Final = "future-1"  # what a newer release wrote
 FUTURE_RECORD: Final = b'{"v":2}'
 
 
-def verified(world: World, store: Store) -> list[str]:
+def verified(world: World, parts: Parts) -> list[str]:
     """What is wrong with the store at this moment, whatever goes on around it."""
-    real, store.link = store.link, InstantLink(world)
-    try:
-        found = world.instantly(verify(store, looks=1))
-    finally:
-        store.link = real
-    return [str(violation) for violation in found if violation.where != FUTURE_ID]
+    checking = verify(InstantLink(world), keys=parts.keys, retention=parts.retention, clock=world, looks=1)
+    return [str(violation) for violation in world.instantly(checking) if violation.where != FUTURE_ID]
 
 
 class Oracle:
@@ -59,8 +55,8 @@ class Oracle:
         for offer in world.offers:
             self.offers.setdefault(offer.delivery_id, []).append(offer)
 
-    def violations(self, store: Store) -> Iterator[str]:
-        yield from verified(self.world, store)
+    def violations(self, parts: Parts) -> Iterator[str]:
+        yield from verified(self.world, parts)
         stored = self._stored()
         known = self.books.accounts.keys()
         for delivery_id in stored.keys() ^ known:
@@ -92,7 +88,7 @@ class Oracle:
                 yield f"the command of {entry.fields['delivery_id']} made no delivery"
         if self.books.consumed != len(self.books.stream):
             yield f"{len(self.books.stream) - self.books.consumed} entries of the stream were not read"
-        [malformed] = self.world.run(("ZRANGE", k.IDX_MALFORMED, 0, -1))
+        [malformed] = self.world.run(("ZRANGE", k.malformed_index, 0, -1))
         found = sorted(entry_id.decode() for entry_id in cast("list[bytes]", malformed))
         expected = sorted(e.entry_id for e in self.books.stream if e.fate not in {"accepted", "duplicate"})
         if found != expected and not self._purges:
@@ -107,8 +103,8 @@ class Oracle:
         future, score, *rest = self.world.run(
             ("GET", k.delivery(FUTURE_ID)),
             ("ZSCORE", "mail:attempt_schedule", FUTURE_ID),
-            ("HKEYS", k.CLAIMS),
-            ("HKEYS", k.CLAIM_LOSSES),
+            ("HKEYS", k.claims),
+            ("HKEYS", k.claim_losses),
             ("ZRANGE", "mail:attempt_schedule", 0, -1),
             ("ZRANGE", "mail:attempt_schedule:priority", 0, -1),
         )
@@ -312,7 +308,7 @@ class Oracle:
 
     def _stored(self) -> dict[str, tuple[Delivery, list[Attempt]]]:
         self._records: dict[str, tuple[Delivery, list[Attempt]]] = {}
-        [ids] = self.world.run(("ZRANGE", k.IDX_CREATED_AT, 0, -1))
+        [ids] = self.world.run(("ZRANGE", k.created_at_index, 0, -1))
         for member in cast("list[bytes]", ids):
             delivery_id = member.decode()
             [data] = self.world.run(("GET", k.delivery(delivery_id)))

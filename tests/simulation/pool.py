@@ -23,7 +23,7 @@ def run_seeds(seeds: Sequence[int]) -> list[Run]:
     with _quiet(), tempfile.TemporaryDirectory(prefix="simulation-") as folder:
         server = ValkeyServer(Path(folder))
         trio.run(server.start)
-        link = BlockingLink(server.socket, lambda: 0)
+        link = BlockingLink(server.socket)
         try:
             return [simulate(seed, link, catalog) for seed in seeds]
         finally:

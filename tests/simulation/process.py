@@ -1,6 +1,6 @@
 """One instance of the service in a simulated world: it can be stopped, paused, and die at any await without a word."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -74,9 +74,6 @@ class Process:
         """Templates as they are in its release: no two processes have the same."""
         return Release(self.world.catalog, self.name)
 
-    def script_now(self) -> Callable[[], int]:
-        return self.world.now_ms
-
     # Its life
 
     async def run(self) -> None:
@@ -102,7 +99,7 @@ class Process:
 
     @property
     def troubled_s(self) -> float:
-        if self.service.epoch.replaced:
+        if self.service.parts.store_identity.replaced:
             return inf  # with every connection it drops what it held: nobody knows what that is worth
         return max(self.trouble_s, self.paused_until_s)
 
@@ -116,7 +113,7 @@ class Process:
 
     @property
     def serves(self) -> bool:
-        return not self.over and self.service.gateway.connected
+        return not self.over and self.service.parts.gateway.connected
 
     def die(self) -> None:
         self.world.tell(f"{self.name} dies")
@@ -145,7 +142,7 @@ class Process:
         self.paused_until_s = max(self.paused_until_s, trio.current_time() + seconds)
 
     def kill_an_actor(self) -> None:
-        supervisor = self.service.supervisor
+        supervisor = self.service.parts.supervisor
         name = self.world.rng.choice([report.name for report in supervisor.statistics()])
         self.world.tell(f"{self.name}: kills {name}")
         self.crashed()
@@ -200,7 +197,7 @@ class Process:
                 self.world.tell(f"{self.name} crashes at {point}")
                 raise Crash(point)
             case _:
-                for name, ward in sorted(self.service.supervisor._children.items()):
+                for name, ward in sorted(self.service.parts.supervisor._children.items()):
                     if ward.scope is not None and _is_within(ward.scope):
                         self.world.tell(f"{self.name}: kills {name} at {point}")
                         ward.kill()

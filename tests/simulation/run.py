@@ -15,15 +15,14 @@ import trio
 import trio._core._run as trio_run
 from trio.testing import MockClock
 
-import galaxy_mail.intake.resending
 from galaxy_mail.actors import resend_jobs
 from galaxy_mail.config import Config
 from galaxy_mail.domain.records import decode
 from galaxy_mail.domain.resend_job import ResendJob
-from galaxy_mail.intake import intake
+from galaxy_mail.intake import resend_job_runner, resending, stream_intake
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.storage.records import keys as k
 from tests.blocking_link import BlockingLink
+from tests.keys import k
 from tests.simulation.calm import Calm
 from tests.simulation.oracle import FUTURE_ID, FUTURE_RECORD, Oracle, verified
 from tests.simulation.process import Process
@@ -80,11 +79,13 @@ def simulate(seed: int, link: BlockingLink, catalog: Catalog) -> Run:
     trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # private and final, but for exactly this
     link.run([("FLUSHALL",)])
     simulation = Simulation(seed, link, catalog)
+    seeded = Seeded(Random(seed))
     with (
-        patch.object(galaxy_mail.intake.resending, "secrets", Seeded(Random(seed))),
+        patch.object(resending, "secrets", seeded),
+        patch.object(resend_job_runner, "secrets", seeded),
         patch.object(resend_jobs, "CHECK_EVERY_S", 1.0),  # mostly there is no job, and looking costs
         # A batch here is small, and is to have several pipelines.
-        patch.object(intake, "APPLIED_AT_A_TIME", 3),
+        patch.object(stream_intake, "APPLIED_AT_A_TIME", 3),
     ):
         try:
             trio.run(simulation.run, clock=MockClock(autojump_threshold=0))
@@ -139,7 +140,6 @@ class Simulation:
             claim_ttl_s=claim_ttl_s,
         )
         self.world.witness = Witness(now_ms=self.world.now_ms, delivery_kept_ms=self.config.delivery_ttl_ms)
-        link._now_ms = self.world.now_ms
         self.workload = Workload(
             self.world,
             self.living,
@@ -164,7 +164,7 @@ class Simulation:
                     witness.wrong("not everything reached its end")
                 platform.cancel_scope.cancel()
             for process in self.processes:
-                if stuck := () if process.over else process.service.supervisor.stuck():
+                if stuck := () if process.over else process.service.parts.supervisor.stuck():
                     witness.wrong(f"{process.name}: {stuck} did not turn")
                 process.stop()
                 with trio.move_on_after(300):
@@ -173,8 +173,8 @@ class Simulation:
                     witness.wrong(f"{process.name} did not stop")
             self.nursery.cancel_scope.cancel()
         self.virtual_s = trio.current_time()
-        store = self.processes[-1].service.store
-        for violation in Oracle(self.world, self.workload.asked, self.config).violations(store):
+        parts = self.processes[-1].service.parts
+        for violation in Oracle(self.world, self.workload.asked, self.config).violations(parts):
             witness.wrong(violation)
 
     # Its parts
@@ -198,7 +198,7 @@ class Simulation:
     async def _settle(self) -> None:
         """Nothing fails any more, and two fresh processes replace what the storm has left: a deployment."""
         world = self.world
-        self.look()
+        self.check_store()
         world.odds = NO_FAULTS
         world.calm.set()
         old = self.living()
@@ -238,9 +238,9 @@ class Simulation:
     def living(self) -> list[Process]:
         return [process for process in self.processes if not process.over]
 
-    def look(self) -> None:
+    def check_store(self) -> None:
         """The store is sound at this moment, too, whatever is going on."""
-        for violation in verified(self.world, self.processes[-1].service.store):
+        for violation in verified(self.world, self.processes[-1].service.parts):
             self.world.witness.wrong(f"in between: {violation}")
 
     async def _keep_one_living(self, every_s: float) -> None:

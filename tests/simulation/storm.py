@@ -69,7 +69,7 @@ class Storm:
                 world.witness.clock_jumped_s = trio.current_time()
                 world.tell("the clock jumps")
             case "look":
-                self.simulation.look()
+                self.simulation.check_store()
             case _ if one is not None:
                 self._end(event, one)
             case _:
@@ -109,7 +109,7 @@ class Storm:
         def empty() -> None:
             world.restore(Snapshot({}, Books(), 0))
             for process in self.simulation.living():
-                process.knows_other_store = process.service.epoch.store_id is not None
+                process.knows_other_store = process.service.parts.store_identity.store_id is not None
 
         await self._exchange(empty)
         world.counts["wiped"] += 1

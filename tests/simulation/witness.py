@@ -28,8 +28,8 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage.links.protocol import Arg, Call, Reply
 from galaxy_mail.storage.links.script import Script
 from galaxy_mail.storage.operations.answers import Answer
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
+from tests.keys import k
 
 LOST_AFTER_S: Final = 2.0  # spec 3: an owner's work is taken over so long after its claim ran out
 DUE_AFTER_S: Final = 1.1  # the scheduler looks every second
@@ -170,16 +170,16 @@ class Witness:
         self.order += 1
         judge = _JUDGES.get(call.script.name)
         if judge is not None:
-            judge(self, owner, Said.of(call, reply))
+            judge(self, owner, Answered.of(call, reply))
 
-    def _accept(self, owner: Owner, said: "Said") -> None:
-        delivery = said.delivery()
+    def _accept(self, owner: Owner, answered: "Answered") -> None:
+        delivery = answered.delivery()
         key = (str(delivery.source), delivery.idempotency_key)
-        match said.answer:
+        match answered.answer:
             case Answer.DONE:
-                self._accepted(owner, said, delivery, key)
+                self._accepted(owner, answered, delivery, key)
             case Answer.REPLAY:
-                record = decode(cast("bytes", said.reply[1]), IdempotencyRecord)
+                record = decode(cast("bytes", answered.reply[1]), IdempotencyRecord)
                 if self.books.keys.get(key) != record.delivery_id:
                     self.wrong(f"{key} was answered {record.delivery_id}; it is {self.books.keys.get(key)}'s")
             case Answer.DELIVERY_EXISTS if delivery.delivery_id not in self.books.accounts:
@@ -187,44 +187,44 @@ class Witness:
             case _:
                 pass
 
-    def _accepted(self, owner: Owner, said: "Said", delivery: Delivery, key: tuple[str, str]) -> None:
+    def _accepted(self, owner: Owner, answered: "Answered", delivery: Delivery, key: tuple[str, str]) -> None:
         books, delivery_id = self.books, delivery.delivery_id
         if key in books.keys:
             self.wrong(f"{delivery_id} was accepted with the key of {books.keys[key]}")
         if delivery_id in books.accounts:
             self.wrong(f"{delivery_id} was accepted, and it existed")
-        if decode(said.bytes("idempotency record"), IdempotencyRecord).delivery_id != delivery_id:
+        if decode(answered.bytes("idempotency record"), IdempotencyRecord).delivery_id != delivery_id:
             self.wrong(f"{delivery_id} was accepted with an idempotency record of another")
         if delivery.parent_delivery_id is not None:
             parent = books.accounts.get(delivery.parent_delivery_id)
             if parent is None or not parent.ended:
                 self.wrong(f"{delivery_id} resends what has not ended")
         ended = delivery.status in TERMINAL
-        if ended is bool(said.bytes("attempt record")):
+        if ended is bool(answered.bytes("attempt record")):
             self.wrong(f"{delivery_id} is {delivery.status} and its attempt says otherwise")
         books.keys[key] = delivery_id
         books.accounts[delivery_id] = Account(
             delivery_id=delivery_id,
             lane=delivery.lane,
-            due_ms=said.number("created_at_ms"),
+            due_ms=answered.number("created_at_ms"),
             attempt_no=0 if ended else 1,
             ended=ended,
             parent=delivery.parent_delivery_id,
             ended_ms=delivery.created_at_ms,
             free_since_s=trio.current_time(),
         )
-        if said.text("entry_id"):
-            self._consumed(said.text("entry_id"), "accepted")
+        if answered.text("entry_id"):
+            self._consumed(answered.text("entry_id"), "accepted")
         self._moved("accept", books.accounts[delivery_id], owner)
 
-    def _record_malformed(self, owner: Owner, said: "Said") -> None:
-        if said.answer == Answer.DONE:
-            record = decode(said.bytes("record"), MalformedCommand)
-            self._consumed(said.text("entry_id"), record.failure_code)
+    def _record_malformed(self, owner: Owner, answered: "Answered") -> None:
+        if answered.answer == Answer.DONE:
+            record = decode(answered.bytes("record"), MalformedCommand)
+            self._consumed(answered.text("entry_id"), record.failure_code)
 
-    def _skip(self, owner: Owner, said: "Said") -> None:
-        if said.answer == Answer.DONE:
-            self._consumed(said.text("entry_id"), "duplicate")
+    def _skip(self, owner: Owner, answered: "Answered") -> None:
+        if answered.answer == Answer.DONE:
+            self._consumed(answered.text("entry_id"), "duplicate")
 
     def _consumed(self, entry_id: str, fate: str) -> None:
         """The offset moved past this entry: it has to be the next one, and what became of it has to be right."""
@@ -244,11 +244,11 @@ class Witness:
             if (late_s := trio.current_time() - since_s) > READ_AFTER_S:
                 self.wrong(f"entry {entry_id} was read after {late_s:.3f} s")
 
-    def _claim(self, owner: Owner, said: "Said") -> None:
-        now_ms = said.number("now_ms")
+    def _claim(self, owner: Owner, answered: "Answered") -> None:
+        now_ms = answered.number("now_ms")
         few = sum(1 for account in self.books.accounts.values() if not account.ended) <= FEW
         tokens = {account.token for account in self.books.accounts.values()}
-        for ticket in said.reply[4:]:
+        for ticket in answered.reply[4:]:
             delivery_id, token, _lane, losses = (part.decode() for part in cast("list[bytes]", ticket))
             account = self.books.accounts.get(delivery_id)
             if account is None:
@@ -267,8 +267,8 @@ class Witness:
             if token in tokens:
                 self.wrong(f"{delivery_id} was given a token that was used before")
             account.owner, account.token, account.begun = owner, token, False
-            account.ttl_s = said.number("ttl_ms") / 1000
-            account.expiry_ms = now_ms + said.number("ttl_ms")
+            account.ttl_s = answered.number("ttl_ms") / 1000
+            account.expiry_ms = now_ms + answered.number("ttl_ms")
             account.claimed_s = account.renewed_s = trio.current_time()
             self._moved("claim", account, owner)
 
@@ -300,33 +300,33 @@ class Witness:
         if self.calm_since_s is not None:
             self.moves.append(Move(what, account.delivery_id, account.lane, owner, trio.current_time()))
 
-    def _fence(self, owner: Owner, said: "Said") -> Account | None:
+    def _fence(self, owner: Owner, answered: "Answered") -> Account | None:
         """The account of a call that its token lets in; None where it was refused, or it is no delivery of ours."""
-        delivery_id = said.text("delivery_id")
+        delivery_id = answered.text("delivery_id")
         account = self.books.accounts.get(delivery_id)
         if account is None:
             return None
-        rightful = account.owner is not None and account.token == said.text("token")
-        if said.answer == Answer.STALE:
+        rightful = account.owner is not None and account.token == answered.text("token")
+        if answered.answer == Answer.STALE:
             if rightful:
-                self.wrong(f"{said.name} of {delivery_id} by {owner.name}, its owner, was refused")
+                self.wrong(f"{answered.name} of {delivery_id} by {owner.name}, its owner, was refused")
             return None
         if not rightful:
-            self.wrong(f"{said.name} of {delivery_id} by {owner.name}, who does not own it, was obeyed")
+            self.wrong(f"{answered.name} of {delivery_id} by {owner.name}, who does not own it, was obeyed")
         return account
 
-    def _begin(self, owner: Owner, said: "Said") -> None:
-        account = self._fence(owner, said)
+    def _begin(self, owner: Owner, answered: "Answered") -> None:
+        account = self._fence(owner, answered)
         if account is None:
             return
-        now_ms = said.number("now_ms")
+        now_ms = answered.number("now_ms")
         expired = account.expiry_ms <= now_ms
-        if (said.answer == Answer.EXPIRED) is not expired:
+        if (answered.answer == Answer.EXPIRED) is not expired:
             self.wrong(f"begin of {account.delivery_id}: its claim {'had' if expired else 'had not'} expired")
-        if said.answer != Answer.DONE:
+        if answered.answer != Answer.DONE:
             return
-        delivery = said.delivery()
-        number = said.attempt().attempt_no
+        delivery = answered.delivery()
+        number = answered.attempt().attempt_no
         if number != account.attempt_no or account.ended:
             self.wrong(f"attempt {number} of {account.delivery_id} began, and {account.attempt_no} is next")
         if account.losses >= LOSSES_MAX:
@@ -336,29 +336,29 @@ class Witness:
         if before is not None and (before.token, before.delivery) == (account.token, delivery):
             suppressed = before.suppressed  # the same once more
         account.begun = True
-        account.expiry_ms = now_ms + said.number("ttl_ms")
+        account.expiry_ms = now_ms + answered.number("ttl_ms")
         account.renewed_s = trio.current_time()
         begin = Begin(number, account.token, self.order, delivery, suppressed, account.renewed_s)
         self.books.begun[account.delivery_id, number, owner.name] = begin
         self._moved("begin", account, owner)
 
-    def _renew(self, owner: Owner, said: "Said") -> None:
-        account = self._fence(owner, said)
+    def _renew(self, owner: Owner, answered: "Answered") -> None:
+        account = self._fence(owner, answered)
         if account is not None:
-            account.expiry_ms = said.number("now_ms") + said.number("ttl_ms")
+            account.expiry_ms = answered.number("now_ms") + answered.number("ttl_ms")
             account.renewed_s = trio.current_time()
             begin = self.books.begun.get((account.delivery_id, account.attempt_no, owner.name))
             if begin is not None:
                 begin.renewed_s = account.renewed_s
 
-    def _release(self, owner: Owner, said: "Said") -> None:
-        account = self._fence(owner, said)
+    def _release(self, owner: Owner, answered: "Answered") -> None:
+        account = self._fence(owner, answered)
         if account is None:
             return
-        name, begun = account.delivery_id, said.bytes("attempt record") != b""
-        if said.number("due_ms") != account.due_ms:
-            self.wrong(f"{name} was given back as due {said.text('due_ms')}, and was {account.due_ms}")
-        if begun and said.attempt().attempt_no != account.attempt_no:
+        name, begun = account.delivery_id, answered.bytes("attempt record") != b""
+        if answered.number("due_ms") != account.due_ms:
+            self.wrong(f"{name} was given back as due {answered.text('due_ms')}, and was {account.due_ms}")
+        if begun and answered.attempt().attempt_no != account.attempt_no:
             self.wrong(f"{name} was given back with another attempt than {account.attempt_no}")
         if account.begun and not begun:
             self.wrong(f"{name} was given back as if it had not begun")
@@ -366,16 +366,16 @@ class Witness:
         account.free_since_s = trio.current_time()
         self._moved("end", account, owner)
 
-    def _finish(self, owner: Owner, said: "Said") -> None:
-        delivery_id, token = said.text("delivery_id"), said.text("token")
-        record = said.bytes("attempt record")
-        attempt = said.attempt()
+    def _finish(self, owner: Owner, answered: "Answered") -> None:
+        delivery_id, token = answered.text("delivery_id"), answered.text("token")
+        record = answered.bytes("attempt record")
+        attempt = answered.attempt()
         number = attempt.attempt_no
         if self.books.recorded.get((delivery_id, number, token)) == record:  # once more: nothing is written
-            if said.answer != Answer.DONE:
+            if answered.answer != Answer.DONE:
                 self.wrong(f"attempt {number} of {delivery_id} was recorded, and said to be stale")
             return
-        account = self._fence(owner, said)
+        account = self._fence(owner, answered)
         if account is None:
             return
         if number != account.attempt_no or account.ended:
@@ -385,41 +385,41 @@ class Witness:
         self.books.recorded[delivery_id, number, token] = record
         self._moved("end", account, owner)
         account.owner, account.begun = None, False
-        if said.bytes("next attempt record"):
+        if answered.bytes("next attempt record"):
             account.attempt_no += 1
-            account.due_ms = said.number("due_ms")
+            account.due_ms = answered.number("due_ms")
             account.free_since_s = trio.current_time()
         else:
-            account.ended, account.ended_ms = True, said.number("finished_at_ms")
+            account.ended, account.ended_ms = True, answered.number("finished_at_ms")
 
-    def _park(self, owner: Owner, said: "Said") -> None:
-        if self._fence(owner, said) is not None:
-            self.wrong(f"{said.text('delivery_id')} was parked, and this release wrote it")
+    def _quarantine(self, owner: Owner, answered: "Answered") -> None:
+        if self._fence(owner, answered) is not None:
+            self.wrong(f"{answered.text('delivery_id')} was quarantined, and this release wrote it")
 
-    def _reschedule(self, owner: Owner, said: "Said") -> None:
-        if said.answer == Answer.DONE and said.text("delivery_id") in self.books.accounts:
-            self.wrong(f"the schedule of {said.text('delivery_id')} had to be mended")
+    def _reschedule(self, owner: Owner, answered: "Answered") -> None:
+        if answered.answer == Answer.DONE and answered.text("delivery_id") in self.books.accounts:
+            self.wrong(f"the schedule of {answered.text('delivery_id')} had to be repaired")
 
-    def _note_lost(self, owner: Owner, said: "Said") -> None:
-        if said.answer == Answer.DONE:
-            self.wrong(f"{said.text('lost')} stream entries were said to be lost, and none was")
+    def _note_lost(self, owner: Owner, answered: "Answered") -> None:
+        if answered.answer == Answer.DONE:
+            self.wrong(f"{answered.text('lost')} stream entries were said to be lost, and none was")
 
-    def _purge(self, owner: Owner, said: "Said") -> None:
-        if said.answer != Answer.DONE:
+    def _purge(self, owner: Owner, answered: "Answered") -> None:
+        if answered.answer != Answer.DONE:
             return
-        delivery_id = said.text("delivery_id")
+        delivery_id = answered.text("delivery_id")
         account = self.books.accounts.get(delivery_id)
         if account is None or not account.ended:
-            self.wrong(f"{delivery_id} was forgotten before its end")
+            self.wrong(f"{delivery_id} was purged before its end")
         elif account.ended_ms + self._delivery_kept_ms > self._now_ms() + CLOCKS_APART_MS:
-            self.wrong(f"{delivery_id} was forgotten before its time")
+            self.wrong(f"{delivery_id} was purged before its time")
         self.forgotten.add(delivery_id)
 
-    def _lease(self, owner: Owner, said: "Said") -> None:
-        name, now_ms, ttl_ms = said.text("owner"), said.number("now_ms"), said.number("ttl_ms")
+    def _lease(self, owner: Owner, answered: "Answered") -> None:
+        name, now_ms, ttl_ms = answered.text("owner"), answered.number("now_ms"), answered.number("ttl_ms")
         holder, expiry_ms = self.books.reader
         free = holder in {"", name} or expiry_ms <= now_ms
-        given = said.answer == Answer.DONE
+        given = answered.answer == Answer.DONE
         if given is not free:
             self.wrong(
                 f"the stream's lease was {'given' if given else 'refused'}, and was {holder or 'nobody'}'s"
@@ -467,7 +467,7 @@ class Witness:
         return [account for account in self.books.accounts.values() if account.owner is owner]
 
 
-class Said(Struct, frozen=True):
+class Answered(Struct, frozen=True):
     """A call by the names of its header, and what it was answered."""
 
     name: str
@@ -476,7 +476,7 @@ class Said(Struct, frozen=True):
     reply: list[Reply]
 
     @classmethod
-    def of(cls, call: Call, reply: list[Reply]) -> "Said":
+    def of(cls, call: Call, reply: list[Reply]) -> "Answered":
         keys, args = names_of(call.script)
         return cls(
             call.script.name,
@@ -503,7 +503,7 @@ class Said(Struct, frozen=True):
         return decode_delivery(self.bytes("delivery record"), self.text("delivery_id"))
 
     def attempt(self) -> Attempt:
-        delivery_id, _, number = self.keys["attempt"].removeprefix(k.ATTEMPTS).rpartition(":")
+        delivery_id, _, number = self.keys["attempt"].removeprefix(k.attempts).rpartition(":")
         return decode_attempt(self.bytes("attempt record"), delivery_id, int(number))
 
 
@@ -515,7 +515,7 @@ def names_of(script: Script) -> tuple[list[str], list[str]]:
     return keys, [name for kind, name in positions if kind == "ARGV"]
 
 
-_JUDGES: Final[dict[str, Callable[[Witness, Owner, Said], None]]] = {
+_JUDGES: Final[dict[str, Callable[[Witness, Owner, Answered], None]]] = {
     "accept": Witness._accept,
     "record_malformed": Witness._record_malformed,
     "skip": Witness._skip,
@@ -524,7 +524,7 @@ _JUDGES: Final[dict[str, Callable[[Witness, Owner, Said], None]]] = {
     "renew": Witness._renew,
     "release": Witness._release,
     "finish": Witness._finish,
-    "quarantine": Witness._park,
+    "quarantine": Witness._quarantine,
     "reschedule": Witness._reschedule,
     "note_lost": Witness._note_lost,
     "purge": Witness._purge,

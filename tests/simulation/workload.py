@@ -117,7 +117,7 @@ class Workload:
                 content_type="application/json",
                 delivery_id=new_delivery_id(self.world.now_ms(), rng.randbytes(10)),
             )
-            outcome = await process.service.intake.accept(request)
+            outcome = await process.service.parts.intake.accept(request)
             self.asked.promised.setdefault(key, []).append(outcome.delivery_id)
             self.world.tell(f"promised {key}: {outcome.delivery_id} {outcome.outcome}")
             return True
@@ -244,7 +244,9 @@ class Workload:
             account = witness.books.accounts.get(parent)
             ended = account is not None and account.ended
             try:
-                resent = await process.service.resending.resend(parent, idempotency_key=key, resent_by="ops")
+                resent = await process.service.parts.resending.resend(
+                    parent, idempotency_key=key, resent_by="ops"
+                )
             except (ResendNotAllowed, UnknownParent) as refusal:
                 if ended and not witness.lost and not self._purges:
                     witness.wrong(f"{parent} could not be resent: {refusal}")
@@ -266,7 +268,9 @@ class Workload:
         )
 
         async def once(process: Process) -> bool:
-            job, _ = await process.service.resending.start_job(request, {"key": key}, idempotency_key=key)
+            job, _ = await process.service.parts.resend_job_runner.start(
+                request, {"key": key}, idempotency_key=key
+            )
             self.asked.jobs.append(job.job_id)
             self.world.counts["resend_job"] += 1
             return True

@@ -18,8 +18,8 @@ from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.links.errors import RedisRefused
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
 from galaxy_mail.storage.operations.identity import entry_number
-from galaxy_mail.storage.records import keys as k
 from tests.blocking_link import BlockingLink
+from tests.keys import k
 from tests.simulation.witness import Begin, Books, Published, Witness
 
 EPOCH_MS: Final = 4_100_000_000_123  # odd, and in the future: keys' times to live run on the server's clock
@@ -98,6 +98,9 @@ class World:
         """Redis' clock."""
         return EPOCH_MS + self.clock_offset_ms + round(trio.current_time() * 1000)
 
+    def script_ms(self) -> int:
+        return self.now_ms()
+
     def tell(self, event: str) -> None:
         self.history.append(f"{trio.current_time():12.3f} {event}")
 
@@ -150,11 +153,11 @@ class World:
         self.tell(f"{entry} is {'suppressed' if reason else 'not suppressed any more'}")
         self.counts["suppress"] += 1
         if reason is None:
-            self.run(("HDEL", k.SUPPRESSIONS, entry))
+            self.run(("HDEL", k.suppressions, entry))
             self.witness.books.suppressed.pop(entry, None)
         else:
             record = Suppression(address=entry, reason=reason, created_at_ms=self.now_ms())
-            self.run(("HSET", k.SUPPRESSIONS, entry, encode(record)))
+            self.run(("HSET", k.suppressions, entry, encode(record)))
             self.witness.books.suppressed[entry] = reason
             self.suppressed_once.add(entry)
 
@@ -223,6 +226,3 @@ class InstantLink:
 
     async def read_stream(self, stream: str, after: str, *, count: int, block_ms: int) -> list[Entry]:
         raise AssertionError("nothing waits here")
-
-    def now_ms(self) -> int:
-        return self._world.now_ms()

@@ -106,8 +106,8 @@ class SmtpProvider:
         if smtputf8:
             parameters += b" SMTPUTF8"  # RFC 6531 §3.4
         return Mail(
-            mail_argument=b"FROM:<%s>%s" % (_spelt(self._sender.email), parameters),
-            recipients=tuple((to, b"TO:<%s>" % _spelt(to)) for to in message.envelope.recipients()),
+            mail_argument=b"FROM:<%s>%s" % (_encoded(self._sender.email), parameters),
+            recipients=tuple((to, b"TO:<%s>" % _encoded(to)) for to in message.envelope.recipients()),
             wire=wire,
         )
 
@@ -139,6 +139,6 @@ class SmtpProvider:
 _NO_SMTPUTF8: Final = "an address needs SMTPUTF8, which the relay does not offer"
 
 
-def _spelt(address: str) -> bytes:
+def _encoded(address: str) -> bytes:
     """The address in ASCII where it has such a spelling."""
     return (address if needs_smtputf8(address) else to_ascii(address)).encode()

@@ -25,6 +25,8 @@ from typing import Final, Self
 import trio
 from msgspec import Struct
 
+from galaxy_mail.domain.errors import root_cause
+from galaxy_mail.network.loopback import is_loopback
 from galaxy_mail.network.socket_stream import ConversationStream
 from galaxy_mail.providers.provider import SendDeadline
 from galaxy_mail.providers.smtp.outcomes import (
@@ -38,7 +40,7 @@ from galaxy_mail.providers.smtp.outcomes import (
 )
 from galaxy_mail.providers.smtp.protocol import Extensions, OutOfTurn, SmtpClient, State
 from galaxy_mail.providers.smtp.replies import NotSmtp, Reply, one_line
-from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, is_loopback
+from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
 
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
 
@@ -487,14 +489,9 @@ def _own_name(stream: ConversationStream | None) -> bytes:
 
 def _system_words(error: BaseException) -> str:
     """The innermost reason that an operating system gave, in its words."""
-    while True:
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        elif isinstance(error, socket.gaierror):
-            return one_line(error.strerror or str(error))
-        elif isinstance(error, OSError) and error.errno:
-            return one_line(os.strerror(error.errno))
-        elif error.__cause__ is None:
-            return one_line(str(error))
-        else:
-            error = error.__cause__
+    cause = root_cause(error)
+    if isinstance(cause, socket.gaierror):
+        return one_line(cause.strerror or str(cause))
+    if isinstance(cause, OSError) and cause.errno:
+        return one_line(os.strerror(cause.errno))
+    return one_line(str(cause))

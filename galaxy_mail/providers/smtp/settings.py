@@ -1,6 +1,5 @@
 """What an operator decides about the relay."""
 
-import ipaddress
 import ssl
 from enum import StrEnum
 from typing import Final
@@ -60,14 +59,3 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
         raise BadCaFile(
             f"MAIL_SMTP_CA_FILE: no certificates can be read from it ({type(bad).__name__})"
         ) from bad
-
-
-def is_loopback(host: str) -> bool:
-    """By what is written, not by what a resolver says (RFC 6761 §6.3 fixes `localhost`)."""
-    name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
@@ -18,6 +18,7 @@ import trio
 from galaxy_mail.settings.redis_address import RedisAddress
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
+from galaxy_mail.storage.links.replies import as_entries, as_int, as_list, as_parts, as_text
 from galaxy_mail.storage.links.request_queue import Request, RequestQueue
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class ControlLink:
             return self._address
         self._wanted.set()
         (reply,) = await self._discoveries.pipeline([("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)])
-        host, port = cast("tuple[bytes, int]", reply)
-        return self._address.at(host.decode(), port)
+        host, port = as_parts(reply, 2)
+        return self._address.at(as_text(host), as_int(port))
 
     async def run(self) -> None:
         queues = (self._commands, self._reads, self._discoveries)
@@ -115,11 +116,15 @@ class ControlLink:
     async def _connect(self, name: str) -> AbstractConnection:
         address = await self.primary()
         connection = _connection(address)
-        with trio.fail_after(CONNECT_WITHIN_S):
-            await _in_loop(connection.connect)
-            # For CLIENT LIST alone; redis-py itself would take a refusal for a broken connection.
-            named = Request([("CLIENT", "SETNAME", f"galaxy-mail:{name}")], CONNECT_WITHIN_S)
-            await _in_loop(_exchange, connection, named)
+        try:
+            with trio.fail_after(CONNECT_WITHIN_S):
+                await _in_loop(connection.connect)
+                # For CLIENT LIST alone; redis-py itself would take a refusal for a broken connection.
+                named = Request([("CLIENT", "SETNAME", f"galaxy-mail:{name}")], CONNECT_WITHIN_S)
+                await _in_loop(_exchange, connection, named)
+        except BaseException:  # cancelled, too: redis-py closes only what it was reading or writing
+            await _close(connection)
+            raise
         return connection
 
     async def _serve_sentinels(self) -> None:
@@ -284,7 +289,6 @@ def _entries(reply: Reply) -> list[Entry]:
     """The entries of the one stream that XREAD was asked for: [[stream, [[id, [field, value, ...]], ...]]], or nothing."""
     if reply is None:
         return []
-    ((_stream, entries),) = cast("list[tuple[bytes, list[tuple[bytes, list[bytes]]]]]", reply)
-    return [
-        (entry_id.decode(), list(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in entries
-    ]
+    [stream] = as_list(reply)
+    _name, entries = as_parts(stream, 2)
+    return as_entries(entries)

@@ -21,6 +21,7 @@ import hiredis
 import structlog
 import trio
 
+from galaxy_mail.domain.errors import root_cause
 from galaxy_mail.network.socket_stream import ConversationStream
 from galaxy_mail.settings.redis_address import RedisAddress
 from galaxy_mail.storage.links.durability import Durability
@@ -344,10 +345,7 @@ class DataLink:
 def _reason(error: BaseException, within_s: float) -> str:
     if isinstance(error, trio.TooSlowError):
         return f"no answer within {within_s:g} s"
-    cause: BaseException = error
-    while cause.__cause__ is not None or isinstance(cause, BaseExceptionGroup):
-        # trio says that all attempts failed, and gives the attempts as its cause.
-        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause
+    cause = root_cause(error)  # trio says that all attempts failed, and gives the attempts as its cause
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate does not verify: {cause.verify_message}"
     return str(cause) or type(cause).__name__

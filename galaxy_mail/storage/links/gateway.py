@@ -37,14 +37,13 @@ class GatewayStatistics(Struct, frozen=True, kw_only=True):
     batches: int  # round trips so far: written batches of requests
     last_error: str | None  # why the connection was lost or could not be made; None while connected
     clock_offset_ms: float  # Redis' clock less this host's
-    clock_error_ms: float | None  # half the round trip in which it was measured; None: not yet
 
 
 class Gateway:
     """Keeps the connections to Redis, hands commands to them and replies back.
 
     `on_connect` is given every new connection before anything else uses it, that of the acceptances too; when it
-    raises RedisTrouble, the connection is given up and made anew. `run` ends only when cancelled: Redis being away is
+    raises RedisFailure, the connection is given up and made anew. `run` ends only when cancelled: Redis being away is
     no crash. It may run again after it ended.
     """
 
@@ -66,7 +65,7 @@ class Gateway:
             raise ValueError("an embedded Valkey has an address of its own: EmbeddedValkey.address")
         self.on_connect = on_connect
         self._load = load
-        self._clock = RedisClock()
+        self.clock = RedisClock()
         self._control = ControlLink(address, timeout_s=timeout_s)
 
         def link(
@@ -83,7 +82,7 @@ class Gateway:
                 durability=durability,
             )
 
-        self._data = link("data", Durability.SERVER, self._clock.measure)
+        self._data = link("data", Durability.SERVER, self.clock.measure)
         self._accept = self._data if durability is Durability.SERVER else link("accept", durability, _ping)
 
     async def run(self) -> None:
@@ -124,10 +123,6 @@ class Gateway:
         """Like `pipeline`, apart from the hot path: for what may be slow or long, such as INFO."""
         return await self._control.pipeline(commands, timeout_s=timeout_s)
 
-    def now_ms(self) -> int:
-        """Epoch milliseconds on Redis' clock, as well as it is known here. Never goes backwards (see RedisClock)."""
-        return self._clock.now_ms()
-
     def statistics(self) -> GatewayStatistics:
         links = {self._data, self._accept}
         return GatewayStatistics(
@@ -139,12 +134,11 @@ class Gateway:
             last_error=next(
                 (link.last_error for link in (self._data, self._accept) if link.last_error), None
             ),
-            clock_offset_ms=self._clock.offset_ms,
-            clock_error_ms=self._clock.error_ms,
+            clock_offset_ms=self.clock.offset_ms,
         )
 
     async def _prepare(self, pipeline: Pipeline) -> None:
-        await self._clock.measure(pipeline)
+        await self.clock.measure(pipeline)
         load = scripts() if self._load is None else self._load
         # A refusal shows in the first call, which then can't be healed either.
         await pipeline([("SCRIPT", "LOAD", script.text) for script in load])
@@ -153,5 +147,5 @@ class Gateway:
 
 
 async def _ping(pipeline: Pipeline) -> None:
-    """A sign of life from the accepting connection, whose replies wait for the disk and tell no time."""
+    """Heartbeat of the accepting connection. Its replies wait for the disk, so TIME would measure nothing."""
     await pipeline([("PING",)])

@@ -53,7 +53,3 @@ class RedisLink(Protocol):
     async def read_stream(self, stream: str, after: str, *, count: int, block_ms: int) -> list[Entry]:
         """The entries behind `after`, at most `count`; none after `block_ms` of waiting. Changes nothing."""
         ...
-
-    def now_ms(self) -> int:
-        """Epoch milliseconds on Redis' clock, as well as it is known here."""
-        ...

@@ -1,6 +1,6 @@
-"""Redis' clock as seen from here: a monotonic one, and an offset that TIME tells.
+"""Redis' clock as this host knows it: its own monotonic clock plus an offset measured by TIME.
 
-(Except before the first measurement, when there is nothing better.)
+Before the first measurement the offset is that of this host's clock.
 """
 
 import time
@@ -44,6 +44,9 @@ class RedisClock:
             return self._last_ms
         self._last_ms = now_ms
         return now_ms
+
+    def script_ms(self) -> None:
+        """Scripts ask the server."""
 
     async def measure(self, pipeline: Pipeline) -> None:
         """Asks for TIME a few times and keeps the answer of the quickest round trip."""

@@ -1,7 +1,7 @@
 """Whether a server may hold our mail: looked at once, at the start."""
 
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
 from galaxy_mail.storage.links.durability import Durability
 from galaxy_mail.storage.links.errors import RedisRefused, UnfitRedis
@@ -122,7 +122,7 @@ def _info(reply: Reply) -> dict[str, str]:
 
 
 def _text(value: Reply) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(cast("object", value))
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

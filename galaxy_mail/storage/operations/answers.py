@@ -2,13 +2,19 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final, cast
+from typing import Final
 
 from msgspec import Struct
 
 from galaxy_mail.domain.records import IdempotencyRecord, Suppression, decode
-from galaxy_mail.storage.links.errors import RedisRefused
 from galaxy_mail.storage.links.protocol import Reply
+from galaxy_mail.storage.links.replies import (
+    UnexpectedReply,
+    as_bytes,
+    as_list,
+    as_optional_bytes,
+    as_text,
+)
 from galaxy_mail.storage.records.encoding import readable
 
 UNREADABLE: Final = "the suppression list's entry can't be read"
@@ -41,6 +47,15 @@ class DeliveryExists(Struct, frozen=True):
     """Another delivery has this id. Nothing was written."""
 
 
+class SuppressionsFound(Struct, frozen=True):
+    """Recipients are on the suppression list. Nothing was written."""
+
+    found: list[bytes | None]  # the list's entries, in the order in which they were asked for
+
+    def named(self, asked: Sequence[str]) -> "NewlySuppressed":
+        return NewlySuppressed(reasons(asked, self.found))
+
+
 class NewlySuppressed(Struct, frozen=True):
     """Recipients are on the suppression list: entry -> reason. Nothing was written."""
 
@@ -53,33 +68,35 @@ class NotNext(Struct, frozen=True):
     offset: str
 
 
+AcceptReply = Accepted | Replay | DeliveryExists | SuppressionsFound | NotNext
 AcceptAnswer = Accepted | Replay | DeliveryExists | NewlySuppressed | NotNext
 
 
-def answered(reply: Reply) -> Reply:
-    """The reply, unless it is Redis' refusal: then that is raised."""
-    if isinstance(reply, RedisRefused):
-        raise reply
-    return reply
+def done(reply: Reply) -> bool:
+    """True: done. False: the claim or the record is not the caller's any more, and nothing was written."""
+    [answer] = as_list(reply)
+    if answer != Answer.DONE and answer != Answer.STALE:
+        raise UnexpectedReply(f"a script answered {answer!r}")
+    return answer == Answer.DONE
 
 
-def accept_answer(reply: Reply, asked: Sequence[str] = ()) -> AcceptAnswer:
-    """What the accept script said. Raises RedisRefused."""
-    answer, *rest = cast("list[int | bytes]", answered(reply))
+def accept_answer(reply: Reply) -> AcceptReply:
+    """What `accept` answered, or another script that moves the stream's offset: they use the same codes."""
+    answer, *rest = as_list(reply)
     match answer:
         case Answer.DONE:
             return Accepted()
         case Answer.REPLAY:
-            raw = cast("bytes", rest[0])
+            raw = as_bytes(rest[0])
             return Replay(decode(raw, IdempotencyRecord), raw)
         case Answer.DELIVERY_EXISTS:
             return DeliveryExists()
         case Answer.SUPPRESSED:
-            return NewlySuppressed(reasons(asked, cast("list[bytes | None]", rest)))
+            return SuppressionsFound([as_optional_bytes(part) for part in rest])
         case Answer.NOT_NEXT:
-            return NotNext(cast("bytes", rest[0]).decode())
+            return NotNext(as_text(rest[0]))
         case _:
-            raise AssertionError(f"accept answered {answer!r}")
+            raise UnexpectedReply(f"accept answered {answer!r}")
 
 
 def reasons(asked: Sequence[str], found: Sequence[bytes | None]) -> dict[str, str]:

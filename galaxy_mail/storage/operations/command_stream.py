@@ -2,11 +2,11 @@
 
 The offset moves inside the script that makes an entry safe, and only from the entry's predecessor. So a batch sent in one
 pipeline stops at its first failure (everything behind it answers "not next"), and a second reader changes nothing.
-The lease only keeps readers from working twice; the offset is what makes them correct.
+The lease avoids duplicate work; the offset check guarantees correctness.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, cast
+from collections.abc import Sequence
+from typing import Final
 
 from msgspec import DecodeError, Struct
 
@@ -17,19 +17,26 @@ from galaxy_mail.domain.records import (
     decode,
     encode,
 )
-from galaxy_mail.storage.links.protocol import Call, Command, Entry, RedisLink, Reply
-from galaxy_mail.storage.links.script import script
-from galaxy_mail.storage.operations.answers import answered, suppression_reason
+from galaxy_mail.storage.links.clock import Clock
+from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.links.protocol import Call, Command, Entry, RedisLink
+from galaxy_mail.storage.links.replies import answered, as_int, as_optional_bytes, as_optional_bytes_list
+from galaxy_mail.storage.operations.answers import AcceptReply, accept_answer, suppression_reason
 from galaxy_mail.storage.operations.identity import StoreIdentity, entry_number
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, SKIP, StreamPosition
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.operations.lease import LEASE, LeaseArgs, LeaseKeys
+from galaxy_mail.storage.operations.note_lost import NOTE_LOST, NoteLostArgs, NoteLostKeys
+from galaxy_mail.storage.operations.operation import NoArgs
+from galaxy_mail.storage.operations.read_commands import READ_COMMANDS, ReadCommandsArgs, ReadCommandsKeys
+from galaxy_mail.storage.operations.record_malformed import (
+    RECORD_MALFORMED,
+    RecordMalformedArgs,
+    RecordMalformedKeys,
+)
+from galaxy_mail.storage.operations.skip import SKIP, SkipArgs, SkipKeys
+from galaxy_mail.storage.operations.store import StreamPosition
+from galaxy_mail.storage.operations.stream_state import STREAM_STATE, StreamStateKeys
 from galaxy_mail.storage.records.keys import Keys
-
-READ_COMMANDS: Final = script("read_commands")
-RECORD_MALFORMED: Final = script("record_malformed")
-LEASE: Final = script("lease")
-NOTE_LOST: Final = script("note_lost")
-STREAM_STATE: Final = script("stream_state")
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 
 BATCH_ENTRIES: Final = 250
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -68,54 +75,60 @@ class CommandStream:
         epoch: StoreIdentity,
         malformed_kept_ms: int,
         owner: str,
-        script_now: Callable[[], int] | None = None,
+        clock: Clock,
     ) -> None:
-        self.link = link
-        self.keys = keys
+        self._link = link
+        self._keys = keys
         self.epoch = epoch
         self._owner = owner
         self._malformed_kept_ms = malformed_kept_ms
-        self._script_now = script_now
+        self._clock = clock
 
     # The lease
 
     async def hold_lease(self, ttl_ms: int) -> bool:
-        """Takes or keeps the right to read; False while another process has it. Raises RedisTrouble."""
-        now = self._script_now() if self._script_now is not None else ""
-        [reply] = await self.link.pipeline([Call(LEASE, (k.INGRESS_LEASE,), (self._owner, now, ttl_ms))])
-        return cast("list[int]", answered(reply))[0] == 1
+        """Takes or keeps the right to read; False while another process has it. Raises RedisFailure."""
+        return await LEASE.run(
+            self._link,
+            LeaseKeys(lease=self._keys.ingress_lease),
+            LeaseArgs(
+                owner=self._owner,
+                now_ms=self._clock.script_ms(),
+                ttl_ms=ttl_ms,
+            ),
+        )
 
     async def give_up_lease(self) -> None:
-        """Lets the next reader in at once. Raises RedisTrouble."""
+        """Lets the next reader in at once. Raises RedisFailure."""
         await self.hold_lease(0)
 
     # Reading
 
     async def offset(self) -> str:
-        """The last entry that needs no more work; "" before the first one. Raises RedisTrouble."""
+        """The last entry that needs no more work; "" before the first one. Raises RedisFailure."""
         self.epoch.refuse_if_replaced()
-        [reply] = await self.link.pipeline([("GET", self.keys.offset)])
-        offset = cast("bytes | None", answered(reply)) or b""
+        [reply] = await self._link.pipeline([("GET", self._keys.offset)])
+        offset = as_optional_bytes(reply) or b""
         return offset.decode()
 
     async def read(self, after: str) -> tuple[list[Entry], bool]:
         """The entries behind `after`, bounded by number and bytes, and whether none before them is left to read.
 
-        That may mean that entries were trimmed unread: `state` tells. Raises RedisTrouble.
+        That may mean that entries were trimmed unread: `state` tells. Raises RedisFailure.
         """
-        [reply] = await self.link.pipeline(
-            [Call(READ_COMMANDS, (self.keys.command_stream,), (after or "0-0", BATCH_ENTRIES, BATCH_BYTES))]
+        page = await READ_COMMANDS.run(
+            self._link,
+            ReadCommandsKeys(stream=self._keys.command_stream),
+            ReadCommandsArgs(after=after or "0-0", max_entries=BATCH_ENTRIES, max_bytes=BATCH_BYTES),
         )
-        first, raw = cast("tuple[bytes, list[tuple[bytes, list[bytes]]]]", answered(reply))
-        entries = [
-            (entry_id.decode(), list(zip(parts[::2], parts[1::2], strict=True))) for entry_id, parts in raw
-        ]
-        return entries, entry_number(first.decode()) > entry_number(after)
+        return page.entries, entry_number(page.first_id) > entry_number(after)
 
     async def wait_for_more(self, after: str, *, block_ms: int) -> bool:
-        """Waits until there is an entry behind `after`, at most `block_ms`. Raises RedisTrouble."""
+        """Waits until there is an entry behind `after`, at most `block_ms`. Raises RedisFailure."""
         return bool(
-            await self.link.read_stream(self.keys.command_stream, after or "0-0", count=1, block_ms=block_ms)
+            await self._link.read_stream(
+                self._keys.command_stream, after or "0-0", count=1, block_ms=block_ms
+            )
         )
 
     async def read_known(
@@ -124,31 +137,32 @@ class CommandStream:
         delivery_ids: Sequence[str],
         suppressions: Sequence[str],
     ) -> Known:
-        """What a batch has to be told apart by, in one round trip. Raises RedisTrouble."""
+        """Reads what decides how each entry of a batch is accepted, in one round trip. Raises RedisFailure."""
         commands: list[Command | Call] = []
         if idempotency:
-            commands.append(("MGET", *(k.idempotency(source, key) for source, key in idempotency)))
+            commands.append(("MGET", *(self._keys.idempotency(source, key) for source, key in idempotency)))
         if suppressions:
-            commands.append(("HMGET", k.SUPPRESSIONS, *suppressions))
+            commands.append(("HMGET", self._keys.suppressions, *suppressions))
         # Attempts outlive their delivery and stay readable by its id, so that the id stays taken: `accept` sees it so, too.
         commands += [
-            ("EXISTS", k.delivery(delivery_id), k.attempt(delivery_id, 1)) for delivery_id in delivery_ids
+            ("EXISTS", self._keys.delivery(delivery_id), self._keys.attempt(delivery_id, 1))
+            for delivery_id in delivery_ids
         ]
-        replies = [answered(reply) for reply in await self.link.pipeline(commands)] if commands else []
+        replies = [answered(reply) for reply in await self._link.pipeline(commands)] if commands else []
         raw: dict[tuple[Source, str], bytes] = {}
         if idempotency:
-            found = cast("list[bytes | None]", replies.pop(0))
+            found = as_optional_bytes_list(replies.pop(0))
             raw = {key: data for key, data in zip(idempotency, found, strict=True) if data is not None}
         suppressed: dict[str, str] = {}
         if suppressions:
-            found = cast("list[bytes | None]", replies.pop(0))
+            found = as_optional_bytes_list(replies.pop(0))
             suppressed = {
                 entry: suppression_reason(data)
                 for entry, data in zip(suppressions, found, strict=True)
                 if data is not None
             }
         return Known(
-            records={key: _promise(data) for key, data in raw.items()},
+            records={key: _idempotency_record(data) for key, data in raw.items()},
             raw_records=raw,
             deliveries=frozenset(i for i, exists in zip(delivery_ids, replies, strict=True) if exists != 0),
             suppressed=suppressed,
@@ -157,42 +171,51 @@ class CommandStream:
     # Accepting: calls for one pipeline, each moving the offset past its entry
 
     def skip_call(self, position: StreamPosition) -> Call:
-        return Call(SKIP, (self.keys.offset, self.keys.consumed), (position.entry_id, position.predecessor))
+        return SKIP.call(
+            SkipKeys(offset=self._keys.offset, consumed=self._keys.consumed),
+            SkipArgs(entry_id=position.entry_id, predecessor=position.predecessor),
+        )
 
     def malformed_call(self, record: MalformedCommand, position: StreamPosition) -> Call:
-        return Call(
-            RECORD_MALFORMED,
-            (k.malformed(record.entry_id), k.IDX_MALFORMED, self.keys.offset, self.keys.consumed),
-            (
-                encode(record),
-                record.recorded_at_ms,
-                record.recorded_at_ms + self._malformed_kept_ms + BACKSTOP_MS,
-                position.entry_id,
-                position.predecessor,
+        return RECORD_MALFORMED.call(
+            RecordMalformedKeys(
+                malformed=self._keys.malformed(record.entry_id),
+                malformed_index=self._keys.malformed_index,
+                offset=self._keys.offset,
+                consumed=self._keys.consumed,
+            ),
+            RecordMalformedArgs(
+                record=encode(record),
+                recorded_at_ms=record.recorded_at_ms,
+                backstop_ms=record.recorded_at_ms + self._malformed_kept_ms + BACKSTOP_MS,
+                entry_id=position.entry_id,
+                predecessor=position.predecessor,
             ),
         )
 
-    async def apply(self, calls: Sequence[Call]) -> list[Reply]:
-        """Runs the calls in order, as durably as configured. Raises RedisTrouble: some may have been run."""
+    async def apply(self, calls: Sequence[Call]) -> list[AcceptReply | RedisRefused]:
+        """Runs the calls in order, as durably as configured. Raises RedisFailure: some may have been run."""
         self.epoch.refuse_if_replaced()
-        return await self.link.accept_pipeline(calls)
+        replies = await self._link.accept_pipeline(calls)
+        return [reply if isinstance(reply, RedisRefused) else accept_answer(reply) for reply in replies]
 
     # Losses
 
     async def state(self) -> StreamState:
-        """How the stream stands to the offset. Raises RedisTrouble."""
-        keys = self.keys
-        [reply] = await self.link.pipeline(
-            [Call(STREAM_STATE, (keys.command_stream, keys.offset, keys.consumed))]
+        """How the stream stands to the offset. Raises RedisFailure."""
+        keys = self._keys
+        found = await STREAM_STATE.run(
+            self._link,
+            StreamStateKeys(stream=keys.command_stream, offset=keys.offset, consumed=keys.consumed),
+            NoArgs(),
         )
-        raw_offset, raw_consumed, *facts = cast("list[bytes]", answered(reply))
-        offset, consumed = raw_offset.decode(), int(raw_consumed)
-        if not facts:  # never written to, or deleted: the next entry may come below the offset
+        offset, consumed, stream = found.offset.decode(), int(found.consumed), found.stream
+        if stream is None:  # never written to, or deleted: the next entry may come below the offset
             return StreamState(
                 offset=offset, length=0, last_entry_id="", lag=0, lost=0, restarted=False, consumed=consumed
             )
-        length, added, raw_last, raw_first = cast("tuple[int, int, bytes, bytes]", facts)
-        last, first = raw_last.decode(), raw_first.decode()
+        length, added = stream.length, stream.added
+        last, first = stream.last_id, stream.first_id
         restarted = entry_number(last) < entry_number(offset)
         lost = 0
         # Trimming takes the oldest: while an entry that was consumed is still there, none was lost unread.
@@ -211,32 +234,34 @@ class CommandStream:
         )
 
     async def note_lost(self, state: StreamState) -> bool:
-        """Counts what `state` says was lost, once over all processes; True where it was here. Raises RedisTrouble."""
-        [reply] = await self.link.pipeline(
-            [Call(NOTE_LOST, (self.keys.consumed, k.META), (state.consumed, state.lost, self.link.now_ms()))]
+        """Counts what `state` says was lost, once over all processes; True where it was here. Raises RedisFailure."""
+        counted = await NOTE_LOST.run(
+            self._link,
+            NoteLostKeys(consumed=self._keys.consumed, meta=self._keys.meta),
+            NoteLostArgs(seen=state.consumed, lost=state.lost, now_ms=self._clock.now_ms()),
         )
-        return state.lost > 0 and cast("list[int]", answered(reply))[0] == 1
+        return state.lost > 0 and counted
 
     async def trim(self, *, keep_ms: int) -> int:
-        """Removes entries older than `keep_ms`, never one past the offset; how many went. Raises RedisTrouble."""
+        """Removes entries older than `keep_ms`, never one past the offset; how many went. Raises RedisFailure."""
         self.epoch.refuse_if_replaced()
         state = await self.state()
         if not state.offset or state.restarted:  # what stands below the offset then was not read
             return 0
-        old = self.link.now_ms() - keep_ms
+        old = self._clock.now_ms() - keep_ms
         milliseconds, sequence = entry_number(state.offset)
         # MINID keeps its argument; the entry at the offset may go, so the bound is the next possible id.
         bound = min((max(old, 0), 0), (milliseconds, sequence + 1))
-        [reply] = await self.link.pipeline(
-            [("XTRIM", self.keys.command_stream, "MINID", "=", f"{bound[0]}-{bound[1]}")]
+        [reply] = await self._link.pipeline(
+            [("XTRIM", self._keys.command_stream, "MINID", "=", f"{bound[0]}-{bound[1]}")]
         )
-        return cast("int", answered(reply))
+        return as_int(reply)
 
 
-def _promise(data: bytes) -> IdempotencyRecord:
-    """The record. One that another release wrote, and this can't read, is of another request: a conflict that all can see.
+def _idempotency_record(data: bytes) -> IdempotencyRecord:
+    """The record. One that this release can't read counts as another request's: its command is recorded as a conflict.
 
-    To fail at it would keep every command behind it from being read.
+    An exception instead would block every command behind it.
     """
     try:
         return decode(data, IdempotencyRecord)

@@ -1,23 +1,20 @@
-"""Whether the store is still the one that this process knows: its epoch.
+"""Whether the store is still the one that this process knows.
 
-On every connect a process compares the store's id, the sequence of claims and the stream's offset with the highest that
-it saw. Another id, or none: the store was wiped or exchanged; intake stops until an operator restarts the service, since
-what was promised is gone. Lower figures: it was rolled back (a failover, a restored snapshot); what this process had
-claimed is worth nothing any more, and the service goes on.
+On every connect a process compares the store's id, the sequence of claims and the stream's offset with the highest values
+that it has seen. Another id, or none: the store was wiped or replaced, accepted mail is gone, and intake stops until an
+operator restarts the service. Lower values: the store was rolled back (a failover, a restored snapshot); this process
+drops its claims and continues.
 """
 
 import secrets
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, cast
 
-from galaxy_mail.storage.links.errors import RedisFailure, RedisRefused
-from galaxy_mail.storage.links.protocol import Call, Pipeline
-from galaxy_mail.storage.links.script import script
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.links.clock import Clock
+from galaxy_mail.storage.links.errors import RedisFailure
+from galaxy_mail.storage.links.protocol import Pipeline
+from galaxy_mail.storage.operations.identify import IDENTIFY, IdentifyArgs, IdentifyKeys, Identity
 from galaxy_mail.storage.records.keys import Keys
-
-IDENTIFY: Final = script("identify")
 
 
 class Verdict(StrEnum):
@@ -29,20 +26,18 @@ class Verdict(StrEnum):
 
 
 class StoreReplaced(RedisFailure):
-    """Redis is not the store that this process knows: it was wiped or exchanged. Intake is stopped."""
+    """Redis is not the store that this process knows: it was wiped or replaced. Intake is stopped."""
 
 
 class StoreIdentity:
-    """The store's identity over reconnects. `number` grows when held claims are worth nothing any more."""
+    """The store's identity over reconnects. `number` grows when claims that this process holds become invalid."""
 
-    def __init__(
-        self, keys: Keys, *, now_ms: Callable[[], int], on_verdict: Callable[[Verdict], None]
-    ) -> None:
+    def __init__(self, keys: Keys, *, clock: Clock, on_verdict: Callable[[Verdict], None]) -> None:
         self.number = 0
         self.replaced = False
         self.store_id: str | None = None
         self._keys = keys
-        self._now_ms = now_ms
+        self._clock = clock
         self._on_verdict = on_verdict
         self._sequence = 0
         self._offset = (0, 0)
@@ -56,46 +51,39 @@ class StoreIdentity:
             self._offset = max(self._offset, entry_number(entry_id))
 
     def refuse_if_replaced(self) -> None:
-        """Raises StoreIsStrange while nothing may be accepted."""
+        """Raises StoreReplaced while nothing may be accepted."""
         if self.replaced:
             raise StoreReplaced("Redis was wiped or exchanged since this process started")
 
     async def check(self, pipeline: Pipeline) -> Verdict:
-        """Run on every connect, before anything else uses the connection. Raises RedisTrouble."""
-        new_id = secrets.token_hex(8) if self.store_id is None else ""
+        """Run on every connect, before anything else uses the connection. Raises RedisFailure."""
+        new_id = secrets.token_hex(8) if self.store_id is None else None
         # Only what was seen before it is asked: meanwhile another connection may see what is newer than the answer.
         seen = (self._sequence, self._offset)
-        [reply] = await pipeline(
-            [Call(IDENTIFY, (k.META, k.CLAIM_SEQUENCE, self._keys.offset), (new_id, self._now_ms()))]
+        call = IDENTIFY.call(
+            IdentifyKeys(meta=self._keys.meta, sequence=self._keys.claim_sequence, offset=self._keys.offset),
+            IdentifyArgs(id=new_id, created_at_ms=self._clock.now_ms()),
         )
-        if isinstance(reply, RedisRefused):
-            raise reply
-        store_id, sequence, offset = (part.decode() for part in cast("list[bytes]", reply))
+        [reply] = await pipeline([call])
+        found = IDENTIFY.decode(reply)
         if self.store_id is None:
-            self.store_id = store_id
-        verdict = self._verdict(store_id, int(sequence), entry_number(offset), *seen)
+            self.store_id = found.store_id
+        verdict = self._verdict(found, *seen)
         self.replaced = verdict is Verdict.REPLACED
         if verdict is not Verdict.SAME:
             self.number += 1
         if verdict is Verdict.ROLLED_BACK:  # what it lost is lost; from here on it is measured anew
-            self._sequence, self._offset = int(sequence), entry_number(offset)
+            self._sequence, self._offset = found.sequence, entry_number(found.offset)
         else:
-            self.saw_sequence(int(sequence))
-            self.saw_offset(offset)
+            self.saw_sequence(found.sequence)
+            self.saw_offset(found.offset)
         self._on_verdict(verdict)
         return verdict
 
-    def _verdict(
-        self,
-        store_id: str,
-        sequence: int,
-        offset: tuple[int, int],
-        seen_sequence: int,
-        seen_offset: tuple[int, int],
-    ) -> Verdict:
-        if store_id != self.store_id:
+    def _verdict(self, found: Identity, seen_sequence: int, seen_offset: tuple[int, int]) -> Verdict:
+        if found.store_id != self.store_id:
             return Verdict.REPLACED
-        if sequence < seen_sequence or offset < seen_offset:
+        if found.sequence < seen_sequence or entry_number(found.offset) < seen_offset:
             return Verdict.ROLLED_BACK
         return Verdict.SAME
 

@@ -5,8 +5,8 @@
   ARGV[1]  order         "newest" for scores from high to low, "oldest" for the reverse; names go the same way
   ARGV[2]  limit         ids at most
   ARGV[3]  scan          candidates looked at, at most
-  ARGV[4]  from          the lowest score that counts, "-inf" for any
-  ARGV[5]  to            the highest score that counts, "+inf" for any
+  ARGV[4]  from_score    the lowest score that counts, "-inf" for any
+  ARGV[5]  to_score      the highest score that counts, "+inf" for any
   ARGV[6]  after_score   of the candidate behind which to go on, "" for the first page
   ARGV[7]  after_id      its id; it need not exist any more
 
@@ -19,7 +19,7 @@
   log(n) and at most `scan` candidates, whatever the filters and however many scores are equal.
 ]]
 local order, limit, scan = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local from, to, after_score, after_id = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local from_score, to_score, after_score, after_id = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local BATCH = 100
 
 local newest = order == "newest"
@@ -27,7 +27,7 @@ local RANGE = newest and "ZREVRANGE" or "ZRANGE"
 
 local drive, fewest
 for i = 1, #KEYS do
-  local count = redis.call("ZCOUNT", KEYS[i], from, to)
+  local count = redis.call("ZCOUNT", KEYS[i], from_score, to_score)
   if not fewest or count < fewest then drive, fewest = i, count end
 end
 if fewest == 0 then return {1, "", ""} end
@@ -55,9 +55,9 @@ end
 
 local first
 if newest then
-  first = redis.call("ZCOUNT", index, "(" .. to, "+inf")
+  first = redis.call("ZCOUNT", index, "(" .. to_score, "+inf")
 else
-  first = redis.call("ZCOUNT", index, "-inf", "(" .. from)
+  first = redis.call("ZCOUNT", index, "-inf", "(" .. from_score)
 end
 local stop = first + fewest -- ranks in range: first, ..., stop - 1
 

@@ -2,9 +2,9 @@
 --[[ read_commands: the next stream entries, bounded by number and by bytes (XREAD alone bounds the number only).
 
   KEYS[1]  stream   stream  the intake
-  ARGV[1]  after    entry id
-  ARGV[2]  count    entries at most
-  ARGV[3]  bytes    stop with the entry whose fields reach as many, and be it the first
+  ARGV[1]  after      entry id
+  ARGV[2]  max_entries
+  ARGV[3]  max_bytes  stop with the entry whose fields reach as many, and be it the first
 
   Returns  {first_id, {{entry_id, {name, value, ...}}, ...}}  the entries as XREAD gives them
            first_id: of the oldest entry that the stream has, "" where it has none; one behind `after` says that
@@ -12,12 +12,12 @@
   Twice: the same, unless the stream changed.
 ]]
 local stream = KEYS[1]
-local after, count, bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local after, max_entries, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local oldest = redis.call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
 local entries, read = {}, 0
 -- One at a time: nothing tells an entry's size before it is read, and a hundred of 10 MiB may follow small ones.
-while #entries < count and read < bytes do
+while #entries < max_entries and read < max_bytes do
   local entry = redis.call("XRANGE", stream, "(" .. after, "+", "COUNT", 1)[1]
   if not entry then break end
   entries[#entries + 1] = entry

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 --[[ repair: put a delivery into an index or take it out, while its record is the one that was looked at.
 
-  KEYS[1]  delivery  string
-  KEYS[2]  index     zset    delivery_id -> score
+  KEYS[1]  delivery        string
+  KEYS[2]  repaired_index  zset    delivery_id -> score
   ARGV[1]  delivery_id
   ARGV[2]  delivery record  as the caller read it; "" where there is none
   ARGV[3]  score            "" to take it out
@@ -11,13 +11,13 @@
            {0}  stale: the record is not the one that the caller read; nothing changed
   Twice: {1}, the same is written again.
 ]]
-local delivery, index = KEYS[1], KEYS[2]
+local delivery, repaired_index = KEYS[1], KEYS[2]
 local delivery_id, delivery_record, score = ARGV[1], ARGV[2], ARGV[3]
 
 if (redis.call("GET", delivery) or "") ~= delivery_record then return {0} end
 if score == "" then
-  redis.call("ZREM", index, delivery_id)
+  redis.call("ZREM", repaired_index, delivery_id)
 else
-  redis.call("ZADD", index, score, delivery_id)
+  redis.call("ZADD", repaired_index, score, delivery_id)
 end
 return {1}

@@ -1,36 +1,35 @@
-"""What the store needs in the long run: forgetting, mending, counting.
+"""Maintenance of the store: purge expired records, repair the schedule, measure depths.
 
-Every change is a script that compares the record with what was read here, so that nothing is decided from an old look.
-What a look does not understand stays as it is and is reported.
+Every change is a script that first compares the record with what was read here, so that no change is based on an old
+record. Records that this release can't read are left alone and reported.
 """
 
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final
 
 from msgspec import Struct
 
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane, Source
 from galaxy_mail.domain.states import TERMINAL
-from galaxy_mail.storage.links.protocol import Call, Command, Reply
-from galaxy_mail.storage.links.script import script
-from galaxy_mail.storage.operations.answers import answered
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, Store
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.links.clock import Clock
+from galaxy_mail.storage.links.protocol import Call, Command, RedisLink, Reply
+from galaxy_mail.storage.links.replies import (
+    answered,
+    as_bytes_list,
+    as_int,
+    as_optional_bytes_list,
+)
+from galaxy_mail.storage.operations.claims import ClaimedRecords
+from galaxy_mail.storage.operations.purge import PURGE, PurgeArgs, PurgeKeys
+from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
+from galaxy_mail.storage.operations.reschedule import RESCHEDULE, reschedule_call
 from galaxy_mail.storage.records.encoding import readable_delivery
-
-PURGE: Final = script("purge")
-RESCHEDULE: Final = script("reschedule")
-REPAIR: Final = script("repair")
+from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import BACKSTOP_MS, Retention
 
 BATCH: Final = 200
 ATTEMPTS_AT_A_TIME: Final = 16
 QUARANTINED_AT_A_TIME: Final = 10  # each with all of its content
-# Where a delivery stands whatever is in its record; where else it stood, only `verify-store --repair` finds out.
-COMMON_INDEXES: Final = (
-    k.IDX_CREATED_AT,
-    *map(k.status_index, sorted(TERMINAL)),
-    *(k.IDX_SOURCE + source for source in Source),
-)
 WAITING: Final = tuple(status for status in DeliveryStatus if status not in TERMINAL)
 
 
@@ -43,48 +42,58 @@ class Depths(Struct, frozen=True, kw_only=True):
 
 
 class Repaired(Struct, frozen=True, kw_only=True):
-    """What one sweep did."""
+    """The result of one sweep."""
 
     rescheduled: tuple[str, ...] = ()  # unfinished, and no lane had them
     unscheduled: tuple[str, ...] = ()  # terminal, and a lane had them
     not_understood: tuple[str, ...] = ()  # scheduled without a readable record: left alone
-    requeued: tuple[str, ...] = ()  # parked by a release that could not read them; this one can
+    requeued: tuple[str, ...] = ()  # quarantined by a release that could not read them; this one can
 
 
 class Upkeep:
-    """The janitor's hands. Each sweep does one bounded batch and goes on from there at the next."""
+    """What the janitor runs. Each sweep does one bounded batch; the next sweep continues behind it."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, link: RedisLink, *, keys: Keys, retention: Retention, clock: Clock) -> None:
+        self._link = link
+        self._keys = keys
+        self._retention = retention
+        self._clock = clock
+        self._claimed = ClaimedRecords(link, keys)
+        # Indexes that may have a delivery whose record is gone; `verify-store --repair` finds the others.
+        self._common_indexes = (
+            keys.created_at_index,
+            *map(keys.status_index, sorted(TERMINAL)),
+            *map(keys.source_index, Source),
+        )
         self._waiting_rank = dict.fromkeys(WAITING, 0)
         self._lane_rank = dict.fromkeys(Lane, 0)
-        self._left_alone = 0  # due to be forgotten, looked at since the list was begun, and still there
+        self._left_alone = 0  # due, looked at since the index was last read from its start, and still there
         self._quarantined_rank = dict.fromkeys(Lane, 0)
 
     async def depths(self) -> Depths:
-        """For the gauges. Raises RedisTrouble."""
-        now_ms = self.store.now_ms()
-        commands: list[Command | Call] = [("HLEN", k.CLAIMS)]
+        """For the gauges. Raises RedisFailure."""
+        now_ms = self._clock.now_ms()
+        commands: list[Command | Call] = [("HLEN", self._keys.claims)]
         for lane in Lane:
-            key = self.store.keys.lane(lane)
+            key = self._keys.lane(lane)
             commands += [
                 ("ZCARD", key),
                 ("ZRANGEBYSCORE", key, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, 1),
             ]
-        claims, *rest = [answered(reply) for reply in await self.store.link.pipeline(commands)]
+        claims, *rest = [answered(reply) for reply in await self._link.pipeline(commands)]
         scheduled: dict[Lane, int] = {}
         oldest: dict[Lane, int | None] = {}
         for lane, depth, first in zip(Lane, rest[::2], rest[1::2], strict=True):
-            scheduled[lane] = cast("int", depth)
-            first_due = cast("list[bytes]", first)
+            scheduled[lane] = as_int(depth)
+            first_due = as_bytes_list(first)
             oldest[lane] = int(float(first_due[1])) if first_due else None
-        return Depths(scheduled=scheduled, oldest_due_ms=oldest, claims=cast("int", claims))
+        return Depths(scheduled=scheduled, oldest_due_ms=oldest, claims=as_int(claims))
 
     async def purge(self) -> int:
-        """Forgets what is past its time; how many deliveries or attempt histories went. Raises RedisTrouble."""
-        now_ms = self.store.now_ms()
+        """Purges records whose retention is over; returns how many deliveries and attempt histories. Raises RedisFailure."""
+        now_ms = self._clock.now_ms()
         due = await self._members(
-            ("ZRANGEBYSCORE", k.IDX_EXPIRES, "-inf", now_ms, "LIMIT", self._left_alone, BATCH)
+            ("ZRANGEBYSCORE", self._keys.expires_index, "-inf", now_ms, "LIMIT", self._left_alone, BATCH)
         )
         calls: list[Command | Call] = []
         went_before: list[str] = []
@@ -93,42 +102,46 @@ class Upkeep:
                 went_before.append(delivery_id)
             elif (call := self._purge_call(delivery_id, data, now_ms)) is not None:
                 calls.append(call)
-        gone = sum(cast("list[int]", reply)[0] for reply in await self._run(calls))
+        gone = sum(PURGE.decode(reply) for reply in await self._run(calls))
         gone += await self._purge_attempts(went_before, now_ms)
-        # What was not understood stays in the list, and would hold up all that comes behind it.
+        # What could not be read stays in the index; the next sweep starts behind it.
         self._left_alone = self._left_alone + len(due) - gone if len(due) == BATCH else 0
         return gone
 
     def _purge_call(self, delivery_id: str, data: bytes, now_ms: int) -> Call | None:
         delivery = readable_delivery(data, delivery_id)
-        if delivery is None or delivery.status not in TERMINAL or self.store.purge_at_ms(delivery) > now_ms:
-            return None  # not understood, or not yet: nothing is lost by waiting
+        if (
+            delivery is None
+            or delivery.status not in TERMINAL
+            or self._retention.purge_at_ms(delivery) > now_ms
+        ):
+            return None  # unreadable, or too early: waiting loses nothing
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
-        indexes = [k.status_index(delivery.status), *k.fixed_indexes(delivery)]
-        if delivery.parent_delivery_id is not None:
-            indexes.append(k.children_index(delivery.parent_delivery_id))
-        return Call(
-            PURGE,
-            (
-                k.delivery(delivery_id),
-                k.payload(delivery_id),
-                k.children_index(delivery_id),
-                k.IDX_EXPIRES,
-                *indexes,
+        return PURGE.call(
+            PurgeKeys(
+                delivery=self._keys.delivery(delivery_id),
+                payload=self._keys.payload(delivery_id),
+                children=self._keys.children_index(delivery_id),
+                expires=self._keys.expires_index,
             ),
-            (delivery_id, data, finished_at_ms + self.store.retention.attempt_ms),
+            PurgeArgs(
+                delivery_id=delivery_id,
+                delivery_record=data,
+                attempts_purge_at_ms=finished_at_ms + self._retention.attempt_ms,
+            ),
+            more_keys=self._keys.indexes_of(delivery),
         )
 
     async def _purge_attempts(self, ids: list[str], now_ms: int) -> int:
-        """The deliveries went before; now their attempts and dead letters do. Attempts are numbered without gaps."""
+        """Purges the attempts and dead letters of deliveries that were purged before. Attempts are numbered without gaps."""
         looks = await self._run(
             [
                 look
                 for delivery_id in ids
                 for look in (
-                    ("PEXPIRETIME", k.attempt(delivery_id, 1)),
-                    ("EXISTS", *_attempt_keys(delivery_id, 1)),
-                    ("ZSCORE", k.IDX_CREATED_AT, delivery_id),
+                    ("PEXPIRETIME", self._keys.attempt(delivery_id, 1)),
+                    ("EXISTS", *self._attempt_keys(delivery_id, 1)),
+                    ("ZSCORE", self._keys.created_at_index, delivery_id),
                 )
             ]
         )
@@ -137,41 +150,52 @@ class Upkeep:
         for delivery_id, ends_ms, found, indexed in zip(
             ids, looks[::3], looks[1::3], looks[2::3], strict=True
         ):
-            if indexed is not None:  # its key's time to live ended it: nobody came by in time
+            if indexed is not None:  # its key expired before the janitor purged it
                 commands += [
-                    Call(REPAIR, (k.delivery(delivery_id), index), (delivery_id, b"", ""))
-                    for index in COMMON_INDEXES
+                    REPAIR.call(
+                        RepairKeys(delivery=self._keys.delivery(delivery_id), repaired_index=index),
+                        RepairArgs(delivery_id=delivery_id, delivery_record=None, score=None),
+                    )
+                    for index in self._common_indexes
                 ]
-            purge_at_ms = cast("int", ends_ms) - BACKSTOP_MS
+            purge_at_ms = as_int(ends_ms) - BACKSTOP_MS
             if purge_at_ms > now_ms:
-                commands.append(("ZADD", k.IDX_EXPIRES, purge_at_ms, delivery_id))
+                commands.append(("ZADD", self._keys.expires_index, purge_at_ms, delivery_id))
                 continue
-            first, existing = 1, cast("int", found)
-            commands.append(("DEL", *_attempt_keys(delivery_id, first)))
+            first, existing = 1, as_int(found)
+            commands.append(("DEL", *self._attempt_keys(delivery_id, first)))
             while existing == ATTEMPTS_AT_A_TIME:
                 first += ATTEMPTS_AT_A_TIME
-                [more] = await self._run([("EXISTS", *_attempt_keys(delivery_id, first))])
-                existing = cast("int", more)
-                commands.append(("DEL", *_attempt_keys(delivery_id, first)))
+                [more] = await self._run([("EXISTS", *self._attempt_keys(delivery_id, first))])
+                existing = as_int(more)
+                commands.append(("DEL", *self._attempt_keys(delivery_id, first)))
             commands += [
-                ("DEL", self.store.keys.dead_letter(delivery_id)),
-                ("ZREM", k.IDX_DEAD_LETTERS, delivery_id),
-                ("ZREM", k.IDX_EXPIRES, delivery_id),  # last: a crash before it repeats all of this
+                ("DEL", self._keys.dead_letter(delivery_id)),
+                ("ZREM", self._keys.dead_letters_index, delivery_id),
+                (
+                    "ZREM",
+                    self._keys.expires_index,
+                    delivery_id,
+                ),  # last: a crash before it repeats all of this
             ]
             gone += 1
         await self._run(commands)
         return gone
 
     async def purge_malformed(self) -> int:
-        """Forgets malformed commands that are past their time. Raises RedisTrouble."""
-        limit_ms = self.store.now_ms() - self.store.retention.attempt_ms
-        due = await self._members(("ZRANGEBYSCORE", k.IDX_MALFORMED, "-inf", limit_ms, "LIMIT", 0, BATCH))
+        """Purges malformed commands whose retention is over. Raises RedisFailure."""
+        limit_ms = self._clock.now_ms() - self._retention.attempt_ms
+        due = await self._members(
+            ("ZRANGEBYSCORE", self._keys.malformed_index, "-inf", limit_ms, "LIMIT", 0, BATCH)
+        )
         if due:
-            await self._run([("DEL", *map(k.malformed, due)), ("ZREM", k.IDX_MALFORMED, *due)])
+            await self._run(
+                [("DEL", *map(self._keys.malformed, due)), ("ZREM", self._keys.malformed_index, *due)]
+            )
         return len(due)
 
     async def reconcile(self) -> Repaired:
-        """Compares a batch of states with the schedule, in both directions. Raises RedisTrouble."""
+        """Compares a batch of states with the schedule, in both directions. Raises RedisFailure."""
         rescheduled: list[str] = []
         unscheduled: list[str] = []
         not_understood: list[str] = []
@@ -191,9 +215,9 @@ class Upkeep:
         )
 
     async def _reschedule_waiting(self, status: DeliveryStatus) -> list[str]:
-        """Unfinished deliveries that no lane has are due now."""
+        """Schedules unfinished deliveries that are in no lane."""
         rank = self._waiting_rank[status]
-        ids = await self._members(("ZRANGE", k.status_index(status), rank, rank + BATCH - 1))
+        ids = await self._members(("ZRANGE", self._keys.status_index(status), rank, rank + BATCH - 1))
         self._waiting_rank[status] = rank + BATCH if len(ids) == BATCH else 0
         missing = await self._in_no_lane(ids)
         repaired: list[str] = []
@@ -206,9 +230,9 @@ class Upkeep:
         return repaired
 
     async def _reschedule_quarantined(self, lane: Lane) -> list[str]:
-        """What another release, or an earlier one, could not read is due again once this one can."""
+        """Deliveries that another release quarantined are due again once this release can read them."""
         rank = self._quarantined_rank[lane]
-        key = self.store.keys.lane(lane)
+        key = self._keys.lane(lane)
         ids = await self._members(
             ("ZRANGEBYSCORE", key, "+inf", "+inf", "LIMIT", rank, QUARANTINED_AT_A_TIME)
         )
@@ -218,16 +242,16 @@ class Upkeep:
         requeued: list[str] = []
         for delivery_id, data in await self._records(ids):
             delivery = readable_delivery(data, delivery_id)
-            if data is None or delivery is None or not await self.store.can_be_claimed(delivery_id):
+            if data is None or delivery is None or not await self._claimed.are_readable(delivery_id):
                 continue
             if await self._reschedule(delivery_id, data, delivery.lane, self._due_ms(delivery)):
                 requeued.append(delivery_id)
         return requeued
 
     async def _unschedule_finished(self, lane: Lane) -> tuple[list[str], list[str]]:
-        """Terminal deliveries need no schedule; scheduled ids without a readable record are only told."""
+        """Removes terminal deliveries from the schedule. Scheduled ids without a readable record are only reported."""
         rank = self._lane_rank[lane]
-        ids = await self._members(("ZRANGE", self.store.keys.lane(lane), rank, rank + BATCH - 1))
+        ids = await self._members(("ZRANGE", self._keys.lane(lane), rank, rank + BATCH - 1))
         self._lane_rank[lane] = rank + BATCH if len(ids) == BATCH else 0
         repaired: list[str] = []
         replaced: list[str] = []
@@ -242,29 +266,19 @@ class Upkeep:
         return repaired, replaced
 
     def _due_ms(self, delivery: Delivery) -> int:
-        return delivery.next_attempt_at_ms or self.store.now_ms()
+        return delivery.next_attempt_at_ms or self._clock.now_ms()
 
     async def _reschedule(self, delivery_id: str, data: bytes, lane: Lane, due_ms: int | None) -> bool:
-        keys = self.store.keys
-        other = Lane.NORMAL if lane is Lane.PRIORITY else Lane.PRIORITY
-        [reply] = await self.store.link.pipeline(
-            [
-                Call(
-                    RESCHEDULE,
-                    (k.delivery(delivery_id), k.CLAIMS, keys.lane(lane), keys.lane(other)),
-                    (delivery_id, data, "" if due_ms is None else due_ms),
-                )
-            ]
-        )
-        return cast("list[int]", answered(reply))[0] == 1
+        [reply] = await self._link.pipeline([reschedule_call(self._keys, delivery_id, data, lane, due_ms)])
+        return RESCHEDULE.decode(reply)
 
     async def _in_no_lane(self, ids: list[str]) -> list[str]:
         if not ids:
             return []
         priority, normal = (
-            cast("list[bytes | None]", answered(reply))
-            for reply in await self.store.link.pipeline(
-                [("ZMSCORE", self.store.keys.lane(lane), *ids) for lane in (Lane.PRIORITY, Lane.NORMAL)]
+            as_optional_bytes_list(reply)
+            for reply in await self._link.pipeline(
+                [("ZMSCORE", self._keys.lane(lane), *ids) for lane in (Lane.PRIORITY, Lane.NORMAL)]
             )
         )
         return [i for i, p, n in zip(ids, priority, normal, strict=True) if p is None and n is None]
@@ -272,18 +286,19 @@ class Upkeep:
     async def _run(self, commands: Sequence[Command | Call]) -> list[Reply]:
         if not commands:
             return []
-        return [answered(reply) for reply in await self.store.link.pipeline(commands)]
+        return [answered(reply) for reply in await self._link.pipeline(commands)]
 
     async def _members(self, command: Command) -> list[str]:
-        [reply] = await self.store.link.pipeline([command])
-        return [member.decode() for member in cast("list[bytes]", answered(reply))]
+        [reply] = await self._link.pipeline([command])
+        return [member.decode() for member in as_bytes_list(reply)]
 
     async def _records(self, ids: list[str]) -> list[tuple[str, bytes | None]]:
         if not ids:
             return []
-        [reply] = await self.store.link.pipeline([("MGET", *map(k.delivery, ids))])
-        return list(zip(ids, cast("list[bytes | None]", answered(reply)), strict=True))
+        [reply] = await self._link.pipeline([("MGET", *map(self._keys.delivery, ids))])
+        return list(zip(ids, as_optional_bytes_list(reply), strict=True))
 
-
-def _attempt_keys(delivery_id: str, first: int) -> list[str]:
-    return [k.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)]
+    def _attempt_keys(self, delivery_id: str, first: int) -> list[str]:
+        return [
+            self._keys.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)
+        ]

@@ -1,28 +1,28 @@
-"""Deliveries and attempts as Redis holds them: their canonical JSON less what stands there already.
+"""Deliveries and attempts as Redis holds them: their canonical JSON without the fields that can be derived.
 
-There is one of each for every mail, for months, so nothing is said twice. What a key says is no member: a delivery's id
-(nor is it the start of its Message-ID), an attempt's delivery and number. What follows from another member is none
-either; the member is there where it says something else. A delivery
+Redis keeps one of each for every mail, for months. Fields that can be derived from the key or from other fields are not
+stored: a delivery's id (nor as the start of its Message-ID), an attempt's delivery and number. The others are stored only
+where they differ from the derived value. For a delivery
 
     updated_at_ms         is finished_at_ms
     locale                is locale_used: most get the language that they asked for
     locale_fallback_used  is false where there is a locale_used
-    trace_id              is the one inside of traceparent
+    trace_id              is the one inside traceparent
     lane                  is `priority` where the source is `authsession`
     template_id           is `auth.login_code` there
     payload_mode          is `template`
     attempt_count         is 1
 
-and an attempt whose status is `provider_accepted` has the result `accepted` and the provider `smtp`. Inside a JSON string
-every quotation mark is escaped, so what is cut here is always a member; of two members of one name the later counts.
+and for an attempt whose status is `provider_accepted`, the result is `accepted` and the provider is `smtp`.
 """
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from galaxy_mail.domain.ids import trace_id_in
 from galaxy_mail.domain.login_code import LOGIN_CODE_TEMPLATE_ID
 from galaxy_mail.domain.records import (
     Attempt,
@@ -33,96 +33,93 @@ from galaxy_mail.domain.records import (
     Result,
     Source,
     decode,
-    encode,
 )
 
-_MESSAGE_ID: Final = b'"message_id":"'
-_ACCEPTED: Final = b'"status":"provider_accepted"'
-_TRACE_ID_IN_TRACEPARENT: Final = slice(3, 35)  # W3C Trace Context §3.2.2: behind the version
-_LOGIN_CODE: Final = msgspec.json.encode(LOGIN_CODE_TEMPLATE_ID)
-
-
-class _Said(Struct, frozen=True, kw_only=True):
-    """What the members that are left out of a delivery follow from."""
-
-    source: Source
-    locale_used: str | None = None
-    traceparent: str | None = None
-    finished_at_ms: int | None = None
+_DECODER: Final = msgspec.json.Decoder(dict[str, Any])
+_ENCODER: Final = msgspec.json.Encoder(order="sorted")
 
 
 def encode_delivery(delivery: Delivery) -> bytes:
     """The value at `mail:deliveries:<delivery_id>`. Equal records give equal bytes."""
-    own_id = _spelt(delivery.delivery_id)
-    data = encode(delivery).replace(b'"delivery_id":' + own_id + b",", b"", 1)
-    data = data.replace(_MESSAGE_ID + own_id[1:-1] + b"@", _MESSAGE_ID + b"@", 1)
-    data = _less(data, b'"attempt_count":', b"1", delivery.attempt_count, 1)
-    if delivery.payload_mode is PayloadMode.TEMPLATE:
-        data = data.replace(b'"payload_mode":"template",', b"", 1)
-    if delivery.source is Source.AUTHSESSION:
-        data = _less(data, b'"lane":', b'"priority"', delivery.lane, Lane.PRIORITY)
-        data = _less(data, b'"template_id":', _LOGIN_CODE, delivery.template_id, LOGIN_CODE_TEMPLATE_ID)
-    if delivery.locale_used is not None:
-        locale_used = _spelt(delivery.locale_used)
-        data = _less(data, b'"locale":', locale_used, delivery.locale, delivery.locale_used)
-        data = _less(data, b'"locale_fallback_used":', b"false", delivery.locale_fallback_used, False)
-    if delivery.traceparent is not None:
-        trace_id = delivery.traceparent[_TRACE_ID_IN_TRACEPARENT]
-        data = _less(data, b'"trace_id":', _spelt(trace_id), delivery.trace_id, trace_id)
-    if delivery.updated_at_ms == delivery.finished_at_ms:  # the last member, as they are sorted
-        data = data.replace(b',"updated_at_ms":%d' % delivery.updated_at_ms, b"", 1)
-    return data
+    fields = msgspec.to_builtins(delivery)
+    local, _, domain = delivery.message_id.partition("@")
+    if local == delivery.delivery_id:
+        fields["message_id"] = "@" + domain
+    return _encode(fields, delivery, _derived(fields, delivery.delivery_id))
 
 
 def decode_delivery(data: bytes, delivery_id: str) -> Delivery:
-    """The delivery at that id's key. Raises msgspec.DecodeError (a ValueError) where it is none."""
-    own_id = _spelt(delivery_id)
-    said = decode(data, _Said)
-    unsaid = b'{"attempt_count":1,"delivery_id":%b,"payload_mode":"template",' % own_id
-    if said.finished_at_ms is not None:
-        unsaid += b'"updated_at_ms":%d,' % said.finished_at_ms
-    if said.source is Source.AUTHSESSION:
-        unsaid += b'"lane":"priority","template_id":%b,' % _LOGIN_CODE
-    if said.locale_used is not None:
-        unsaid += b'"locale":%b,"locale_fallback_used":false,' % _spelt(said.locale_used)
-    if said.traceparent is not None:
-        unsaid += b'"trace_id":%b,' % _spelt(said.traceparent[_TRACE_ID_IN_TRACEPARENT])
-    data = data.replace(_MESSAGE_ID + b"@", _MESSAGE_ID + own_id[1:-1] + b"@", 1)
-    return decode(unsaid + data[1:], Delivery)
+    """The delivery at that id's key. Raises msgspec.DecodeError (a ValueError) where it is not a delivery."""
+    fields = _DECODER.decode(data)
+    message_id = fields.get("message_id")
+    if isinstance(message_id, str) and message_id.startswith("@"):
+        fields["message_id"] = delivery_id + message_id
+    return msgspec.convert(_derived(fields, delivery_id) | fields, Delivery)
 
 
 def encode_attempt(attempt: Attempt) -> bytes:
     """The value at `mail:attempts:<delivery_id>:<attempt_no>`. Equal records give equal bytes."""
-    data = b"{" + encode(attempt)[len(_own(attempt.delivery_id, attempt.attempt_no)) :]
-    if attempt.status is AttemptStatus.PROVIDER_ACCEPTED:
-        data = _less(data, b'"provider":', b'"smtp"', attempt.provider, "smtp")
-        data = _less(data, b'"result":', b'"accepted"', attempt.result, Result.ACCEPTED)
-    return data
+    fields = msgspec.to_builtins(attempt)
+    return _encode(fields, attempt, _derived_of_attempt(fields, attempt.delivery_id, attempt.attempt_no))
 
 
 def decode_attempt(data: bytes, delivery_id: str, attempt_no: int) -> Attempt:
-    """The attempt at that key. Raises msgspec.DecodeError (a ValueError) where it is none."""
-    unsaid = _own(delivery_id, attempt_no)
-    if _ACCEPTED in data:
-        unsaid += b'"provider":"smtp","result":"accepted",'
-    return decode(unsaid + data[1:], Attempt)
+    """The attempt at that key. Raises msgspec.DecodeError (a ValueError) where it is not an attempt."""
+    fields = _DECODER.decode(data)
+    return msgspec.convert(_derived_of_attempt(fields, delivery_id, attempt_no) | fields, Attempt)
+
+
+def _derived(fields: dict[str, Any], delivery_id: str) -> dict[str, Any]:
+    """The fields of a delivery that follow from its key and from its other fields, with their values."""
+    derived: dict[str, Any] = {
+        "delivery_id": delivery_id,
+        "attempt_count": 1,
+        "payload_mode": PayloadMode.TEMPLATE,
+    }
+    if (finished_at_ms := fields.get("finished_at_ms")) is not None:
+        derived["updated_at_ms"] = finished_at_ms
+    if fields.get("source") == Source.AUTHSESSION:
+        derived |= {"lane": Lane.PRIORITY, "template_id": LOGIN_CODE_TEMPLATE_ID}
+    if (locale_used := fields.get("locale_used")) is not None:
+        derived |= {"locale": locale_used, "locale_fallback_used": False}
+    if isinstance(traceparent := fields.get("traceparent"), str):
+        derived["trace_id"] = trace_id_in(traceparent)
+    return derived
+
+
+def _derived_of_attempt(fields: dict[str, Any], delivery_id: str, attempt_no: int) -> dict[str, Any]:
+    derived: dict[str, Any] = {"delivery_id": delivery_id, "attempt_no": attempt_no}
+    if fields.get("status") == AttemptStatus.PROVIDER_ACCEPTED:
+        derived |= {"provider": "smtp", "result": Result.ACCEPTED}
+    return derived
+
+
+def _encode(fields: dict[str, Any], record: Struct, derived: dict[str, Any]) -> bytes:
+    """The fields without those that equal their derived value. A default that differs from it is stored."""
+    for name, value in derived.items():
+        own = getattr(record, name)
+        if own == value:
+            fields.pop(name, None)
+        else:
+            fields[name] = own
+    return _ENCODER.encode(fields)
 
 
 R = TypeVar("R", bound=Struct)
 
 
 def readable(data: bytes | None, kind: type[R]) -> R | None:
-    """The record, or None where there is none, or a newer release wrote what this one can't read."""
+    """The record; None where there is none, or where this release cannot read what a newer one wrote."""
     return _or_none(data, lambda found: decode(found, kind))
 
 
 def readable_delivery(data: bytes | None, delivery_id: str) -> Delivery | None:
-    """Likewise."""
+    """The same for a delivery."""
     return _or_none(data, lambda found: decode_delivery(found, delivery_id))
 
 
 def readable_attempt(data: bytes | None, delivery_id: str, attempt_no: int) -> Attempt | None:
-    """Likewise."""
+    """The same for an attempt."""
     return _or_none(data, lambda found: decode_attempt(found, delivery_id, attempt_no))
 
 
@@ -133,19 +130,3 @@ def _or_none(data: bytes | None, read: Callable[[bytes], R]) -> R | None:
         return read(data)
     except msgspec.DecodeError:
         return None
-
-
-def _less(data: bytes, name: bytes, unsaid: bytes, value: object, follows: object) -> bytes:
-    """An object less a member, never its last, whose value follows; a default that does not follow is said instead."""
-    if value == follows:
-        return data.replace(name + unsaid + b",", b"", 1)
-    return data if name in data else b"{" + name + msgspec.json.encode(value) + b"," + data[1:]
-
-
-def _own(delivery_id: str, attempt_no: int) -> bytes:
-    """How the canonical JSON of an attempt begins: these two members come first."""
-    return b'{"attempt_no":%d,"delivery_id":%b,' % (attempt_no, _spelt(delivery_id))
-
-
-def _spelt(text: str) -> bytes:
-    return msgspec.json.encode(text)

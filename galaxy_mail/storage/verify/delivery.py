@@ -1,7 +1,7 @@
 """The invariants of one delivery: its record against all else that is stored of it, as it stood at one moment."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final, cast
+from typing import Final
 
 from msgspec import DecodeError, Struct
 
@@ -18,10 +18,10 @@ from galaxy_mail.domain.records import (
 )
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.storage.links.protocol import Call, Command
-from galaxy_mail.storage.operations.store import BACKSTOP_MS
-from galaxy_mail.storage.operations.upkeep import RESCHEDULE
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.links.replies import as_int, as_optional_bytes, as_optional_bytes_list
+from galaxy_mail.storage.operations.reschedule import reschedule_call
 from galaxy_mail.storage.records.encoding import decode_delivery, readable, readable_attempt
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from galaxy_mail.storage.verify.history import of_the_attempts, of_the_delivery
 from galaxy_mail.storage.verify.reading import NEVER, Reading, score
 from galaxy_mail.storage.verify.violation import Repair, Violation, end_at, put, take_out
@@ -32,7 +32,7 @@ PARKED: Final = float("inf")
 async def deliveries(reading: Reading, ids: Sequence[str]) -> list[Violation]:
     """What is wrong with these, as far as they stand still while they are looked at."""
     found: list[Violation] = []
-    for delivery_id, data in zip(ids, await reading.values([*map(k.delivery, ids)]), strict=True):
+    for delivery_id, data in zip(ids, await reading.values([*map(reading.keys.delivery, ids)]), strict=True):
         if data is None:
             continue  # forgotten meanwhile
         try:
@@ -71,26 +71,28 @@ class _Facts(Struct, frozen=True, kw_only=True):
 async def _facts(reading: Reading, data: bytes, delivery: Delivery) -> _Facts | None:
     """None where it moved on while it was looked at."""
     delivery_id, keys = delivery.delivery_id, reading.keys
-    indexes = [k.status_index(delivery.status), *k.fixed_indexes(delivery)]
+    indexes = [reading.keys.status_index(delivery.status), *reading.keys.fixed_indexes(delivery)]
     parent = delivery.parent_delivery_id
-    if parent is not None and (await reading.exist([k.delivery(parent)]))[0]:  # kept as long as the parent
-        indexes.append(k.children_index(parent))
-    attempts = [k.attempt(delivery_id, number) for number in range(1, delivery.attempt_count + 1)]
+    if (
+        parent is not None and (await reading.exist([reading.keys.delivery(parent)]))[0]
+    ):  # kept as long as the parent
+        indexes.append(reading.keys.children_index(parent))
+    attempts = [reading.keys.attempt(delivery_id, number) for number in range(1, delivery.attempt_count + 1)]
     commands: list[Command | Call] = [
         ("ZSCORE", keys.lane(delivery.lane), delivery_id),
         ("ZSCORE", keys.lane(_other(delivery.lane)), delivery_id),
-        ("HGET", k.CLAIMS, delivery_id),
-        ("HGET", k.CLAIM_LOSSES, delivery_id),
-        ("HMGET", k.payload(delivery_id), "content", "rendered"),
+        ("HGET", reading.keys.claims, delivery_id),
+        ("HGET", reading.keys.claim_losses, delivery_id),
+        ("HMGET", reading.keys.payload(delivery_id), "content", "rendered"),
         ("GET", keys.dead_letter(delivery_id)),
-        ("ZSCORE", k.IDX_EXPIRES, delivery_id),
-        ("GET", k.idempotency(delivery.source, delivery.idempotency_key)),
-        ("PEXPIRETIME", k.delivery(delivery_id)),
-        ("PEXPIRETIME", k.payload(delivery_id)),
+        ("ZSCORE", reading.keys.expires_index, delivery_id),
+        ("GET", reading.keys.idempotency(delivery.source, delivery.idempotency_key)),
+        ("PEXPIRETIME", reading.keys.delivery(delivery_id)),
+        ("PEXPIRETIME", reading.keys.payload(delivery_id)),
         *(("GET", attempt) for attempt in attempts),
         *(("PEXPIRETIME", attempt) for attempt in attempts),
         *(("ZSCORE", index, delivery_id) for index in indexes),
-        ("GET", k.delivery(delivery_id)),
+        ("GET", reading.keys.delivery(delivery_id)),
     ]
     replies = await reading.run(commands)
     if replies[-1] != data:
@@ -98,22 +100,22 @@ async def _facts(reading: Reading, data: bytes, delivery: Delivery) -> _Facts | 
     scheduled, other, token, losses, payload, dead_letter, expires, idempotency, ends, payload_ends, *rest = (
         replies
     )
-    content, rendered = cast("list[bytes | None]", payload or [None, None])
+    content, rendered = as_optional_bytes_list(payload or [None, None])
     n = len(attempts)
     return _Facts(
         scheduled_ms=score(scheduled),
         other_lane_ms=score(other),
-        token=cast("bytes | None", token),
-        losses=cast("bytes | None", losses),
+        token=as_optional_bytes(token),
+        losses=as_optional_bytes(losses),
         content=content,
         rendered=rendered,
-        attempts=cast("list[bytes | None]", rest[:n]),
-        attempt_ends_ms=cast("list[int]", rest[n : 2 * n]),
-        dead_letter=cast("bytes | None", dead_letter),
+        attempts=[as_optional_bytes(reply) for reply in rest[:n]],
+        attempt_ends_ms=[as_int(reply) for reply in rest[n : 2 * n]],
+        dead_letter=as_optional_bytes(dead_letter),
         expires_ms=score(expires),
-        idempotency=cast("bytes | None", idempotency),
-        ends_ms=cast("int", ends),
-        payload_ends_ms=cast("int", payload_ends),
+        idempotency=as_optional_bytes(idempotency),
+        ends_ms=as_int(ends),
+        payload_ends_ms=as_int(payload_ends),
         indexes={index: score(reply) for index, reply in zip(indexes, rest[2 * n :], strict=False)},
     )
 
@@ -121,6 +123,7 @@ async def _facts(reading: Reading, data: bytes, delivery: Delivery) -> _Facts | 
 class _DeliveryCheck:
     def __init__(self, reading: Reading, data: bytes, delivery: Delivery, facts: _Facts) -> None:
         self.reading = reading
+        self.keys = reading.keys
         self.delivery_id = delivery.delivery_id
         self.data = data
         self.delivery = delivery
@@ -145,7 +148,7 @@ class _DeliveryCheck:
         return Violation(where=self.delivery_id, what=what, repair=repair)
 
     def _put(self, index: str, at: int) -> Repair:
-        return put(k.delivery(self.delivery_id), self.data, index, self.delivery_id, at)
+        return put(self.keys.delivery(self.delivery_id), self.data, index, self.delivery_id, at)
 
     # Attempts and indexes
 
@@ -179,12 +182,7 @@ class _DeliveryCheck:
 
     def _reschedule(self, due_ms: int | None) -> Call:
         """For then, where no lane has it; None: out of the lanes and without an owner."""
-        keys, lane = self.reading.keys, self.delivery.lane
-        return Call(
-            RESCHEDULE,
-            (k.delivery(self.delivery_id), k.CLAIMS, keys.lane(lane), keys.lane(_other(lane))),
-            (self.delivery_id, self.data, "" if due_ms is None else due_ms),
-        )
+        return reschedule_call(self.keys, self.delivery_id, self.data, self.delivery.lane, due_ms)
 
     def _out_of_the_schedule(self) -> Iterator[Violation]:
         status, facts = self.delivery.status, self.facts
@@ -194,7 +192,7 @@ class _DeliveryCheck:
         if facts.token is not None:
             yield self._wrong(f"is {status} and claimed", taken_out)
         if facts.losses is not None:
-            gone = Repair("taken out", (("HDEL", k.CLAIM_LOSSES, self.delivery_id),))
+            gone = Repair("taken out", (("HDEL", self.keys.claim_losses, self.delivery_id),))
             yield self._wrong(f"is {status} and its losses are counted", gone)
 
     def _in_the_schedule(self) -> Iterator[Violation]:
@@ -230,23 +228,24 @@ class _DeliveryCheck:
     def _ends(self) -> Iterator[Violation]:
         """It is forgotten in its time, and its keys end after that."""
         delivery, facts, status = self.delivery, self.facts, self.delivery.status
-        purge_at_ms = self.reading.store.purge_at_ms(delivery)
+        purge_at_ms = self.reading.retention.purge_at_ms(delivery)
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
         expires_ms = facts.expires_ms
         if expires_ms is None:
             yield self._wrong(
-                f"is {status} and would never be forgotten", self._put(k.IDX_EXPIRES, purge_at_ms)
+                f"is {status} and would never be forgotten",
+                self._put(self.keys.expires_index, purge_at_ms),
             )
         elif not finished_at_ms <= expires_ms < PARKED:
             yield self._wrong(
                 f"is {status} since {finished_at_ms} and would be forgotten at {expires_ms:.0f}",
-                self._put(k.IDX_EXPIRES, purge_at_ms),
+                self._put(self.keys.expires_index, purge_at_ms),
             )
         kept_ms = purge_at_ms if expires_ms is None or expires_ms == PARKED else int(expires_ms)
         own = end_at(
             max(kept_ms, purge_at_ms) + BACKSTOP_MS,
-            k.delivery(self.delivery_id),
-            k.payload(self.delivery_id),
+            self.keys.delivery(self.delivery_id),
+            self.keys.payload(self.delivery_id),
         )
         ends = [facts.ends_ms, *([facts.payload_ends_ms] if facts.content is not None else [])]
         if NEVER in ends:
@@ -255,7 +254,10 @@ class _DeliveryCheck:
             yield self._wrong(f"is {status} and its keys end before it is forgotten", own)
         attempts_end_ms = finished_at_ms + self.reading.retention.attempt_ms
         for number, ends_ms in enumerate(facts.attempt_ends_ms, start=1):
-            repair = end_at(max(attempts_end_ms, kept_ms) + BACKSTOP_MS, k.attempt(self.delivery_id, number))
+            repair = end_at(
+                max(attempts_end_ms, kept_ms) + BACKSTOP_MS,
+                self.keys.attempt(self.delivery_id, number),
+            )
             if ends_ms == NEVER:
                 yield self._wrong(f"is {status} and attempt {number} has no time to live", repair)
             elif 0 <= ends_ms < kept_ms:
@@ -265,12 +267,20 @@ class _DeliveryCheck:
         """Nothing of it ends in flight."""
         facts, status = self.facts, self.delivery.status
         if facts.expires_ms is not None:
-            out = take_out(k.delivery(self.delivery_id), self.data, k.IDX_EXPIRES, self.delivery_id)
+            out = take_out(
+                self.keys.delivery(self.delivery_id),
+                self.data,
+                self.keys.expires_index,
+                self.delivery_id,
+            )
             yield self._wrong(f"is {status} and would be forgotten", out)
         keys = {
-            k.delivery(self.delivery_id): facts.ends_ms,
-            k.payload(self.delivery_id): facts.payload_ends_ms,
-            **{k.attempt(self.delivery_id, n): end for n, end in enumerate(facts.attempt_ends_ms, start=1)},
+            self.keys.delivery(self.delivery_id): facts.ends_ms,
+            self.keys.payload(self.delivery_id): facts.payload_ends_ms,
+            **{
+                self.keys.attempt(self.delivery_id, n): end
+                for n, end in enumerate(facts.attempt_ends_ms, start=1)
+            },
         }
         ending = [key for key, ends_ms in keys.items() if ends_ms >= 0]
         if ending:

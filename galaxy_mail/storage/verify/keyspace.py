@@ -1,41 +1,35 @@
 """Every key of the catalog, by what it begins with: its type, and that it belongs to something which says so too."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Final, cast
 
-from galaxy_mail.domain.records import DeadLetter, Delivery, IdempotencyRecord, MalformedCommand
+from galaxy_mail.domain.records import DeadLetter, IdempotencyRecord, MalformedCommand
 from galaxy_mail.domain.resend_job import ResendJob
+from galaxy_mail.storage.links.replies import as_bytes, as_int, as_optional_bytes, as_text
 from galaxy_mail.storage.operations.identity import entry_number
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, Store
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import readable
+from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from galaxy_mail.storage.verify.delivery import deliveries
 from galaxy_mail.storage.verify.reading import GONE, NEVER, Reading
 from galaxy_mail.storage.verify.single_keys import claims, meta, schedule, stream, suppressions
 from galaxy_mail.storage.verify.violation import Repair, Violation, end_at, put, take_out
 
-EVERYTHING: Final = (
-    k.DELIVERIES.partition(":")[0] + ":"
-)  # every key begins so, but for what is configured otherwise
-INDEXES: Final = k.IDX_CREATED_AT.rpartition(":")[0] + ":"  # every index
-
 Look = Callable[[Reading, Sequence[str]], Awaitable[list[Violation]]]
 
 
-async def everything(store: Store) -> AsyncIterator[Violation]:
+async def everything(reading: Reading) -> AsyncIterator[Violation]:
     """One pass over the whole store."""
-    reading = Reading(store)
     families = _families(reading)
     single = _single(reading)
-    prefixes = [EVERYTHING]
-    if not reading.keys.dead_letters.startswith(EVERYTHING):
+    prefixes = [reading.keys.everything]
+    if not reading.keys.dead_letters.startswith(reading.keys.everything):
         prefixes.append(reading.keys.dead_letters)
     for prefix in prefixes:
         async for names in reading.scan(prefix):
             for violation in await _keys(reading, families, single, names):
                 yield violation
     for key, kind in single.items():
-        if not key.startswith(EVERYTHING):
+        if not key.startswith(reading.keys.everything):
             for violation in await _wrong_types(reading, {key: kind}):
                 yield violation
     for look in (schedule, claims, stream, meta, suppressions):
@@ -45,15 +39,16 @@ async def everything(store: Store) -> AsyncIterator[Violation]:
 
 def _families(reading: Reading) -> dict[str, tuple[str, Look]]:
     """What keys begin with, their type, and what looks at them."""
+    keys = reading.keys
     return {
-        k.DELIVERIES: ("string", _deliveries),
-        k.PAYLOADS: ("hash", _payloads),
-        k.ATTEMPTS: ("string", _attempts),
-        k.IDEMPOTENCY: ("string", _idempotency),
-        reading.keys.dead_letters: ("string", _dead_letters),
-        k.MALFORMED: ("string", _malformed),
-        k.JOBS: ("string", _jobs),
-        INDEXES: ("zset", _indexes),
+        keys.deliveries: ("string", _deliveries),
+        keys.payloads: ("hash", _payloads),
+        keys.attempts: ("string", _attempts),
+        keys.idempotency_records: ("string", _idempotency),
+        keys.dead_letters: ("string", _dead_letters),
+        keys.malformed_commands: ("string", _malformed),
+        keys.jobs: ("string", _jobs),
+        keys.indexes: ("zset", _indexes),
     }
 
 
@@ -66,12 +61,12 @@ def _single(reading: Reading) -> dict[str, str]:
         keys.consumed: "string",
         keys.schedule: "zset",
         keys.priority_schedule: "zset",
-        k.CLAIMS: "hash",
-        k.CLAIM_SEQUENCE: "string",
-        k.CLAIM_LOSSES: "hash",
-        k.META: "hash",
-        k.INGRESS_LEASE: "string",
-        k.SUPPRESSIONS: "hash",
+        keys.claims: "hash",
+        keys.claim_sequence: "string",
+        keys.claim_losses: "hash",
+        keys.meta: "hash",
+        keys.ingress_lease: "string",
+        keys.suppressions: "hash",
     }
 
 
@@ -95,9 +90,7 @@ async def _wrong_types(reading: Reading, kinds: Mapping[str, str]) -> list[Viola
     types = await reading.run([("TYPE", key) for key in kinds])
     return [
         Violation(where=key, what=f"is a {kind} and should be a {expected}")
-        for (key, expected), kind in zip(
-            kinds.items(), (cast("bytes", reply).decode() for reply in types), strict=True
-        )
+        for (key, expected), kind in zip(kinds.items(), map(as_text, types), strict=True)
         if kind not in {expected, "none"}
     ]
 
@@ -106,12 +99,12 @@ async def _wrong_types(reading: Reading, kinds: Mapping[str, str]) -> list[Viola
 
 
 async def _deliveries(reading: Reading, names: Sequence[str]) -> list[Violation]:
-    return await deliveries(reading, [name.removeprefix(k.DELIVERIES) for name in names])
+    return await deliveries(reading, [name.removeprefix(reading.keys.deliveries) for name in names])
 
 
 async def _payloads(reading: Reading, names: Sequence[str]) -> list[Violation]:
-    ids = [name.removeprefix(k.PAYLOADS) for name in names]
-    found = await reading.exist([k.delivery(delivery_id) for delivery_id in ids])
+    ids = [name.removeprefix(reading.keys.payloads) for name in names]
+    found = await reading.exist([reading.keys.delivery(delivery_id) for delivery_id in ids])
     return [
         Violation(
             where=delivery_id, what="content without a delivery", repair=Repair("removed", (("DEL", name),))
@@ -123,12 +116,14 @@ async def _payloads(reading: Reading, names: Sequence[str]) -> list[Violation]:
 
 async def _attempts(reading: Reading, names: Sequence[str]) -> list[Violation]:
     """No number beyond the record's; what outlives its delivery is known to the janitor, and without gaps."""
-    parts = [name.removeprefix(k.ATTEMPTS).rpartition(":") for name in names]
+    parts = [name.removeprefix(reading.keys.attempts).rpartition(":") for name in names]
     found: list[Violation] = []
     records = await reading.records([delivery_id for delivery_id, _, _ in parts])
     left: list[tuple[str, int]] = []
     for name, (delivery_id, _, number) in zip(names, parts, strict=True):
-        if not (number.isdecimal() and int(number) > 0 and name == k.attempt(delivery_id, int(number))):
+        if not (
+            number.isdecimal() and int(number) > 0 and name == reading.keys.attempt(delivery_id, int(number))
+        ):
             found.append(Violation(where=name, what="is not named as an attempt is"))
             continue
         record = records[delivery_id]
@@ -145,9 +140,12 @@ async def _attempts(reading: Reading, names: Sequence[str]) -> list[Violation]:
 async def _attempts_left(reading: Reading, left: Sequence[tuple[str, int]]) -> list[Violation]:
     """These outlived their delivery."""
     found: list[Violation] = []
-    forgotten = await reading.scores(k.IDX_EXPIRES, [delivery_id for delivery_id, _ in left])
+    forgotten = await reading.scores(reading.keys.expires_index, [delivery_id for delivery_id, _ in left])
     for (delivery_id, number), purge_at_ms in zip(left, forgotten, strict=True):
-        own, before = k.attempt(delivery_id, number), k.attempt(delivery_id, max(number - 1, 1))
+        own, before = (
+            reading.keys.attempt(delivery_id, number),
+            reading.keys.attempt(delivery_id, max(number - 1, 1)),
+        )
         ends_ms, before_ends_ms = await reading.ends_ms([own, before])
         if ends_ms == GONE:
             continue  # forgotten meanwhile
@@ -183,7 +181,7 @@ async def _idempotency(reading: Reading, names: Sequence[str]) -> list[Violation
             if reading.now_ms < _kept_until_ms(reading, record):
                 found.append(Violation(where=record.delivery_id, what="was promised and does not exist"))
         elif (delivery := named.delivery) is not None and reading.now_ms < record.expires_at_ms:
-            key = k.idempotency(delivery.source, delivery.idempotency_key)
+            key = reading.keys.idempotency(delivery.source, delivery.idempotency_key)
             if key != name:
                 found.append(Violation(where=name, what=f"is of {record.delivery_id}, whose key is {key}"))
     return found
@@ -200,9 +198,9 @@ async def _dead_letters(reading: Reading, names: Sequence[str]) -> list[Violatio
     found: list[Violation] = []
     ids = [name.removeprefix(reading.keys.dead_letters) for name in names]
     values, ends = await reading.values(names), await reading.ends_ms(names)
-    indexed = await reading.scores(k.IDX_DEAD_LETTERS, ids)
-    forgotten = await reading.scores(k.IDX_EXPIRES, ids)
-    exist = await reading.exist([k.delivery(delivery_id) for delivery_id in ids])
+    indexed = await reading.scores(reading.keys.dead_letters_index, ids)
+    forgotten = await reading.scores(reading.keys.expires_index, ids)
+    exist = await reading.exist([reading.keys.delivery(delivery_id) for delivery_id in ids])
     for name, i, data, ends_ms, died_ms, known, exists in zip(
         names, ids, values, ends, indexed, forgotten, exist, strict=True
     ):
@@ -215,8 +213,8 @@ async def _dead_letters(reading: Reading, names: Sequence[str]) -> list[Violatio
         if not exists and known is None:
             found.append(Violation(where=i, what="a dead letter without a delivery"))
         if died_ms != letter.created_at_ms:
-            what = f"its dead letter of {letter.created_at_ms} is not in {k.IDX_DEAD_LETTERS}"
-            repair = put(name, data, k.IDX_DEAD_LETTERS, i, letter.created_at_ms)
+            what = f"its dead letter of {letter.created_at_ms} is not in {reading.keys.dead_letters_index}"
+            repair = put(name, data, reading.keys.dead_letters_index, i, letter.created_at_ms)
             found.append(Violation(where=i, what=what, repair=repair))
         if ends_ms == NEVER:
             repair = end_at(letter.created_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
@@ -226,10 +224,10 @@ async def _dead_letters(reading: Reading, names: Sequence[str]) -> list[Violatio
 
 async def _malformed(reading: Reading, names: Sequence[str]) -> list[Violation]:
     found: list[Violation] = []
-    ids = [name.removeprefix(k.MALFORMED) for name in names]
+    ids = [name.removeprefix(reading.keys.malformed_commands) for name in names]
     values, ends = await reading.values(names), await reading.ends_ms(names)
-    indexed = await reading.scores(k.IDX_MALFORMED, ids)
-    offset = cast("bytes | None", await reading.one(("GET", reading.keys.offset)))  # after the records
+    indexed = await reading.scores(reading.keys.malformed_index, ids)
+    offset = await reading.value(reading.keys.offset)  # after the records
     for name, entry_id, data, ends_ms, recorded_ms in zip(names, ids, values, ends, indexed, strict=True):
         if data is None:
             continue
@@ -240,7 +238,7 @@ async def _malformed(reading: Reading, names: Sequence[str]) -> list[Violation]:
         if record.entry_id != entry_id:
             found.append(Violation(where=name, what=f"is the record of {record.entry_id}"))
         if recorded_ms != record.recorded_at_ms:
-            repair = put(name, data, k.IDX_MALFORMED, entry_id, record.recorded_at_ms)
+            repair = put(name, data, reading.keys.malformed_index, entry_id, record.recorded_at_ms)
             found.append(Violation(where=name, what="is not in its index", repair=repair))
         if ends_ms == NEVER:
             repair = end_at(record.recorded_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
@@ -259,7 +257,7 @@ def _is_ahead(entry_id: str, offset: bytes | None) -> bool:
 
 async def _jobs(reading: Reading, names: Sequence[str]) -> list[Violation]:
     found: list[Violation] = []
-    ids = [name.removeprefix(k.JOBS) for name in names]
+    ids = [name.removeprefix(reading.keys.jobs) for name in names]
     # In one go: that it stands in its index while it runs is true at each moment, and not from one to the next.
     looks = await reading.run(
         [
@@ -268,7 +266,7 @@ async def _jobs(reading: Reading, names: Sequence[str]) -> list[Violation]:
             for look in (
                 ("GET", name),
                 ("PEXPIRETIME", name),
-                ("ZSCORE", k.IDX_JOBS, job_id),
+                ("ZSCORE", reading.keys.jobs_index, job_id),
                 ("GET", name),
             )
         ]
@@ -278,12 +276,12 @@ async def _jobs(reading: Reading, names: Sequence[str]) -> list[Violation]:
     ):
         if data is None or data != again:
             continue
-        raw = cast("bytes", data)
+        raw = as_bytes(data)
         job = readable(raw, ResendJob)
         if job is None:
             found.append(Violation(where=name, what="can't be read"))
             continue
-        found += _job(reading, job, name, job_id, raw, cast("int", ends_ms), cast("bytes | None", created))
+        found += _job(reading, job, name, job_id, raw, as_int(ends_ms), as_optional_bytes(created))
     return found
 
 
@@ -294,6 +292,7 @@ def _job(
         found.append(Violation(where=name, what=what, repair=repair))
 
     found: list[Violation] = []
+    jobs_index = reading.keys.jobs_index
     if job.job_id != job_id:
         wrong(f"is the record of {job.job_id}")
     if job.running is (job.finished_at_ms is not None):
@@ -304,12 +303,16 @@ def _job(
         wrong("says half of how far it is")
     if job.running and (created is None or float(created) != job.created_at_ms):
         wrong(
-            f"is running and not in {k.IDX_JOBS}", put(name, data, k.IDX_JOBS, job.job_id, job.created_at_ms)
+            f"is running and not in {jobs_index}",
+            put(name, data, jobs_index, job.job_id, job.created_at_ms),
         )
     if job.running and ends_ms != NEVER:
         wrong("is running and its key would expire", Repair("kept", (("PERSIST", name),)))
     if not job.running and created is not None:
-        wrong(f"is {job.status} and in {k.IDX_JOBS}", take_out(name, data, k.IDX_JOBS, job_id))
+        wrong(
+            f"is {job.status} and in {jobs_index}",
+            take_out(name, data, jobs_index, job_id),
+        )
     if not job.running and ends_ms == NEVER:
         wrong("has no time to live", end_at(job.updated_at_ms + reading.retention.delivery_ms, name))
     return found
@@ -317,29 +320,34 @@ def _job(
 
 # Indexes
 
-# Whose members are no deliveries, or outlive them, and the record that each member has.
-OTHER_INDEXES: Final[Mapping[str, Callable[[Reading, str], str]]] = {
-    k.IDX_MALFORMED: lambda _, entry_id: k.malformed(entry_id),
-    k.IDX_DEAD_LETTERS: lambda reading, delivery_id: reading.keys.dead_letter(delivery_id),
-    k.IDX_JOBS: lambda _, job_id: k.job(job_id),
-}
+
+def _other_indexes(keys: Keys) -> dict[str, Callable[[str], str]]:
+    """Whose members are not deliveries, or outlive them, and the key of each member's record."""
+    return {
+        keys.malformed_index: keys.malformed,
+        keys.dead_letters_index: keys.dead_letter,
+        keys.jobs_index: keys.job,
+    }
 
 
 async def _indexes(reading: Reading, names: Sequence[str]) -> list[Violation]:
     """Nobody stands in an index where the record does not belong."""
     found: list[Violation] = []
-    of_deliveries = [name for name in names if name not in OTHER_INDEXES and name != k.IDX_EXPIRES]
+    other_indexes = _other_indexes(reading.keys)
+    of_deliveries = [
+        name for name in names if name not in other_indexes and name != reading.keys.expires_index
+    ]
     async for members in reading.members(of_deliveries):
         records = await reading.records([member for _, member, _ in members])
         for index, member, _ in members:
             record = records[member]
             if record.data is None or (
-                record.delivery is not None and index not in _belongs(record.delivery)
+                record.delivery is not None and index not in reading.keys.indexes_of(record.delivery)
             ):
                 found += await _out_of_place(reading, index, member)
-    for index in (name for name in names if name in OTHER_INDEXES):
+    for index in (name for name in names if name in other_indexes):
         async for members in reading.members([index]):
-            keys = [OTHER_INDEXES[index](reading, member) for _, member, _ in members]
+            keys = [other_indexes[index](member) for _, member, _ in members]
             for (_, member, _), key, exists in zip(members, keys, await reading.exist(keys), strict=True):
                 if not exists and await reading.one(("ZSCORE", index, member)) is not None:
                     repair = take_out(key, None, index, member)
@@ -349,18 +357,9 @@ async def _indexes(reading: Reading, names: Sequence[str]) -> list[Violation]:
     return found
 
 
-def _belongs(delivery: Delivery) -> set[str]:
-    parent = delivery.parent_delivery_id
-    return {
-        k.status_index(delivery.status),
-        *k.fixed_indexes(delivery),
-        *([k.children_index(parent)] if parent is not None else []),
-    }
-
-
 async def _out_of_place(reading: Reading, index: str, member: str) -> list[Violation]:
     """It seemed so; now all at one moment."""
-    key = k.delivery(member)
+    key = reading.keys.delivery(member)
     before, at, after = await reading.run([("GET", key), ("ZSCORE", index, member), ("GET", key)])
     if before != after or at is None:
         return []
@@ -370,6 +369,6 @@ async def _out_of_place(reading: Reading, index: str, member: str) -> list[Viola
     repair = take_out(key, record.data, index, member)
     if record.data is None:
         return [Violation(where=member, what=f"stands in {index} and has no record", repair=repair)]
-    if record.delivery is None or index in _belongs(record.delivery):
+    if record.delivery is None or index in reading.keys.indexes_of(record.delivery):
         return []
     return [Violation(where=member, what=f"is in {index}, where its record does not belong", repair=repair)]

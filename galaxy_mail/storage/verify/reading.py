@@ -1,15 +1,23 @@
 """How a look at the store reads it: in batches, past what is of a wrong type."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Final, cast
+from typing import Final
 
 from galaxy_mail.domain.records import Delivery
 from galaxy_mail.storage.links.errors import RedisRefused
-from galaxy_mail.storage.links.protocol import Call, Command, Reply
-from galaxy_mail.storage.operations.answers import answered
-from galaxy_mail.storage.operations.store import Store
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.links.protocol import Call, Command, RedisLink, Reply
+from galaxy_mail.storage.links.replies import (
+    answered,
+    as_bytes,
+    as_int,
+    as_list,
+    as_optional_bytes,
+    as_optional_bytes_list,
+    as_scan,
+)
 from galaxy_mail.storage.records.encoding import readable_delivery
+from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import Retention
 
 BATCH: Final = 100
 NEVER: Final = -1  # what PEXPIRETIME says of a key that does not end
@@ -19,19 +27,18 @@ GONE: Final = -2
 class Reading:
     """One pass over the store. All that it gives is as it was at some moment of the pass."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.keys = store.keys
-        self.retention = store.retention
-        self.now_ms = store.now_ms()
+    def __init__(self, link: RedisLink, keys: Keys, retention: Retention, now_ms: int) -> None:
+        self.keys = keys
+        self.retention = retention
+        self.now_ms = now_ms
+        self._link = link
 
     async def run(self, commands: Sequence[Command | Call]) -> list[Reply]:
         """One reply per command. What has another type than it should counts as absent: its type is reported, once."""
         if not commands:
             return []
         return [
-            None if is_wrong_type(reply) else answered(reply)
-            for reply in await self.store.link.pipeline(commands)
+            None if is_wrong_type(reply) else answered(reply) for reply in await self._link.pipeline(commands)
         ]
 
     async def one(self, command: Command | Call) -> Reply:
@@ -39,34 +46,37 @@ class Reading:
         return reply
 
     async def values(self, keys: Sequence[str]) -> list[bytes | None]:
-        return cast("list[bytes | None]", await self.one(("MGET", *keys))) if keys else []
+        return as_optional_bytes_list(await self.one(("MGET", *keys))) if keys else []
+
+    async def value(self, key: str) -> bytes | None:
+        return as_optional_bytes(await self.one(("GET", key)))
 
     async def scores(self, index: str, members: Sequence[str]) -> list[float | None]:
         found = await self.one(("ZMSCORE", index, *members)) if members else []
-        return [None] * len(members) if found is None else [score(one) for one in cast("list[Reply]", found)]
+        return [None] * len(members) if found is None else [score(one) for one in as_list(found)]
 
     async def ends_ms(self, keys: Sequence[str]) -> list[int]:
         """When they end; NEVER, or GONE."""
-        return cast("list[int]", await self.run([("PEXPIRETIME", key) for key in keys]))
+        return [as_int(reply) for reply in await self.run([("PEXPIRETIME", key) for key in keys])]
 
     async def exist(self, keys: Sequence[str]) -> list[bool]:
         return [reply == 1 for reply in await self.run([("EXISTS", key) for key in keys])]
 
     async def records(self, ids: Sequence[str]) -> "dict[str, Record]":
         ids = list(dict.fromkeys(ids))
-        found = await self.values([k.delivery(delivery_id) for delivery_id in ids])
+        found = await self.values([self.keys.delivery(delivery_id) for delivery_id in ids])
         return {i: Record(data, readable_delivery(data, i)) for i, data in zip(ids, found, strict=True)}
 
     async def scan(self, prefix: str) -> AsyncIterator[list[str]]:
         """Every key that begins so, perhaps one twice."""
         cursor = "0"
         while True:
-            found = await self.one(("SCAN", cursor, "MATCH", f"{_escaped(prefix)}*", "COUNT", BATCH * 10))
-            following, raw = cast("tuple[bytes, list[bytes]]", found)
+            cursor, raw = as_scan(
+                await self.one(("SCAN", cursor, "MATCH", f"{_escaped(prefix)}*", "COUNT", BATCH * 10))
+            )
             names = [key.decode() for key in raw]
             for start in range(0, len(names), BATCH):
                 yield names[start : start + BATCH]
-            cursor = following.decode()
             if cursor == "0":
                 return
 
@@ -80,23 +90,21 @@ class Reading:
                 await self.run([("ZSCAN", name, cursors[name], "COUNT", BATCH) for name in names]),
                 strict=True,
             ):
-                following, flat = cast("tuple[bytes, list[bytes]]", reply or (b"0", []))
+                following, flat = _scanned(reply)
                 found = [(name, m.decode(), float(s)) for m, s in zip(flat[::2], flat[1::2], strict=True)]
                 for start in range(0, len(found), BATCH * 10):
                     yield found[start : start + BATCH * 10]
-                if following == b"0":
+                if following == "0":
                     del cursors[name]
                 else:
-                    cursors[name] = following.decode()
+                    cursors[name] = following
 
     async def fields(self, key: str) -> AsyncIterator[list[tuple[str, bytes]]]:
         """Fields and values, some at a time."""
         cursor = "0"
         while True:
-            reply = await self.one(("HSCAN", key, cursor, "COUNT", BATCH))
-            following, flat = cast("tuple[bytes, list[bytes]]", reply or (b"0", []))
+            cursor, flat = _scanned(await self.one(("HSCAN", key, cursor, "COUNT", BATCH)))
             yield [(field.decode(), value) for field, value in zip(flat[::2], flat[1::2], strict=True)]
-            cursor = following.decode()
             if cursor == "0":
                 return
 
@@ -116,7 +124,12 @@ def is_wrong_type(reply: Reply) -> bool:
 
 
 def score(reply: Reply) -> float | None:
-    return None if reply is None else float(cast("bytes", reply))
+    return None if reply is None else float(as_bytes(reply))
+
+
+def _scanned(reply: Reply) -> tuple[str, list[bytes]]:
+    """The next cursor and what was found; nothing in a key of a wrong type."""
+    return ("0", []) if reply is None else as_scan(reply)
 
 
 def _escaped(prefix: str) -> str:

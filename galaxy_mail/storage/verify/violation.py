@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from galaxy_mail.storage.links.protocol import Call, Command
-from galaxy_mail.storage.operations.upkeep import REPAIR
+from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
 
 
 class Repair(Struct, frozen=True):
@@ -30,14 +30,21 @@ class Violation(Struct, frozen=True, kw_only=True):
         return f"{self.where}: {self.what}" + (f" (mended: {self.did})" if self.repaired else "")
 
 
+def _repair_call(record_key: str, record: bytes | None, index: str, member: str, score: int | None) -> Call:
+    return REPAIR.call(
+        RepairKeys(delivery=record_key, repaired_index=index),
+        RepairArgs(delivery_id=member, delivery_record=record, score=score),
+    )
+
+
 def put(record_key: str, record: bytes, index: str, member: str, score: int) -> Repair:
     """Into the index, while that record stands at its key."""
-    return Repair("put there", (Call(REPAIR, (record_key, index), (member, record, score)),))
+    return Repair("put there", (_repair_call(record_key, record, index, member, score),))
 
 
 def take_out(record_key: str, record: bytes | None, index: str, member: str) -> Repair:
     """Out of the index, while that record stands at its key, or none does."""
-    return Repair("taken out", (Call(REPAIR, (record_key, index), (member, record or b"", "")),))
+    return Repair("taken out", (_repair_call(record_key, record, index, member, None),))
 
 
 def end_at(ms: int, *keys: str) -> Repair:

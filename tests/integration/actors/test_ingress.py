@@ -6,14 +6,15 @@ from typing import cast
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from galaxy_mail.actors.ingress import LEASE_TTL_MS, Ingress
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.storage.operations.command_stream import BATCH_ENTRIES
 from galaxy_mail.storage.operations.identity import Verdict
-from galaxy_mail.storage.records import keys as k
 from tests.integration.test_intake import Desk, count, entry, malformed_code
+from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.storehouse import Fault, Storehouse
 
@@ -54,14 +55,10 @@ class Reader:
     def reads(self) -> bool:
         return self.ingress is not None and self.ingress.reading
 
-    def trouble(self) -> str | None:
-        assert self.ingress is not None
-        return self.ingress.trouble
-
 
 @pytest.fixture
 async def reader(house: Storehouse) -> Reader:
-    house.follow_trio()
+    house.clock.follow_trio()
     return Reader(house)
 
 
@@ -69,7 +66,7 @@ async def reader(house: Storehouse) -> Reader:
 async def other(empty_valkey: ValkeyServer, reader: Reader) -> AsyncIterator[Reader]:
     """Another process on the same store, by the same clock."""
     other = Storehouse(empty_valkey.socket, owner="other")
-    other.follow(reader.house.link.now_ms)
+    other.clock.follow(reader.house.clock.now_ms)
     await other.epoch.check(other.link.pipeline)
     yield Reader(other)
     other.close()
@@ -116,7 +113,7 @@ async def test_a_bad_command_holds_nobody_up(reader: Reader, autojump_clock: Moc
     publish(house, "n2")
     async with reader.running():
         await until_read(house)
-    [bad] = cast("list[bytes]", house.run("ZRANGE", k.IDX_MALFORMED, 0, -1))
+    [bad] = cast("list[bytes]", house.run("ZRANGE", k.malformed_index, 0, -1))
     assert malformed_code(house, bad.decode()) == "invalid_payload"
     assert count(house) == 1
 
@@ -212,7 +209,7 @@ async def test_who_learns_that_another_has_the_lease_stops_reading(
     async with reader.running():
         await trio.sleep(0.5)
         assert reader.reads()
-        house.run("SET", k.INGRESS_LEASE, f"another {house.link.now_ms() + 3_000}")
+        house.run("SET", k.ingress_lease, f"another {house.clock.now_ms() + 3_000}")
         await trio.sleep(1.1)
         assert not reader.reads()
         await trio.sleep(5)
@@ -224,8 +221,8 @@ async def test_two_readers_of_one_stream_take_it_in_once(
 ) -> None:
     """The lease failed to keep them apart; the offset does."""
     publish(reader.house, *(f"n{number}" for number in range(300)))
-    reader.house.run("DEL", k.INGRESS_LEASE)
-    other.house.stream._script_now = lambda: reader.house.link.now_ms() + 10_000  # a lease looks old to it
+    reader.house.run("DEL", k.ingress_lease)
+    other.house.clock.scripts = lambda: reader.house.clock.now_ms() + 10_000  # a lease looks old to it
     async with reader.running(), other.running():
         await until_read(reader.house, within_s=60)
         publish(reader.house, "last")
@@ -233,7 +230,7 @@ async def test_two_readers_of_one_stream_take_it_in_once(
     assert count(reader.house) == 301
     assert reader.house.run("GET", reader.house.keys.consumed) == b"301"
     assert reader.desk.rung + other.desk.rung == 301
-    assert reader.house.run("ZCARD", k.IDX_MALFORMED) == 0
+    assert reader.house.run("ZCARD", k.malformed_index) == 0
 
 
 # Trouble
@@ -243,7 +240,7 @@ async def test_two_readers_of_one_stream_take_it_in_once(
 @pytest.mark.parametrize(
     "name", ["lease", "GET", "read_commands", "XREAD", "accept", "EXISTS", "stream_state"]
 )
-async def test_no_trouble_with_redis_is_a_crash_or_a_loss(
+async def test_no_failure_of_redis_is_a_crash_or_a_loss(
     name: str, fault: Fault, reader: Reader, autojump_clock: MockClock
 ) -> None:
     house = reader.house
@@ -259,23 +256,38 @@ async def test_no_trouble_with_redis_is_a_crash_or_a_loss(
         await until_read(house)
     assert count(house) == 4
     assert house.run("GET", house.keys.consumed) == b"4"
-    assert house.run("ZCARD", k.IDX_MALFORMED) == 0
+    assert house.run("ZCARD", k.malformed_index) == 0
 
 
 async def test_a_full_redis_is_waited_out(reader: Reader, autojump_clock: MockClock) -> None:
     house = reader.house
     publish(house, "n1")
-    async with reader.running():
-        await until_read(house)
-        publish(house, "n2")
-        house.run("CONFIG", "SET", "maxmemory", "1")
-        await trio.sleep(10)
-        assert "OOM" in (reader.trouble() or "")
-        assert count(house) == 1
-        house.run("CONFIG", "SET", "maxmemory", "0")
-        await until_read(house)
-        assert reader.trouble() is None
-    assert count(house) == 2
+    with capture_logs() as lines:
+        async with reader.running():
+            await until_read(house)
+            for number in (2, 3):
+                publish(house, f"n{number}")
+                house.run("CONFIG", "SET", "maxmemory", "1")
+                await trio.sleep(10)
+                assert count(house) == number - 1
+                house.run("CONFIG", "SET", "maxmemory", "0")
+                await until_read(house)
+    assert count(house) == 3
+    told = [line["error"] for line in lines if line["event"] == "reading_commands_failed"]
+    assert ["OOM" in error for error in told] == [True, True], "once for each time that it was full"
+
+
+async def test_a_redis_that_is_away_twice_is_told_twice_though_nothing_came_meanwhile(
+    reader: Reader, autojump_clock: MockClock
+) -> None:
+    house = reader.house
+    with capture_logs() as lines:
+        async with reader.running():
+            for _ in range(2):
+                faults: list[Fault] = ["lost_call"] * 8
+                house.link.fail("lease", *faults)
+                await trio.sleep(20)
+    assert [line["event"] for line in lines].count("reading_commands_failed") == 2
 
 
 async def test_a_read_ahead_that_fails_costs_nothing(reader: Reader, autojump_clock: MockClock) -> None:
@@ -297,10 +309,10 @@ async def test_where_a_batch_stops_what_was_read_ahead_is_read_again(
     async with reader.running():
         await until_read(house)
     assert count(house) == len(names)
-    assert house.run("ZCARD", k.IDX_MALFORMED) == 0
+    assert house.run("ZCARD", k.malformed_index) == 0
 
 
-async def test_a_strange_store_is_not_read(reader: Reader, autojump_clock: MockClock) -> None:
+async def test_a_replaced_store_is_not_read(reader: Reader, autojump_clock: MockClock) -> None:
     house = reader.house
     async with reader.running():
         await trio.sleep(1)
@@ -324,7 +336,7 @@ async def test_a_store_that_was_rolled_back_is_read_from_where_it_is(
         publish(house, "n2")
         await until_read(house)
         house.run("DEL", k.delivery("n2"), k.payload("n2"), k.attempt("n2", 1))
-        house.run("DEL", "mail:idempotency:notification:key of n2", k.IDX_RECIPIENT + "n2@example.org")
+        house.run("DEL", "mail:idempotency:notification:key of n2", k.recipient_index("n2@example.org"))
         house.run("DEL", "mail:idx:idempotency:notification:key of n2")
         for index in ("mail:idx:created_at", "mail:idx:status:queued", "mail:idx:source:notification"):
             house.run("ZREM", index, "n2")
@@ -354,7 +366,7 @@ async def test_what_was_trimmed_unread_is_told_once(
         await trio.sleep(20)
     told = reader.desk.metrics.ingress_gap_total.value() + other.desk.metrics.ingress_gap_total.value()
     assert told == 8 - count(house) + 2
-    assert house.run("HGET", k.META, "stream_lost") == str(told).encode()
+    assert house.run("HGET", k.meta, "stream_lost") == str(told).encode()
 
 
 async def test_a_stream_that_begins_again_below_the_offset_is_an_alarm(
@@ -362,12 +374,13 @@ async def test_a_stream_that_begins_again_below_the_offset_is_an_alarm(
 ) -> None:
     house = reader.house
     house.run("XADD", STREAM, "9999999999999-0", *(p for pair in entry("", "n1")[1] for p in pair))
-    async with reader.running():
-        await until_read(house)
-        house.run("DEL", STREAM)
-        publish(house, "n2")
-        await trio.sleep(10)
-        assert "begins again below the offset" in (reader.trouble() or "")
+    with capture_logs() as lines:
+        async with reader.running():
+            await until_read(house)
+            house.run("DEL", STREAM)
+            publish(house, "n2")
+            await trio.sleep(10)
+        assert [line["event"] for line in lines].count("stream_begins_again_below_offset") == 1
         assert reader.desk.metrics.store_alarms_total.value("stream_restarted") == 1
     assert count(house) == 1
     house.broken = True  # what was published will never be read
@@ -409,4 +422,4 @@ async def test_cut_after_any_number_of_steps_it_loses_and_doubles_nothing(
         await until_read(house)
     assert count(house) == 7
     assert house.run("GET", house.keys.consumed) == b"9"
-    assert house.run("ZCARD", k.IDX_MALFORMED) == 1
+    assert house.run("ZCARD", k.malformed_index) == 1

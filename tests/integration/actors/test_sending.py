@@ -20,11 +20,10 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.storage.records import keys as k
-from galaxy_mail.storage.verify import verify
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import ACCEPTED, DEFERRED, login_code_of, request_of
+from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.storehouse import TTL_MS, Fault, Storehouse
 from tests.unit.actors.fakes import FakeProvider
@@ -45,6 +44,7 @@ class Process:
         self.scheduler = Scheduler(
             lanes=self.lanes,
             store=house.store,
+            clock=house.clock,
             policy=policy,
             metrics=self.metrics,
             heartbeat=Heartbeat(),
@@ -53,6 +53,7 @@ class Process:
             Sender(
                 lanes=self.lanes,
                 store=house.store,
+                clock=house.clock,
                 provider=provider,
                 catalog=CATALOG,
                 policy=policy,
@@ -97,23 +98,23 @@ class Process:
 
     def left(self) -> int:
         """Deliveries that have not ended."""
-        count = cast("int", self.house.run("ZCARD", k.IDX_CREATED_AT))
+        count = cast("int", self.house.run("ZCARD", k.created_at_index))
         return count - sum(cast("int", self.house.run("ZCARD", k.status_index(end))) for end in TERMINAL)
 
     async def until_ended(self, within_s: float = 10_000) -> float:
         """How long it takes until all deliveries have ended, by their own times."""
-        began_ms, began_s = self.house.link.now_ms(), trio.current_time()
+        began_ms, began_s = self.house.clock.now_ms(), trio.current_time()
         with trio.fail_after(within_s):
             while self.left():  # noqa: ASYNC110  # what is waited for has no event of its own
                 await trio.sleep(max(0.01, (trio.current_time() - began_s) / 20))
-        ids = cast("list[bytes]", self.house.run("ZRANGE", k.IDX_CREATED_AT, 0, -1))
+        ids = cast("list[bytes]", self.house.run("ZRANGE", k.created_at_index, 0, -1))
         ends_ms = [self.house.delivery(delivery_id.decode()).finished_at_ms or 0 for delivery_id in ids]
         return (max(ends_ms) - began_ms) / 1000
 
 
 @pytest.fixture
 async def process(house: Storehouse) -> Process:
-    house.follow_trio()
+    house.clock.follow_trio()
     return Process(house)
 
 
@@ -160,7 +161,7 @@ async def test_retries_come_in_their_time_and_never_early(
 async def test_a_backlog_of_both_lanes_ends_and_codes_come_first(
     house: Storehouse, autojump_clock: MockClock
 ) -> None:
-    house.follow_trio()
+    house.clock.follow_trio()
     process = Process(house, slots=4)
     for provider in process.providers:
         provider.before_dot = sleeping(0.01)
@@ -189,7 +190,7 @@ async def test_what_a_dead_process_had_begun_is_sent_within_two_seconds_of_its_e
     empty_valkey: ValkeyServer, process: Process, autojump_clock: MockClock
 ) -> None:
     dead = Storehouse(empty_valkey.socket)
-    dead.follow(process.house.link.now_ms)
+    dead.clock.follow(process.house.clock.now_ms)
     await dead.epoch.check(dead.link.pipeline)
     held = await dead.begun(request_of("begun"))
     await dead.accept(request_of("claimed"))
@@ -233,7 +234,7 @@ async def test_a_paused_owner_is_lost_and_what_it_says_afterwards_is_stale(
 ) -> None:
     """It stood still after its dot, longer than its claim: a second copy left, and the records tell."""
     other = Storehouse(empty_valkey.socket)
-    other.follow(process.house.link.now_ms)
+    other.clock.follow(process.house.clock.now_ms)
     await other.epoch.check(other.link.pipeline)
     paused = Process(other)
     paused.providers[0].after_dot = sleeping(70)
@@ -261,7 +262,7 @@ async def test_a_paused_owner_is_lost_and_what_it_says_afterwards_is_stale(
 @pytest.mark.parametrize(
     "name", ["claim", "read_claimed", "begin", "finish", "renew", "release", "HMGET", "GET"]
 )
-async def test_no_trouble_with_redis_is_a_loss_or_a_second_copy(
+async def test_no_failure_of_redis_is_a_loss_or_a_second_copy(
     name: str, fault: Fault, process: Process, autojump_clock: MockClock
 ) -> None:
     process.providers[0].before_dot = sleeping(11)
@@ -302,7 +303,7 @@ async def test_stopped_after_any_number_of_steps_work_is_due_again_at_once_or_re
     kind: str, lost: tuple[str, ...], house: Storehouse, autojump_clock: MockClock
 ) -> None:
     """And another process takes it in the same moment. What the relay has is never sent again."""
-    house.follow_trio()
+    house.clock.follow_trio()
     house.link.steps = 1
     seen: set[str] = set()
     for steps in range(44):
@@ -327,8 +328,8 @@ async def test_stopped_after_any_number_of_steps_work_is_due_again_at_once_or_re
                 await trio.lowlevel.checkpoint()
             senders.cancel()
         house.link.faults.clear()
-        assert await verify(house.store, looks=1) == []
-        assert house.run("HLEN", k.CLAIMS) == 0, "nothing is left to expire"
+        assert await house.verify() == []
+        assert house.run("HLEN", k.claims) == 0, "nothing is left to expire"
         delivery = house.delivery(name)
         if delivery.status in TERMINAL:
             assert process.taken() == [name]
@@ -345,7 +346,7 @@ async def test_stopped_after_any_number_of_steps_work_is_due_again_at_once_or_re
         assert house.delivery(name).status is S.SENT
         assert house.delivery(name).attempt_count == 1
         house.run("FLUSHALL")
-        house.run("HSET", k.META, "id", house.epoch.store_id or "")  # the same store, emptied
+        house.run("HSET", k.meta, "id", house.epoch.store_id or "")  # the same store, emptied
     # After a lost begin the pause before its repetition is longer than all these steps.
     assert seen == {"queued", "rendered"} | (set() if "begin" in lost else {"recorded"})
 

@@ -84,7 +84,7 @@ async def test_a_list_goes_over_as_many_pages_as_it_takes(
         await shell.api.made()
     result = await shell.run("deliveries", "list", "--limit", "3")
     assert len(rows(result.stdout)) == 3
-    assert result.stderr == "3 shown, there are more: --limit or --all\n"
+    assert result.stderr == "3 shown, there are more: pass --limit or --all\n"
     result = await shell.run("deliveries", "list", "--all")
     assert len(rows(result.stdout)) == 5
     assert result.stderr == ""
@@ -92,7 +92,7 @@ async def test_a_list_goes_over_as_many_pages_as_it_takes(
 
 async def test_an_empty_list_says_so_and_is_no_failure(shell: Shell) -> None:
     result = await shell.run("deliveries", "list")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no delivery\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no deliveries\n")
     assert json.loads(await shell.out("deliveries", "list", "--json")) == {"items": []}
 
 
@@ -119,7 +119,7 @@ async def test_json_is_what_the_api_says(shell: Shell) -> None:
         assert printed == told.json
 
 
-async def test_attempts_can_be_read_when_the_delivery_is_forgotten(shell: Shell) -> None:
+async def test_attempts_can_be_read_when_the_delivery_is_purged(shell: Shell) -> None:
     delivery_id = await shell.api.made(REFUSED)
     shell.api.link.ahead_ms = 31 * DAY_MS
     assert (await shell.run("deliveries", "show", delivery_id)).exit_code == 1
@@ -149,7 +149,7 @@ async def test_a_delivery_is_resent_with_a_key_that_is_printed(shell: Shell) -> 
     clone = await shell.api.delivery(clone_id)
     assert (clone.parent_delivery_id, clone.resent_by, clone.idempotency_key) == (delivery_id, "ann", key)
     again = await shell.run("deliveries", "resend", delivery_id, "--idempotency-key", key)
-    assert (again.stdout, again.stderr) == (f"it was resent before with this key: {clone_id}\n", "")
+    assert (again.stdout, again.stderr) == (f"already resent with this key: {clone_id}\n", "")
 
 
 async def test_a_resend_as_json_has_its_key(shell: Shell) -> None:
@@ -179,7 +179,7 @@ async def working(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(dead_letters_module, "CHECK_EVERY_S", 0.01)
     monkeypatch.setattr("galaxy_mail.actors.resend_jobs.CHECK_EVERY_S", 0.01)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ResendJobs(resending=shell.api.resending, heartbeat=Heartbeat()).run)
+        nursery.start_soon(ResendJobs(runner=shell.api.resend_jobs, heartbeat=Heartbeat()).run)
         yield
         nursery.cancel_scope.cancel()
 
@@ -222,7 +222,7 @@ async def test_nothing_is_resent_without_a_yes(shell: Shell, monkeypatch: pytest
     async with working(shell, monkeypatch):
         result = await shell.run("dead-letters", "resend", "--every", "--reason", "x")
     assert result.exit_code == 2
-    assert "there is nobody to ask; --yes resends without asking" in result.stderr
+    assert "stdin is not a terminal: pass --yes to resend without confirmation" in result.stderr
     listed = json.loads(await shell.out("deliveries", "list", "--json"))
     assert len(listed["items"]) == 1
 
@@ -300,9 +300,9 @@ async def test_dead_letters_that_are_named_are_resent_one_by_one(shell: Shell) -
     result = await shell.run("dead-letters", "resend", dead[0], waiting, "nope", sent, dead[1])
     assert result.exit_code == 1
     assert [line.split(" resent as ")[0] for line in result.stdout.splitlines()] == dead
-    assert f"{waiting}: it is queued and no dead letter" in result.stderr
+    assert f"{waiting}: it is not a dead letter but queued" in result.stderr
     assert "nope: There is no such delivery." in result.stderr
-    assert f"{sent}: it is sent and no dead letter; `deliveries resend` sends it again" in result.stderr
+    assert f"{sent}: it is not a dead letter but sent; `deliveries resend` can send it again" in result.stderr
     listed = json.loads(await shell.out("deliveries", "list", "--source", "operator_resend", "--json"))
     assert sorted(item["parent_delivery_id"] for item in listed["items"]) == sorted(dead)
 
@@ -310,12 +310,12 @@ async def test_dead_letters_that_are_named_are_resent_one_by_one(shell: Shell) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "name deliveries, or give conditions"),
-        (["--since", "1h"], "--reason is needed"),
+        ([], "pass delivery ids, or conditions"),
+        (["--since", "1h"], "--reason is required"),
         (["d1", "--since", "1h"], "exclude each other"),
         (["--job", "j", "--every"], "exclude each other"),
-        (["d1", "--dry-run"], "--dry-run counts what meets conditions"),
-        (["d1", "d2", "--idempotency-key", "k"], "one idempotency key stands for one delivery"),
+        (["d1", "--dry-run"], "--dry-run needs conditions"),
+        (["d1", "d2", "--idempotency-key", "k"], "--idempotency-key allows only one delivery id"),
         (["--since", "yesterday"], "neither a duration such as 90m or 2d nor a time"),
         (["--per-second", "0", "--every"], "0 is not in the range"),
     ],
@@ -337,7 +337,7 @@ async def test_malformed_commands_are_listed_and_shown(shell: Shell, valkey: Val
         fields={"delivery_id": "notify.4712", "payload_json": '{"variables":{"code":"493027"}}'},
         failure_code="invalid_payload",
         message="template_id: is required",
-        recorded_at_ms=shell.api.store.now_ms(),
+        recorded_at_ms=shell.api.clock.now_ms(),
     )
     run_command(valkey.socket, "SET", f"mail:malformed_commands:{record.entry_id}", encode(record))
     run_command(valkey.socket, "ZADD", "mail:idx:malformed_commands", record.recorded_at_ms, record.entry_id)
@@ -388,7 +388,7 @@ async def test_an_export_to_where_nothing_can_be_written_is_told(shell: Shell, t
     place = tmp_path / "no" / "list.csv"
     result = await shell.run("suppressions", "export", "-o", str(place))
     assert result.exit_code == 1
-    assert result.stderr == f"galaxy-mail: {place} can't be written: No such file or directory\n"
+    assert result.stderr == f"galaxy-mail: can't write {place}: No such file or directory\n"
 
 
 async def test_an_export_that_fails_leaves_no_file(
@@ -496,11 +496,11 @@ async def test_one_command_may_take_many_lines(shell: Shell, valkey: ValkeyServe
     [
         ("", "the file is empty"),
         ("\n\n", "the file is empty"),
-        ('{"a":', "the file is no JSON object: not JSON"),
+        ('{"a":', "the file is not a JSON object: not JSON"),
         ("[]", "line 1: not a JSON object"),
         (json.dumps(command(1)) + "\n{", "line 2: not JSON"),
         (json.dumps(command(1, payload_json="{}")), "line 1: has both payload and payload_json"),
-        (json.dumps(command(1, trace_id=None)), "line 1: trace_id: must be text or a whole number"),
+        (json.dumps(command(1, trace_id=None)), "line 1: trace_id: must be a string or an integer"),
         (json.dumps(command(1, source="me")), "line 1: unsupported_source: "),
         (
             json.dumps(command(1))
@@ -535,7 +535,7 @@ async def test_the_limits_are_those_that_the_service_has(shell: Shell, valkey: V
     shell.env["MAIL_RECIPIENTS_MAX"] = "51"
     assert (await publish(shell, valkey, text)).exit_code == 0
     shell.env["MAIL_PAYLOAD_MAX_BYTES"] = "1KiB"
-    assert "and 1024 are allowed" in (await publish(shell, valkey, text)).stderr
+    assert "more than the limit of 1024" in (await publish(shell, valkey, text)).stderr
 
 
 async def test_whoever_watches_sees_how_far_it_is(
@@ -557,9 +557,9 @@ async def test_whoever_watches_sees_how_far_it_is(
 
 
 async def test_publishing_without_a_redis_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("galaxy_mail.cli.publish.CONNECT_WITHIN_S", 0.2)
+    monkeypatch.setattr("galaxy_mail.cli.redis_access.CONNECT_WITHIN_S", 0.2)
     text = json.dumps(command(1))
     nowhere = {"MAIL_REDIS_ADDR": str(HostPort("127.0.0.1", 1))}
     result = await shell.run("publish", "-", stdin=text, env=nowhere)
     assert result.exit_code == 3
-    assert "Redis can't be reached" in result.stderr
+    assert "can't reach Redis" in result.stderr

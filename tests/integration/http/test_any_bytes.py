@@ -72,7 +72,7 @@ def app() -> App:
     return App(routes, tokens=Tokens(), metrics=Metrics(), timeout_s=LIMIT_S)
 
 
-async def said(running: Served, data: bytes) -> None:
+async def send_all(running: Served, data: bytes) -> None:
     """Sends all of it, says that no more will come, and waits until the server is done with the connection."""
     client = await running.connect()
     try:
@@ -92,7 +92,7 @@ async def test_whatever_comes_the_server_goes_on(seed: int) -> None:
         async with served(app()) as running:
             other = await running.connect()
             for _ in range(100):
-                await said(running, nearly_a_request(random))
+                await send_all(running, nearly_a_request(random))
                 await other.ask("GET", "/hello")
                 assert (await other.answer())[2] == b'{"hello":"you"}'
     worse = [line for line in lines if line["log_level"] in ("error", "critical")]

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Envelope, PayloadMode, Source
-from galaxy_mail.storage.operations.identity import StoreIdentity
-from galaxy_mail.storage.operations.store import Retention, Store
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.reader import PAGE_MAX_BYTES, Filter, Position, Reader
 from galaxy_mail.storage.records.encoding import encode_delivery
 from galaxy_mail.storage.records.keys import Keys
-from galaxy_mail.storage.records.reader import PAGE_MAX_BYTES, Filter, Position, Reader
+from galaxy_mail.storage.records.retention import Retention
 from tests.blocking_link import BlockingLink
+from tests.clocks import FixedClock
+from tests.keys import k
 from tests.servers import ValkeyServer
 
 NOW_MS: Final = 1_733_300_000_000
@@ -31,7 +31,7 @@ def link() -> Iterator[BlockingLink]:
     with tempfile.TemporaryDirectory(prefix="valkey-", ignore_cleanup_errors=True) as folder:
         server = ValkeyServer(Path(folder))
         trio.run(server.start)
-        link = BlockingLink(server.socket, lambda: NOW_MS)
+        link = BlockingLink(server.socket)
         try:
             yield link
         finally:
@@ -40,9 +40,7 @@ def link() -> Iterator[BlockingLink]:
 
 
 def reader_of(link: BlockingLink) -> Reader:
-    keys = Keys()
-    epoch = StoreIdentity(keys, now_ms=link.now_ms, on_verdict=lambda _: None)
-    return Reader(Store(link, keys=keys, retention=Retention(), claim_ttl_ms=30_000, epoch=epoch))
+    return Reader(link, keys=Keys(), retention=Retention(), clock=FixedClock(NOW_MS))
 
 
 def delivery(delivery_id: str, at_ms: int, source: Source, status: DeliveryStatus, key: str) -> Delivery:
@@ -159,7 +157,7 @@ def test_thousands_of_equal_times_cost_no_more_than_a_few(link: BlockingLink) ->
     """By rank and binary search: looked at are the candidates of the page, not those before it."""
     names = [f"{number:05}" for number in range(5_000)]
     link.run([("FLUSHALL",)])
-    link.run([("ZADD", k.IDX_CREATED_AT, *(part for name in names for part in (NOW_MS, name)))])
+    link.run([("ZADD", k.created_at_index, *(part for name in names for part in (NOW_MS, name)))])
     records = [delivery(name, 0, Source.NOTIFICATION, DeliveryStatus.SENT, "k") for name in names]
     link.run([("SET", k.delivery(one.delivery_id), encode_delivery(one)) for one in records])
 

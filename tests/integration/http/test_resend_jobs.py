@@ -10,9 +10,8 @@ from trio.testing import MockClock
 from galaxy_mail.actors.resend_jobs import CHECK_EVERY_S, ResendJobs
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import Source
-from galaxy_mail.intake.resending import OWNED_FOR_MS, Resending
+from galaxy_mail.intake.resend_job_runner import OWNED_FOR_MS, ResendJobRunner
 from galaxy_mail.storage.links.errors import RedisUnavailable
-from galaxy_mail.telemetry.traces import Traces
 from tests.contracts.documents import openapi, validator
 from tests.integration.http.world import DAY_MS, DELAYED, REFUSED, Told, World
 from tests.servers import ValkeyServer, run_command
@@ -32,10 +31,13 @@ async def job(api: World, job_id: str) -> dict[str, Any]:
     return shown
 
 
-def actor(api: World) -> ResendJobs:
+def another_runner(api: World) -> ResendJobRunner:
     """As another process would have it."""
-    resending = Resending(api.reader, api.intake, api.jobs, Traces())
-    return ResendJobs(resending=resending, heartbeat=Heartbeat())
+    return ResendJobRunner(api.reader, api.resending, api.jobs, api.clock)
+
+
+def actor(api: World) -> ResendJobs:
+    return ResendJobs(runner=another_runner(api), heartbeat=Heartbeat())
 
 
 async def work(api: World, steps: int = 50) -> None:
@@ -162,8 +164,8 @@ async def test_what_can_not_be_resent_is_skipped_and_the_rest_is_not(
 async def test_a_job_goes_on_in_another_process_where_its_first_one_died(api: World) -> None:
     dead = [await api.made(DELAYED) for _ in range(6)]
     told = await start(api)
-    saved = (await api.resending.jobs_to_work_on())[0]
-    first = await api.resending.work_on(saved, at_most=2)
+    saved = (await api.resend_jobs.jobs_to_work_on())[0]
+    first = await api.resend_jobs.work_on(saved, at_most=2)
     assert first is not None
     assert first.resent == 2
     # It dies here, with two more resent and not saved.
@@ -181,9 +183,9 @@ async def test_of_two_processes_that_see_an_unowned_job_one_works_on_it(api: Wor
     for _ in range(4):
         await api.made(DELAYED)
     await start(api)
-    other = Resending(api.reader, api.intake, api.jobs, Traces())
-    [mine], [theirs] = await api.resending.jobs_to_work_on(), await other.jobs_to_work_on()
-    assert await api.resending.work_on(mine, at_most=1) is not None
+    other = another_runner(api)
+    [mine], [theirs] = await api.resend_jobs.jobs_to_work_on(), await other.jobs_to_work_on()
+    assert await api.resend_jobs.work_on(mine, at_most=1) is not None
     assert await other.work_on(theirs, at_most=1) is None
     assert len(clones(await api.everything("deliveries"))) == 1
 
@@ -198,7 +200,7 @@ async def test_a_job_that_can_not_be_worked_on_fails_and_stops_no_other(
     async def crash(*_args: object, **_how: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(Resending, "_resend_some", crash)
+    monkeypatch.setattr(ResendJobRunner, "_resend_some", crash)
     with capture_logs() as lines:
         await work(api, 3)
     shown = await job(api, broken)
@@ -207,7 +209,7 @@ async def test_a_job_that_can_not_be_worked_on_fails_and_stops_no_other(
     assert "resend_job_failed" in [line["event"] for line in lines]
 
 
-async def test_redis_trouble_fails_no_job(api: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failure_of_redis_fails_no_job(api: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.made(DELAYED)
     told = await start(api)
     with monkeypatch.context() as patch:
@@ -330,7 +332,7 @@ class Counting:
 @pytest.mark.parametrize("per_second", [1, 3, 20, 1000])
 async def test_a_job_keeps_to_its_pace(per_second: int, autojump_clock: MockClock) -> None:
     counting = Counting(per_second)
-    worker = ResendJobs(resending=counting, heartbeat=Heartbeat())  # type: ignore[arg-type]  # a stand-in
+    worker = ResendJobs(runner=counting, heartbeat=Heartbeat())  # type: ignore[arg-type]  # a stand-in
     with trio.move_on_after(10 - CHECK_EVERY_S / 2):
         await worker.run()
     assert abs(counting.allowed - 10 * per_second) <= max(1, per_second * CHECK_EVERY_S)
@@ -338,7 +340,7 @@ async def test_a_job_keeps_to_its_pace(per_second: int, autojump_clock: MockCloc
 
 async def test_a_job_that_had_to_wait_does_not_catch_up_at_once(autojump_clock: MockClock) -> None:
     counting = Counting(20)
-    worker = ResendJobs(resending=counting, heartbeat=Heartbeat())  # type: ignore[arg-type]  # a stand-in
+    worker = ResendJobs(runner=counting, heartbeat=Heartbeat())  # type: ignore[arg-type]  # a stand-in
     await worker.step()
     await trio.sleep(3600)
     counting.allowed = 0

@@ -11,7 +11,7 @@ from galaxy_mail.actors.supervisor import Child, Heartbeat
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.records import MalformedCommand, encode
 from galaxy_mail.http.tokens import Role, Tokens
-from galaxy_mail.intake.intake import CommandIntake
+from galaxy_mail.intake.stream_intake import CommandIntake
 from galaxy_mail.storage.operations.command_stream import CommandStream
 from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.telemetry.traces import Traces
@@ -42,7 +42,7 @@ async def test_dead_letters_are_listed_newest_first(api: World) -> None:
 async def malformed(api: World, *fields: dict[str, str]) -> list[str]:
     """Puts entries on the stream and takes them in as the service does."""
     stream = CommandStream(
-        api.link, keys=Keys(), epoch=api.epoch, malformed_kept_ms=90 * DAY_MS, owner="test"
+        api.link, keys=Keys(), epoch=api.epoch, malformed_kept_ms=90 * DAY_MS, owner="test", clock=api.clock
     )
     intake = CommandIntake(api.intake, stream, limits=CommandLimits(), metrics=api.metrics, traces=Traces())
     ids: list[str] = []
@@ -96,7 +96,7 @@ async def test_large_malformed_commands_make_short_pages(api: World, valkey: Val
             fields={"payload_json": "x" * 60_000},
             failure_code="invalid_payload",
             message="x",
-            recorded_at_ms=api.store.now_ms(),
+            recorded_at_ms=api.clock.now_ms(),
         )
         run_command(valkey.socket, "SET", f"mail:malformed_commands:{number}-0", encode(record))
         run_command(

@@ -279,7 +279,7 @@ async def test_a_body_that_does_not_come_is_503_and_the_connection_closes(
         assert await client.closed() == b""
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_troubles_nobody(routes: Routes) -> None:
+async def test_a_client_that_leaves_in_the_middle_of_its_body_disturbs_nobody(routes: Routes) -> None:
     with capture_logs() as lines:
         async with served(routes.app()) as running:
             client = await running.connect()

@@ -57,7 +57,7 @@ async def test_an_entry_is_added_shown_replaced_and_removed(api: World) -> None:
         ("a?b@example.org", "a?b@example.org"),
     ],
 )  # fmt: skip
-async def test_an_address_is_the_same_however_it_is_spelt(api: World, given: str, normal: str) -> None:
+async def test_an_address_is_the_same_however_it_is_written(api: World, given: str, normal: str) -> None:
     told = await put(api, given)
     assert (told.status, told.json["address"]) == (201, normal)
     assert (await api.get(f"suppressions/{quote(given, safe='')}")).json["address"] == normal

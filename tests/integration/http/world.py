@@ -28,19 +28,22 @@ from galaxy_mail.domain.records import (
 from galaxy_mail.http.app import ApiParts, App, build_app
 from galaxy_mail.http.tokens import Tokens
 from galaxy_mail.intake.intake import Intake
+from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.protocol import Call, Command, RedisLink, Reply
 from galaxy_mail.storage.links.script import scripts
 from galaxy_mail.storage.operations.claims import Claim
 from galaxy_mail.storage.operations.identity import StoreIdentity
 from galaxy_mail.storage.operations.job_store import ResendJobStore
-from galaxy_mail.storage.operations.store import Retention, Store
+from galaxy_mail.storage.operations.store import Store
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
+from galaxy_mail.storage.reader import Reader
 from galaxy_mail.storage.records.keys import Keys
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.records.retention import Retention
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.integration.storage.gateways import running
@@ -76,10 +79,11 @@ NO_RETRY: Final = RetryPolicy(delays_ms=())  # a transient failure is a dead let
 
 
 class ShiftedLink:
-    """A link whose clock can be set forward: what is kept for weeks is past its time in no time."""
+    """A link with a clock that can be set forward: what is kept for weeks is past its time in no time."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisLink, clock: Clock) -> None:
         self._link = link
+        self._clock = clock
         self.ahead_ms = 0
         self.round_trips = 0
 
@@ -100,7 +104,10 @@ class ShiftedLink:
         return await self._link.read_stream(stream, after, count=count, block_ms=block_ms)
 
     def now_ms(self) -> int:
-        return self._link.now_ms() + self.ahead_ms
+        return self._clock.now_ms() + self.ahead_ms
+
+    def script_ms(self) -> int | None:
+        return self._clock.script_ms()
 
 
 class Told(Struct):
@@ -126,24 +133,34 @@ class Told(Struct):
 class World:
     """The parts of a service that the API works with, and hands to move mail by."""
 
-    def __init__(self, link: RedisLink, *, tokens: Tokens, timeout_s: float) -> None:
-        self.link = ShiftedLink(link)
-        keys = Keys()
-        self.epoch = StoreIdentity(keys, now_ms=self.link.now_ms, on_verdict=lambda _: None)
-        self.store = Store(self.link, keys=keys, retention=Retention(), claim_ttl_ms=30_000, epoch=self.epoch)
+    def __init__(self, link: RedisLink, clock: Clock, *, tokens: Tokens, timeout_s: float) -> None:
+        self.link = self.clock = ShiftedLink(link, clock)
+        keys, retention = Keys(), Retention()
+        self.epoch = StoreIdentity(keys, clock=self.clock, on_verdict=lambda _: None)
+        self.store = Store(
+            self.link,
+            keys=keys,
+            retention=retention,
+            claim_ttl_ms=30_000,
+            epoch=self.epoch,
+            clock=self.clock,
+        )
         self.metrics = Metrics()
         self.intake = Intake(
             self.store,
+            clock=self.clock,
+            idempotency_ttl_ms=retention.idempotency_ms,
             allowlist=frozenset(),
             message_domain="mail.test",
             metrics=self.metrics,
             traces=Traces(),
             on_accepted=lambda: None,
         )
-        self.reader = Reader(self.store)
-        self.suppressions = SuppressionList(self.link)
-        self.jobs = ResendJobStore(self.store)
-        self.resending = Resending(self.reader, self.intake, self.jobs, Traces())
+        self.reader = Reader(self.link, keys=keys, retention=retention, clock=self.clock)
+        self.suppressions = SuppressionList(self.link, keys)
+        self.jobs = ResendJobStore(self.link, keys=keys, epoch=self.epoch, retention=retention)
+        self.resending = Resending(self.reader, self.intake, self.clock, Traces())
+        self.resend_jobs = ResendJobRunner(self.reader, self.resending, self.jobs, self.clock)
         self.supervisor = Supervisor()
         self.checks: dict[str, str | None] = {"redis": None, "actors": None}
         self.app: App = build_app(
@@ -152,6 +169,7 @@ class World:
                 reader=self.reader,
                 suppressions=self.suppressions,
                 resending=self.resending,
+                resend_jobs=self.resend_jobs,
                 catalog=Catalog.load(bundled_templates(), limits=RenderLimits()),
                 supervisor=self.supervisor,
                 checks=lambda: self.checks,
@@ -263,12 +281,12 @@ class World:
                 locale_used="en",
                 locale_fallback_used=False,
             )
-        now_ms = self.store.now_ms()
+        now_ms = self.clock.now_ms()
         begun = begin(claim.delivery, claim.attempt, rendered=rendered, provider="stub", now_ms=now_ms)
         assert await self.store.begin(claim, begun, rendered=rendered) is None
         claim = msgspec.structs.replace(claim, delivery=begun.delivery, attempt=begun.attempt)
         await self.store.finish(
-            claim, conclude(begun.delivery, begun.attempt, result, policy, now_ms=self.store.now_ms())
+            claim, conclude(begun.delivery, begun.attempt, result, policy, now_ms=self.clock.now_ms())
         )
 
     async def made(self, result: SendResult = SENT, **how: Any) -> str:
@@ -288,6 +306,6 @@ async def world(
     valkey: ValkeyServer, *, tokens: Tokens | None = None, timeout_s: float = 5.0
 ) -> AsyncIterator[World]:
     async with running(valkey.url, load=scripts()) as gateway:
-        made = World(gateway, tokens=tokens or Tokens(), timeout_s=timeout_s)
+        made = World(gateway, gateway.clock, tokens=tokens or Tokens(), timeout_s=timeout_s)
         await made.epoch.check(gateway.pipeline)
         yield made

@@ -7,8 +7,8 @@ from trio.testing import MockClock
 
 from galaxy_mail.actors.ingress import Ingress
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.storage.records import keys as k
 from tests.integration.test_intake import Desk, entry
+from tests.keys import k
 from tests.storehouse import Storehouse
 
 STREAM = "mail:delivery_commands"
@@ -18,7 +18,7 @@ async def test_what_a_set_back_store_lost_is_read_again_though_nothing_new_comes
     house: Storehouse, autojump_clock: MockClock
 ) -> None:
     """A failover to a replica that lagged behind: the command's delivery is gone, and its entry is still there."""
-    house.follow_trio()
+    house.clock.follow_trio()
     desk = Desk(house)
     _, fields = entry("", "n1")
     house.run("XADD", STREAM, "*", *(part for field in fields for part in field))

@@ -5,12 +5,12 @@ from typing import Final
 import trio
 from trio.testing import MockClock
 
-from galaxy_mail.actors.janitor import FORGET_FOR_S, Janitor
+from galaxy_mail.actors.janitor import PURGE_FOR_S, Janitor
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.records import DeliveryStatus, Source
 from galaxy_mail.storage.operations.upkeep import BATCH
-from galaxy_mail.storage.records import keys as k
 from tests.deliveries import ACCEPTED, DAY_MS, acceptance_of, request_of
+from tests.keys import k
 from tests.storehouse import Storehouse
 
 MANY: Final = 5 * BATCH
@@ -51,7 +51,7 @@ async def test_forgetting_leaves_time_for_the_other_chores(
     purge = house.upkeep.purge
 
     async def slowly() -> int:
-        await trio.sleep(FORGET_FOR_S * 0.6)
+        await trio.sleep(PURGE_FOR_S * 0.6)
         return await purge()
 
     house.upkeep.purge = slowly  # type: ignore[method-assign]  # a slow Redis
@@ -86,9 +86,9 @@ async def test_what_ended_by_its_time_to_live_is_taken_out_of_the_lists_that_gro
     house.broken = True  # by whom it was got is for `verify-store --repair`
     await house.upkeep.purge()
     for index in (
-        k.IDX_CREATED_AT,
+        k.created_at_index,
         k.status_index(DeliveryStatus.SENT),
-        k.IDX_SOURCE + Source.NOTIFICATION,
+        k.source_index(Source.NOTIFICATION),
     ):
         assert house.score(index, "gone") is None
     assert house.attempt("gone", 1).attempt_no == 1, "attempts have their own time"

@@ -6,10 +6,9 @@ import msgspec
 import pytest
 
 from galaxy_mail.domain.records import Content, DeliveryStatus, Envelope, decode
-from galaxy_mail.storage.operations.claims import Quarantined
-from galaxy_mail.storage.operations.store import CONTENT_WITH_CLAIM_BYTES
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.operations.claims import CONTENT_WITH_CLAIM_BYTES, Quarantined
 from tests.deliveries import ACCEPTED, request_of
+from tests.keys import k
 from tests.storehouse import START_MS, Storehouse
 
 LARGE = Content(
@@ -46,7 +45,7 @@ async def test_an_attempt_in_progress_is_taken_up_likewise(house: Storehouse) ->
 
 
 @pytest.mark.parametrize("field", ["content", "rendered"])
-async def test_large_content_that_cannot_be_read_is_parked_when_it_is_loaded(
+async def test_large_content_that_cannot_be_read_is_quarantined_when_it_is_loaded(
     field: str, house: Storehouse
 ) -> None:
     await house.accept(request_of(content=LARGE))
@@ -56,7 +55,7 @@ async def test_large_content_that_cannot_be_read_is_parked_when_it_is_loaded(
     with pytest.raises(Quarantined):
         await house.store.load(claim)
     assert house.run("ZSCORE", house.keys.schedule, "d1") == b"inf"
-    assert house.run("HLEN", k.CLAIMS) == 0
+    assert house.run("HLEN", k.claims) == 0
     assert (await house.upkeep.reconcile()).requeued == ()
     house.run("HDEL", k.payload("d1"), "rendered")
     house.run("HSET", k.payload("d1"), "content", readable)

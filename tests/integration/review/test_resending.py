@@ -7,9 +7,8 @@ import pytest
 from galaxy_mail.domain.records import DeliveryStatus
 from galaxy_mail.domain.resend_job import ResendFilter, ResendJobRequest
 from galaxy_mail.intake.intake import Intake
-from galaxy_mail.intake.resending import OWNED_FOR_MS, Resending, Resent
-from galaxy_mail.storage.operations.job_store import ResendJobStore
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.intake.resend_job_runner import OWNED_FOR_MS, ResendJobRunner
+from galaxy_mail.intake.resending import Resending, Resent
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import REFUSED, request_of
@@ -18,16 +17,19 @@ from tests.storehouse import Storehouse
 COUNT: Final = 12
 
 
-def resending_of(house: Storehouse) -> Resending:
+def runner_of(house: Storehouse) -> ResendJobRunner:
     intake = Intake(
         house.store,
+        clock=house.clock,
+        idempotency_ttl_ms=house.retention.idempotency_ms,
         allowlist=frozenset(),
         message_domain="mail.example",
         metrics=Metrics(),
         traces=Traces(),
         on_accepted=lambda: None,
     )
-    return Resending(Reader(house.store), intake, ResendJobStore(house.store), Traces())
+    resending = Resending(house.reader, intake, house.clock, Traces())
+    return ResendJobRunner(house.reader, resending, house.jobs, house.clock)
 
 
 async def test_a_page_that_takes_longer_than_a_job_is_owned_is_saved_on_the_way(
@@ -37,18 +39,18 @@ async def test_a_page_that_takes_longer_than_a_job_is_owned_is_saved_on_the_way(
     for number in range(COUNT):
         await house.sent(request_of(f"d{number:02}"), REFUSED)
         house.clock.ms += 1
-    here, there = resending_of(house), resending_of(house)
-    resend = here.resend
+    here, there = runner_of(house), runner_of(house)
+    resend = here._resending.resend
 
     async def slowly(*args: Any, **named: Any) -> Resent:
         house.clock.ms += OWNED_FOR_MS // 4
         return await resend(*args, **named)
 
-    monkeypatch.setattr(here, "resend", slowly)
+    monkeypatch.setattr(here._resending, "resend", slowly)
     request = ResendJobRequest(
         filter=ResendFilter(status=DeliveryStatus.FAILED), reason="the relay is well again", per_second=1000
     )
-    job, _ = await here.start_job(request, {}, idempotency_key="night")
+    job, _ = await here.start(request, {}, idempotency_key="night")
     steps = 0
     while job.running:
         [saved] = await here.jobs_to_work_on()

@@ -16,9 +16,9 @@ from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, Failure, L
 from galaxy_mail.storage.links.errors import RedisUnavailable
 from galaxy_mail.storage.operations.claims import Claimed
 from galaxy_mail.storage.operations.store import LOST_PLACES
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.deliveries import login_code_of, request_of
+from tests.keys import k
 from tests.storehouse import POLICY, START_MS, TTL_MS, Fault, Storehouse
 
 SLOTS: Final = 4
@@ -27,7 +27,12 @@ BACKLOG: Final = 60
 
 def scheduler_of(house: Storehouse, slots: int = SLOTS) -> Scheduler:
     return Scheduler(
-        lanes=Lanes(slots), store=house.store, policy=POLICY, metrics=Metrics(), heartbeat=Heartbeat()
+        lanes=Lanes(slots),
+        store=house.store,
+        clock=house.clock,
+        policy=POLICY,
+        metrics=Metrics(),
+        heartbeat=Heartbeat(),
     )
 
 
@@ -92,9 +97,9 @@ async def test_a_stop_at_any_moment_leaves_nothing_claimed(at: int, house: Store
     async with running(scheduler.run):
         for _ in range(at):
             await trio.lowlevel.checkpoint()
-    assert house.run("HLEN", k.CLAIMS) == 0
+    assert house.run("HLEN", k.claims) == 0
     assert house.score(house.keys.schedule, "d0") == START_MS
-    assert house.run("HLEN", k.CLAIM_LOSSES) == 0
+    assert house.run("HLEN", k.claim_losses) == 0
 
 
 async def test_a_stop_lasts_no_longer_than_it_may_where_redis_hangs(
@@ -130,14 +135,14 @@ async def test_what_cannot_be_concluded_does_not_keep_other_claims_from_their_la
     await scheduler_of(house).turn()
     assert house.attempt("lost", 1).failure == Failure(
         code="ownership_lost",
-        summary="the process that was sending it was lost before it recorded an outcome",
+        summary="the process that sent it was lost before it recorded the outcome",
     )
 
 
 async def test_an_attempt_in_progress_that_nobody_had_claimed_counts_as_lost(house: Storehouse) -> None:
     """The janitor finds such a delivery and schedules it; no slot may begin its attempt a second time."""
     await house.begun(request_of())
-    house.run("DEL", k.CLAIMS, house.keys.schedule)
+    house.run("DEL", k.claims, house.keys.schedule)
     assert (await house.upkeep.reconcile()).rescheduled == ("d1",)
     scheduler = scheduler_of(house)
     await scheduler.turn()
@@ -197,7 +202,7 @@ async def test_what_a_claim_brings_after_a_stop_is_begun_by_nobody(at: int, hous
         slots.cancel_scope.cancel()
     assert "claim" in house.link.asked
     assert taken == []
-    assert house.run("HLEN", k.CLAIMS) == 0
+    assert house.run("HLEN", k.claims) == 0
 
 
 async def test_what_keeps_it_from_claiming_is_told_once_for_each_reason(
@@ -219,7 +224,7 @@ async def test_a_claim_that_took_long_to_ask_for_is_concluded_all_the_same(
     house: Storehouse, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process stood still between the turn's begin and the claim: seed 321 had it count another loss."""
-    house.follow_trio()
+    house.clock.follow_trio()
     await house.begun(request_of())
     await trio.sleep(TTL_MS / 1000)
     scheduler = scheduler_of(house)
@@ -232,14 +237,14 @@ async def test_a_claim_that_took_long_to_ask_for_is_concluded_all_the_same(
     monkeypatch.setattr(house.store, "claim", late)
     await scheduler.turn()
     assert house.attempt("d1", 1).status is AttemptStatus.TIMED_OUT
-    assert house.run("HGET", k.CLAIM_LOSSES, "d1") == b"1"
+    assert house.run("HGET", k.claim_losses, "d1") == b"1"
 
 
 async def test_what_could_not_be_concluded_comes_before_the_next_claim(
     house: Storehouse, autojump_clock: MockClock
 ) -> None:
     """Redis was away for longer than the claim lives: it has expired, nobody took it, and it is not lost once more."""
-    house.follow_trio()
+    house.clock.follow_trio()
     await house.begun(request_of())
     await trio.sleep(TTL_MS / 1000)
     scheduler = scheduler_of(house)
@@ -249,5 +254,5 @@ async def test_what_could_not_be_concluded_comes_before_the_next_claim(
     await trio.sleep(2 * TTL_MS / 1000)
     await scheduler.turn()
     assert house.attempt("d1", 1).status is AttemptStatus.TIMED_OUT
-    assert house.run("HGET", k.CLAIM_LOSSES, "d1") == b"1"
+    assert house.run("HGET", k.claim_losses, "d1") == b"1"
     await scheduler._release(scheduler.lanes.drain())

@@ -26,10 +26,10 @@ from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import ACCEPTED, request_of
+from tests.keys import k
 from tests.storehouse import POLICY, START_MS, TTL_MS, Storehouse
 
 CATALOG: Final = Catalog.load(bundled_templates(), limits=RenderLimits())
@@ -45,6 +45,7 @@ async def sender_with_one(
     return Sender(
         lanes=lanes,
         store=house.store,
+        clock=house.clock,
         provider=provider,
         catalog=CATALOG,
         policy=POLICY,
@@ -105,7 +106,7 @@ class Takes(InItsOwnNursery):
 
 
 def was_given_back(house: Storehouse) -> None:
-    assert house.run("HLEN", k.CLAIMS) == 0
+    assert house.run("HLEN", k.claims) == 0
     assert house.score(house.keys.schedule, "d1") == START_MS
     assert house.delivery("d1").status is DeliveryStatus.RENDERED
     assert house.attempt("d1", 1).status is AttemptStatus.SCHEDULED

@@ -2,15 +2,15 @@
 
 from galaxy_mail.domain.acceptance import suppression_entries
 from galaxy_mail.storage.operations.answers import UNREADABLE, NewlySuppressed
-from galaxy_mail.storage.records import keys as k
 from tests.deliveries import request_of
+from tests.keys import k
 from tests.storehouse import Storehouse
 
 
 async def test_an_entry_that_cannot_be_read_suppresses_and_stops_nothing(house: Storehouse) -> None:
     """Written by hand, or by a later release: reading it as nothing would mail whom nobody may mail."""
     house.broken = True
-    house.run("HSET", k.SUPPRESSIONS, "@example.org", "no JSON")
+    house.run("HSET", k.suppressions, "@example.org", "no JSON")
     request = request_of()
     entries = suppression_entries(request.content.envelope)
     assert await house.accept(request, look=True) == NewlySuppressed({"@example.org": UNREADABLE})

@@ -17,4 +17,7 @@ def test_a_connection_lost_on_the_way_says_nothing_of_the_store(
     monkeypatch.setattr("galaxy_mail.cli.verify.verify", lost)
     result = CliRunner().invoke(main, ["verify-store"], env={"MAIL_REDIS_ADDR": empty_valkey.url})
     assert result.exit_code == 3
-    assert result.stderr == "galaxy-mail: Redis was lost on the way: the connection was lost\n"
+    assert (
+        result.stderr
+        == "galaxy-mail: the connection to Redis broke during the check: the connection was lost\n"
+    )

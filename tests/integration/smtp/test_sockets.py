@@ -175,7 +175,7 @@ async def test_a_cancelled_write_has_left_its_end_behind(tls: bool) -> None:
         await listener.aclose()
 
 
-async def test_a_port_where_nobody_listens_is_said_in_the_systems_words() -> None:
+async def test_a_port_where_nobody_listens_is_reported_in_the_systems_words() -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
     async with provider(port) as sender:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from galaxy_mail.domain.records import MalformedCommand, Source, decode
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisRefused
 from galaxy_mail.storage.links.protocol import Call
-from galaxy_mail.storage.operations.answers import Accepted, NotNext, accept_answer
+from galaxy_mail.storage.operations.answers import Accepted, NotNext
 from galaxy_mail.storage.operations.command_stream import BATCH_BYTES, BATCH_ENTRIES
 from galaxy_mail.storage.operations.identity import StoreReplaced, Verdict
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, StreamPosition
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.operations.store import StreamPosition
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from tests.deliveries import DAY_MS, acceptance_of, request_of
+from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.storehouse import START_MS, Storehouse, refused
 
@@ -62,7 +63,7 @@ async def consume(house: Storehouse, *entry_ids: str) -> None:
     predecessor = await house.stream.offset()
     for entry_id in entry_ids:
         [reply] = await house.stream.apply([house.stream.skip_call(StreamPosition(entry_id, predecessor))])
-        assert accept_answer(reply) == Accepted()
+        assert reply == Accepted()
         predecessor = entry_id
 
 
@@ -137,7 +138,7 @@ async def test_waiting_ends_with_the_next_entry_or_with_its_time(house: Storehou
     assert not await house.stream.wait_for_more("1-0", block_ms=10)
 
 
-async def test_a_strange_store_is_not_read(house: Storehouse) -> None:
+async def test_a_replaced_store_is_not_read(house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
     with pytest.raises(StoreReplaced):
@@ -147,7 +148,7 @@ async def test_a_strange_store_is_not_read(house: Storehouse) -> None:
     assert house.dump() == {}
 
 
-async def test_one_look_tells_a_batch_apart(house: Storehouse) -> None:
+async def test_one_read_tells_a_batch_apart(house: Storehouse) -> None:
     await house.accept(request_of())
     await house.suppress("@x.example", "why")
     house.link.asked.clear()
@@ -169,7 +170,7 @@ async def test_one_look_tells_a_batch_apart(house: Storehouse) -> None:
     assert len(house.link.asked) == 4, "in one pipeline"
 
 
-async def test_a_batch_of_garbage_needs_no_look(house: Storehouse) -> None:
+async def test_a_batch_of_garbage_needs_no_read(house: Storehouse) -> None:
     house.link.asked.clear()
     known = await house.stream.read_known([], [], [])
     assert (known.records, known.deliveries, known.suppressed) == ({}, frozenset(), {})
@@ -187,11 +188,11 @@ async def test_the_offset_moves_with_what_makes_each_entry_safe(house: Storehous
             house.stream.skip_call(StreamPosition("3-0", "2-0")),
         ]
     )
-    assert [accept_answer(reply) for reply in replies] == [Accepted()] * 3
+    assert replies == [Accepted()] * 3
     assert house.run("MGET", OFFSET, CONSUMED) == [b"3-0", b"3"]
     record = decode(cast("bytes", house.run("GET", k.malformed("2-0"))), MalformedCommand)
     assert record.fields == {"field": "x"}
-    assert house.score(k.IDX_MALFORMED, "2-0") == START_MS
+    assert house.score(k.malformed_index, "2-0") == START_MS
     assert house.run("PEXPIRETIME", k.malformed("2-0")) == START_MS + 90 * DAY_MS + BACKSTOP_MS
 
 
@@ -208,7 +209,7 @@ async def test_an_entry_that_is_not_next_changes_nothing(
         "malformed": malformed(house, "3-0", predecessor),
     }[kind]
     [reply] = await house.stream.apply([call])
-    assert accept_answer(reply) == NotNext("2-0")
+    assert reply == NotNext("2-0")
     assert house.dump() == before
 
 
@@ -224,11 +225,11 @@ async def test_a_batch_stops_at_its_first_refusal(house: Storehouse) -> None:
     house.run("CONFIG", "SET", "maxmemory", "1")
     replies = await house.stream.apply(calls)
     assert refused(replies[0]) == "OOM"
-    assert accept_answer(replies[1]) == NotNext("1-0")
+    assert replies[1] == NotNext("1-0")
     assert refused(replies[2]) == "OOM"
     assert house.dump() == before
     house.run("CONFIG", "SET", "maxmemory", "0")
-    assert [accept_answer(reply) for reply in await house.stream.apply(calls)] == [Accepted()] * 3
+    assert await house.stream.apply(calls) == [Accepted()] * 3
 
 
 async def test_a_batch_stops_at_an_entry_that_turns_out_to_be_taken(house: Storehouse) -> None:
@@ -237,7 +238,7 @@ async def test_a_batch_stops_at_an_entry_that_turns_out_to_be_taken(house: Store
     replies = await house.stream.apply(
         [accepting(house, "d2", "1-0", ""), accepting(house, "d3", "2-0", "1-0")]
     )
-    assert accept_answer(replies[1]) == NotNext("")
+    assert replies[1] == NotNext("")
     assert house.dump() == before
 
 
@@ -246,10 +247,10 @@ async def test_two_readers_of_one_batch_take_it_in_once(house: Storehouse, other
     await consume(house, "1-0")
     await house.stream.apply(calls[:2])
     replies = await other.stream.apply(calls)
-    assert [accept_answer(reply) for reply in replies[:1]] == [NotNext("3-0")]
+    assert replies[:1] == [NotNext("3-0")]
     assert await house.stream.offset() == "5-0", "the other one went on where this one had come to"
     replies = await house.stream.apply(calls[2:])
-    assert not any(accept_answer(reply) == Accepted() for reply in replies)
+    assert not any(reply == Accepted() for reply in replies)
     assert house.run("GET", CONSUMED) == b"5"
 
 
@@ -260,7 +261,7 @@ async def test_a_batch_whose_replies_were_lost_is_not_taken_in_twice(house: Stor
         await house.stream.apply(calls)
     before = house.dump()
     replies = await house.stream.apply(calls)
-    assert [accept_answer(reply) for reply in replies] == [NotNext("2-0")] * 2
+    assert replies == [NotNext("2-0")] * 2
     assert house.dump() == before
 
 
@@ -305,19 +306,19 @@ async def test_nobody_gives_up_anothers_lease(house: Storehouse, other: Storehou
     assert not await other.stream.hold_lease(3_000)
     house.clock.ms += 3_000  # and not once it ran out either
     await other.stream.give_up_lease()
-    assert house.run("EXISTS", k.INGRESS_LEASE) == 1
+    assert house.run("EXISTS", k.ingress_lease) == 1
 
 
 @pytest.mark.parametrize("value", ["", "garbage", "a b c", "owner notanumber"])
 async def test_a_lease_that_nobody_can_read_is_free(value: str, house: Storehouse) -> None:
-    house.run("SET", k.INGRESS_LEASE, value)
+    house.run("SET", k.ingress_lease, value)
     assert await house.stream.hold_lease(3_000)
 
 
 async def test_without_a_clock_of_ours_the_lease_runs_on_the_servers(house: Storehouse) -> None:
-    house.stream._script_now = None
+    house.clock.scripts = lambda: None
     assert await house.stream.hold_lease(60_000)
-    holder, _, expiry_ms = cast("bytes", house.run("GET", k.INGRESS_LEASE)).partition(b" ")
+    holder, _, expiry_ms = cast("bytes", house.run("GET", k.ingress_lease)).partition(b" ")
     seconds, _ = cast("list[bytes]", house.run("TIME"))
     assert holder == b"me"
     assert 0 < int(expiry_ms) - int(seconds) * 1000 <= 62_000
@@ -325,7 +326,7 @@ async def test_without_a_clock_of_ours_the_lease_runs_on_the_servers(house: Stor
 
 async def test_a_lease_of_another_kind_is_no_lease_and_no_reader(house: Storehouse) -> None:
     house.broken = True
-    house.run("HSET", k.INGRESS_LEASE, "a", "b")
+    house.run("HSET", k.ingress_lease, "a", "b")
     with pytest.raises(RedisRefused, match="WRONGTYPE"):
         await house.stream.hold_lease(3_000)
 
@@ -355,8 +356,8 @@ async def test_entries_trimmed_before_anybody_read_them_are_counted_once_over_al
     assert await house.stream.note_lost(state)
     assert not await other.stream.note_lost(seen_by_other)
     assert (await house.stream.state()).lost == 0
-    assert house.run("HGET", k.META, "stream_lost") == b"4"
-    assert house.run("HGET", k.META, "stream_lost_at_ms") == str(START_MS).encode()
+    assert house.run("HGET", k.meta, "stream_lost") == b"4"
+    assert house.run("HGET", k.meta, "stream_lost_at_ms") == str(START_MS).encode()
     await consume(house, "8-0", "9-0", "10-0")
     state = await house.stream.state()
     assert (state.lost, state.lag) == (0, 0)
@@ -406,7 +407,7 @@ async def test_a_stream_made_anew_above_the_offset_is_read_and_counted_from_ther
     state = await house.stream.state()
     assert (state.restarted, state.lost, state.lag) == (False, -3, 2)
     assert not await house.stream.note_lost(state), "nothing is known to be lost"
-    assert house.run("HEXISTS", k.META, "stream_lost") == 0
+    assert house.run("HEXISTS", k.meta, "stream_lost") == 0
     assert (await house.stream.state()).lost == 0
     house.run("XTRIM", STREAM, "MAXLEN", 1)
     state = await house.stream.state()
@@ -473,7 +474,7 @@ async def _count(valkey: ValkeyServer, actions: list[str]) -> None:
                 house.run("XDEL", STREAM, entries[-1][0])
             case _:
                 pass
-    lost = int(cast("bytes | None", house.run("HGET", k.META, "stream_lost")) or 0)
+    lost = int(cast("bytes | None", house.run("HGET", k.meta, "stream_lost")) or 0)
     house.close()
     assert read + lost == added
 

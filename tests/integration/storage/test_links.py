@@ -21,7 +21,7 @@ FAILING: Final = Script.of("failing", "redis.call('SET', KEYS[1], 1) return redi
 @pytest.fixture(params=["data", "control", "accept", "accept with fsync", "blocking"])
 async def pipeline(request: pytest.FixtureRequest, valkey: ValkeyServer) -> AsyncIterator[Pipeline]:
     if request.param == "blocking":
-        link = BlockingLink(valkey.socket, lambda: 0)
+        link = BlockingLink(valkey.socket)
         yield link.pipeline
         link.close()
         return

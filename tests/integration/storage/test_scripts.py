@@ -19,12 +19,11 @@ from galaxy_mail.domain.resend_job import JobStatus, ResendFilter, ResendJob
 from galaxy_mail.storage.links.errors import RedisRefused
 from galaxy_mail.storage.links.protocol import Call, Command, Reply
 from galaxy_mail.storage.links.script import scripts
-from galaxy_mail.storage.operations.job_store import ResendJobStore
+from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
 from galaxy_mail.storage.operations.store import StreamPosition
-from galaxy_mail.storage.operations.upkeep import REPAIR
-from galaxy_mail.storage.records import keys as k
-from galaxy_mail.storage.records.reader import Filter, Reader
+from galaxy_mail.storage.reader import Filter
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
+from tests.keys import k
 from tests.storehouse import Storehouse
 
 RENDERED: Final = RenderedContent(subject="s", text_body="t", locale_used="en", locale_fallback_used=False)
@@ -91,7 +90,7 @@ async def renew(house: Storehouse) -> None:
     await house.store.renew((await house.begun(request_of())).claim)
 
 
-async def park(house: Storehouse) -> None:
+async def quarantine(house: Storehouse) -> None:
     await house.accept(request_of())
     house.run("SET", k.delivery("d1"), "{")
     house.broken = True
@@ -121,7 +120,11 @@ async def repair(house: Storehouse) -> None:
     data = cast("bytes", house.run("GET", k.delivery("d1")))
     index = k.status_index(DeliveryStatus.QUEUED)
     house.run("ZREM", index, "d1")
-    await house.link.pipeline([Call(REPAIR, (k.delivery("d1"), index), ("d1", data, house.clock.ms))])
+    await REPAIR.run(
+        house.link,
+        RepairKeys(delivery=k.delivery("d1"), repaired_index=index),
+        RepairArgs(delivery_id="d1", delivery_record=data, score=house.clock.ms),
+    )
 
 
 async def identify(house: Storehouse) -> None:
@@ -181,7 +184,7 @@ async def read_claimed(house: Storehouse) -> None:
 async def page(house: Storehouse) -> None:
     for name in ("a", "b", "c"):
         await house.accept(request_of(name))
-    await Reader(house.store).deliveries(Filter(), limit=2)
+    await house.reader.deliveries(Filter(), limit=2)
 
 
 def job_of(house: Storehouse) -> ResendJob:
@@ -198,7 +201,7 @@ def job_of(house: Storehouse) -> ResendJob:
 
 
 async def save_job(house: Storehouse) -> None:
-    assert await ResendJobStore(house.store).create(job_of(house)) is None
+    assert await house.jobs.create(job_of(house)) is None
 
 
 class Twice(Struct, frozen=True):
@@ -221,7 +224,7 @@ TWICE: Final = [
     Twice("release", release_unbegun, 0),
     Twice("release", release_begun, 0),
     Twice("renew", renew, 1),
-    Twice("quarantine", park, 0),
+    Twice("quarantine", quarantine, 0),
     Twice("purge", purge, 0),
     Twice("reschedule", reschedule, 0),
     Twice("reschedule", unschedule, 0),
@@ -292,7 +295,7 @@ FENCED: Final = [
     Twice("release", release_unbegun, 0),
     Twice("release", release_begun, 0),
     Twice("renew", renew, 0),
-    Twice("quarantine", park, 0),
+    Twice("quarantine", quarantine, 0),
 ]
 
 
@@ -333,13 +336,13 @@ async def test_a_stale_token_changes_nothing(
     house.broken = True
     token = str(call.args[1])
     if owner is nobody:
-        house.run("HDEL", k.CLAIMS, str(call.args[0]))
+        house.run("HDEL", k.claims, str(call.args[0]))
     else:
-        house.run("HSET", k.CLAIMS, str(call.args[0]), owner(token))
+        house.run("HSET", k.claims, str(call.args[0]), owner(token))
     before = house.dump()
     assert house.raw.run([call]) == [[0]]
     assert house.dump() == before
-    house.run("HSET", k.CLAIMS, str(call.args[0]), token)
+    house.run("HSET", k.claims, str(call.args[0]), token)
     assert house.raw.run([call]) == [[1]], "with its own token it would have been done"
     assert house.dump() != before
 
@@ -401,7 +404,7 @@ async def test_suppression_is_looked_at_before_anything_is_written(
         _held_back(Twice(script, accept, None), house, monkeypatch) for script in ("accept", "begin")
     )
     entry = Suppression(address="x@x.example", reason="r", created_at_ms=1)
-    house.run("HSET", k.SUPPRESSIONS, entry.address, encode(entry))
+    house.run("HSET", k.suppressions, entry.address, encode(entry))
     with pytest.raises(Snapshot):
         await accept(house)
     [call] = accepts

@@ -41,11 +41,10 @@ from galaxy_mail.storage.operations.answers import (
     Replay,
     accept_answer,
 )
-from galaxy_mail.storage.operations.claims import Claim, StaleClaim
+from galaxy_mail.storage.operations.claims import CONTENT_WITH_CLAIM_BYTES, Claim, StaleClaim
 from galaxy_mail.storage.operations.identity import StoreReplaced, Verdict
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, CONTENT_WITH_CLAIM_BYTES, LOST_PLACES
-from galaxy_mail.storage.records import keys as k
-from galaxy_mail.storage.verify import verify
+from galaxy_mail.storage.operations.store import LOST_PLACES
+from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from tests.deliveries import (
     ACCEPTED,
     DAY_MS,
@@ -55,6 +54,7 @@ from tests.deliveries import (
     login_code_of,
     request_of,
 )
+from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.storehouse import POLICY, START_MS, TTL_MS, Held, Storehouse
 
@@ -67,7 +67,7 @@ def ids(claims: list[Claim]) -> list[str]:
 
 
 async def test_a_store_that_was_never_used_is_sound(house: Storehouse) -> None:
-    assert await verify(house.store, looks=1) == []
+    assert await house.verify() == []
     assert house.verdicts == [Verdict.SAME]
 
 
@@ -187,7 +187,7 @@ async def test_recipients_suppressed_meanwhile_are_named_and_nothing_is_written(
     assert house.dump() == before
 
 
-async def test_a_strange_store_takes_nothing_in(house: Storehouse) -> None:
+async def test_a_replaced_store_takes_nothing_in(house: Storehouse) -> None:
     house.run("FLUSHALL")
     await house.epoch.check(house.link.pipeline)
     with pytest.raises(StoreReplaced):
@@ -213,7 +213,7 @@ async def test_a_claim_owns_what_is_due_and_brings_its_records(house: Storehouse
     assert (claim.delivery, claim.attempt) == (acceptance.delivery, acceptance.attempt)
     assert (claim.content, claim.rendered) == (acceptance.content, None)
     assert (claim.lane, claim.losses, claim.epoch) == (Lane.PRIORITY, 0, 0)
-    assert house.run("HGET", k.CLAIMS, "c1") == claim.token.encode()
+    assert house.run("HGET", k.claims, "c1") == claim.token.encode()
     assert house.score(house.keys.priority_schedule, "c1") == START_MS + TTL_MS
     assert (claimed.now_ms, claimed.more, claimed.parked) == (START_MS, frozenset(), [])
     assert (await house.claim()).claims == [], "nobody else gets it"
@@ -308,26 +308,26 @@ async def test_tokens_grow_and_none_comes_twice(house: Storehouse) -> None:
         tokens.append((await house.claim_one()).token)
     numbers = [int(token.partition("-")[2]) for token in tokens]
     assert numbers == [1, 2, 3, 4, 5]
-    house.run("SET", k.CLAIM_SEQUENCE, 0)  # rolled back
+    house.run("SET", k.claim_sequence, 0)  # rolled back
     await house.accept(request_of("again"))
     token = (await house.claim_one()).token
     assert token.endswith("-1")
     assert token not in tokens
-    house.run("SET", k.CLAIM_SEQUENCE, 6)
+    house.run("SET", k.claim_sequence, 6)
 
 
 async def test_large_sequences_stay_exact(house: Storehouse) -> None:
-    house.run("SET", k.CLAIM_SEQUENCE, 2**53 - 2)
+    house.run("SET", k.claim_sequence, 2**53 - 2)
     await house.accept(request_of())
     assert (await house.claim_one()).token.endswith(f"-{2**53 - 1}")
 
 
-async def test_a_claim_tells_the_epoch_how_far_the_store_has_come(house: Storehouse) -> None:
+async def test_a_claim_tells_the_identity_how_far_the_store_has_come(house: Storehouse) -> None:
     await house.accept(request_of())
     await house.claim()
-    house.run("SET", k.CLAIM_SEQUENCE, 0)
+    house.run("SET", k.claim_sequence, 0)
     assert await house.epoch.check(house.link.pipeline) is Verdict.ROLLED_BACK
-    house.run("SET", k.CLAIM_SEQUENCE, 1)
+    house.run("SET", k.claim_sequence, 1)
 
 
 async def test_when_the_next_one_is_due(house: Storehouse) -> None:
@@ -380,7 +380,7 @@ BREAKAGES: Final[dict[str, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=list(BREAKAGES))
-async def test_what_can_not_be_read_is_parked_and_holds_nobody_up(
+async def test_what_can_not_be_read_is_quarantined_and_holds_nobody_up(
     breakage: tuple[str, ...], house: Storehouse
 ) -> None:
     await house.accept(request_of())
@@ -391,7 +391,7 @@ async def test_what_can_not_be_read_is_parked_and_holds_nobody_up(
     assert claimed.parked == ["d1"]
     assert ids(claimed.claims) == ["d2"]
     assert house.run("ZSCORE", house.keys.schedule, "d1") == b"inf", "visible, and never discarded"
-    assert house.run("HEXISTS", k.CLAIMS, "d1") == 0
+    assert house.run("HEXISTS", k.claims, "d1") == 0
     house.clock.ms += 100 * DAY_MS
     claimed = await house.claim()
     assert ids(claimed.claims) == ["d2"]
@@ -399,7 +399,7 @@ async def test_what_can_not_be_read_is_parked_and_holds_nobody_up(
 
 
 @pytest.mark.parametrize("record", [None, b"?"])
-async def test_a_begun_attempt_that_can_not_be_read_is_parked(
+async def test_a_begun_attempt_that_can_not_be_read_is_quarantined(
     record: bytes | None, house: Storehouse
 ) -> None:
     await house.begun(request_of())
@@ -412,7 +412,7 @@ async def test_a_begun_attempt_that_can_not_be_read_is_parked(
     assert (await house.claim()).parked == ["d1"]
 
 
-async def test_only_parked_work_makes_nobody_wake_up(house: Storehouse) -> None:
+async def test_only_quarantined_work_makes_nobody_wake_up(house: Storehouse) -> None:
     await house.accept(request_of())
     house.run("DEL", k.payload("d1"))
     house.broken = True
@@ -425,7 +425,7 @@ async def test_without_a_clock_of_ours_the_servers_counts(
     empty_valkey: ValkeyServer, house: Storehouse
 ) -> None:
     seconds, microseconds = cast("list[bytes]", house.run("TIME"))
-    house.store._script_now = None
+    house.clock.scripts = lambda: None
     house.clock.ms = int(seconds) * 1000 + int(microseconds) // 1000
     await house.accept(request_of())
     before_ms = house.clock.ms
@@ -504,12 +504,12 @@ async def test_who_was_suppressed_since_keeps_an_attempt_from_beginning(house: S
 async def test_an_end_is_recorded_and_nothing_is_owned_or_scheduled_any_more(house: Storehouse) -> None:
     await house.sent(request_of(), ACCEPTED)
     dump = house.dump()
-    assert not {k.CLAIMS, house.keys.schedule, k.CLAIM_LOSSES} & set(dump)
+    assert not {k.claims, house.keys.schedule, k.claim_losses} & set(dump)
     assert house.delivery("d1").status is S.SENT
     assert house.attempt("d1", 1).status is AttemptStatus.PROVIDER_ACCEPTED
     assert house.score(k.status_index(S.SENT), "d1") == START_MS
     assert house.score(k.status_index(S.SENDING), "d1") is None
-    assert house.score(k.IDX_EXPIRES, "d1") == START_MS + 30 * DAY_MS
+    assert house.score(k.expires_index, "d1") == START_MS + 30 * DAY_MS
 
 
 async def test_time_to_live_counts_from_the_end(house: Storehouse) -> None:
@@ -532,9 +532,11 @@ async def test_a_retry_is_scheduled_for_its_time_and_nothing_expires(house: Stor
     assert house.attempt("d1", 2) == Attempt(
         delivery_id="d1", attempt_no=2, status=AttemptStatus.SCHEDULED, scheduled_for_ms=START_MS + 60_000
     )
-    assert house.score(k.IDX_EXPIRES, "d1") is None
+    assert house.score(k.expires_index, "d1") is None
     assert all(
-        ends_ms == -1 for key, (_, ends_ms) in house.dump().items() if not key.startswith(k.IDEMPOTENCY)
+        ends_ms == -1
+        for key, (_, ends_ms) in house.dump().items()
+        if not key.startswith(k.idempotency_records)
     )
 
 
@@ -546,8 +548,12 @@ async def test_a_dead_letter_is_kept_with_all_its_attempts_and_its_content(house
     end_ms = house.clock.ms
     dead = cast("bytes", house.run("GET", house.keys.dead_letter("d1")))
     assert decode(dead, DeadLetter).attempt_count == 4
-    assert house.score(k.IDX_DEAD_LETTERS, "d1") == end_ms
-    kept = {key: ends_ms for key, (_, ends_ms) in house.dump().items() if not key.startswith(k.IDEMPOTENCY)}
+    assert house.score(k.dead_letters_index, "d1") == end_ms
+    kept = {
+        key: ends_ms
+        for key, (_, ends_ms) in house.dump().items()
+        if not key.startswith(k.idempotency_records)
+    }
     for key in ("mail:deliveries:d1", "mail:payloads:d1", "mail:dead_letters:d1"):
         assert kept[key] == end_ms + 90 * DAY_MS + BACKSTOP_MS
     for number in range(1, 5):
@@ -594,7 +600,7 @@ async def test_a_stale_owner_records_nothing(house: Storehouse) -> None:
     assert (house.delivery("d1").status, house.delivery("d1").attempt_count) == (S.QUEUED, 2)
 
 
-async def test_losses_are_counted_until_the_end_and_then_forgotten(house: Storehouse) -> None:
+async def test_losses_are_counted_until_the_end_and_then_dropped(house: Storehouse) -> None:
     await house.accept(request_of())
     await house.claim()
     house.clock.ms += TTL_MS
@@ -605,13 +611,13 @@ async def test_losses_are_counted_until_the_end_and_then_forgotten(house: Storeh
     await house.release(claim)
     claim = await house.claim_one()
     assert claim.losses == 0, "returned, not lost"
-    assert house.run("HGET", k.CLAIM_LOSSES, "d1") == b"2"
+    assert house.run("HGET", k.claim_losses, "d1") == b"2"
     held = await house.begin(claim)
     await house.finish(held, DEFERRED)
-    assert house.run("HGET", k.CLAIM_LOSSES, "d1") == b"2"
+    assert house.run("HGET", k.claim_losses, "d1") == b"2"
     house.clock.ms += 60_000
     await house.finish(await house.begin(await house.claim_one()), ACCEPTED)
-    assert house.run("HGET", k.CLAIM_LOSSES, "d1") is None
+    assert house.run("HGET", k.claim_losses, "d1") is None
 
 
 # Release and renew
@@ -619,10 +625,10 @@ async def test_losses_are_counted_until_the_end_and_then_forgotten(house: Storeh
 
 async def test_what_had_not_begun_goes_back_as_it_was(house: Storehouse) -> None:
     await house.accept(request_of())
-    before = {key: value for key, value in house.dump().items() if key != k.CLAIM_SEQUENCE}
+    before = {key: value for key, value in house.dump().items() if key != k.claim_sequence}
     house.clock.ms += 1_000
     await house.release(await house.claim_one())
-    assert {key: value for key, value in house.dump().items() if key != k.CLAIM_SEQUENCE} == before
+    assert {key: value for key, value in house.dump().items() if key != k.claim_sequence} == before
 
 
 async def test_what_had_begun_goes_back_with_its_content_fixed(house: Storehouse) -> None:
@@ -683,9 +689,9 @@ async def test_after_a_roll_back_every_held_claim_is_worth_nothing(house: Storeh
     waiting = request_of("d2")
     await house.accept(waiting)
     claim = await house.claim_one()
-    house.run("SET", k.CLAIM_SEQUENCE, 0)
+    house.run("SET", k.claim_sequence, 0)
     await house.epoch.check(house.link.pipeline)
-    house.run("SET", k.CLAIM_SEQUENCE, 2)
+    house.run("SET", k.claim_sequence, 2)
     asked = list(house.link.asked)
     for use in (
         house.finish(held, ACCEPTED),
@@ -774,7 +780,7 @@ async def test_a_call_repeated_after_its_reply_was_lost_has_one_outcome(
         await call()
     await call()
     once_lost = house.dump()
-    assert await verify(house.store, looks=1) == []
+    assert await house.verify() == []
     house.run("FLUSHALL")
     undisturbed = Storehouse(empty_valkey.socket)
     await undisturbed.epoch.check(undisturbed.link.pipeline)
@@ -785,9 +791,9 @@ async def test_a_call_repeated_after_its_reply_was_lost_has_one_outcome(
 
 def _without_chance(dump: dict[str, tuple[object, int]]) -> dict[str, object]:
     """Less the store's name and the tokens' time."""
-    held = cast("dict[bytes, bytes]", dump.get(k.CLAIMS, ({}, 0))[0])
+    held = cast("dict[bytes, bytes]", dump.get(k.claims, ({}, 0))[0])
     return {
-        **{key: value for key, value in dump.items() if key not in {k.META, k.CLAIMS}},
+        **{key: value for key, value in dump.items() if key not in {k.meta, k.claims}},
         "claimed": {name: token.partition(b"-")[2] for name, token in held.items()},
     }
 
@@ -943,7 +949,7 @@ async def _act(valkey: ValkeyServer, actions: list[tuple[str, int]], faults: fro
                     pass
         for each in (one, two):
             each.link.faults.clear()
-    problems = await verify(one.store, looks=1)
+    problems = await one.verify()
     one.close()
     two.close()
     assert list(map(str, problems)) == []

@@ -15,7 +15,7 @@ from tests.servers import ValkeyServer, run_command
 async def test_entries_come_in_order_with_repeated_fields_and_raw_bytes(
     gateway: Gateway, valkey: ValkeyServer
 ) -> None:
-    link = BlockingLink(valkey.socket, lambda: 0)
+    link = BlockingLink(valkey.socket)
     run_command(valkey.socket, "XADD", "commands", "1-1", "a", "1", "a", "2", b"\xff", b"\x00")
     run_command(valkey.socket, "XADD", "commands", "1-2", "b", "")
     run_command(valkey.socket, "XADD", "commands", "2-0", "c", "3")

@@ -5,18 +5,18 @@ from typing import Final, cast
 import pytest
 
 from galaxy_mail.domain.records import DeliveryStatus, Lane, MalformedCommand
-from galaxy_mail.storage.operations.store import BACKSTOP_MS, Retention, StreamPosition
+from galaxy_mail.storage.operations.store import StreamPosition
 from galaxy_mail.storage.operations.upkeep import BATCH
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.encoding import encode_delivery
-from galaxy_mail.storage.records.reader import Reader
+from galaxy_mail.storage.records.retention import BACKSTOP_MS, Retention
 from tests.deliveries import ACCEPTED, DAY_MS, DEFERRED, REFUSED, acceptance_of, login_code_of, request_of
+from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.storehouse import START_MS, TTL_MS, Storehouse
 
 S = DeliveryStatus
 # What stands in the store for as long as it exists.
-LASTING: Final = {k.META, k.CLAIM_SEQUENCE}
+LASTING: Final = {k.meta, k.claim_sequence}
 
 
 async def dead(house: Storehouse, name: str) -> None:
@@ -28,7 +28,7 @@ async def dead(house: Storehouse, name: str) -> None:
 
 def left(house: Storehouse) -> set[str]:
     """The keys that are left, but for idempotency records, which end by themselves."""
-    return {key for key in house.dump() if not key.startswith(k.IDEMPOTENCY)} - LASTING
+    return {key for key in house.dump() if not key.startswith(k.idempotency_records)} - LASTING
 
 
 # Counting
@@ -60,7 +60,7 @@ async def test_what_is_due_later_is_not_overdue(house: Storehouse) -> None:
 
 
 @pytest.mark.parametrize(("late_ms", "gone"), [(-1, 0), (0, 1), (10 * DAY_MS, 1)])
-async def test_a_delivery_is_forgotten_thirty_days_after_its_end(
+async def test_a_delivery_is_purged_thirty_days_after_its_end(
     late_ms: int, gone: int, house: Storehouse
 ) -> None:
     held = await house.begun(request_of())
@@ -71,14 +71,14 @@ async def test_a_delivery_is_forgotten_thirty_days_after_its_end(
     assert (house.run("EXISTS", k.delivery("d1")) == 0) is bool(gone)
 
 
-async def test_of_a_forgotten_delivery_its_attempts_alone_are_left_and_readable(house: Storehouse) -> None:
+async def test_of_a_purged_delivery_its_attempts_alone_are_left_and_readable(house: Storehouse) -> None:
     await house.sent(request_of(to=("a@x.example", "b@y.example")), DEFERRED)
     house.clock.ms += 60_000
     await house.finish(await house.begin(await house.claim_one()), ACCEPTED)
     house.clock.ms += 30 * DAY_MS
     await house.upkeep.purge()
-    assert left(house) == {"mail:attempts:d1:1", "mail:attempts:d1:2", k.IDX_EXPIRES}
-    attempts = await Reader(house.store).attempts("d1")
+    assert left(house) == {"mail:attempts:d1:1", "mail:attempts:d1:2", k.expires_index}
+    attempts = await house.reader.attempts("d1")
     assert attempts is not None
     assert [attempt.attempt_no for attempt in attempts] == [1, 2]
 
@@ -100,7 +100,7 @@ async def test_a_dead_letter_is_kept_whole_for_ninety_days(house: Storehouse) ->
     await dead(house, "d1")
     house.clock.ms += 90 * DAY_MS - 1
     assert await house.upkeep.purge() == 0
-    claimable = await Reader(house.store).with_content("d1")
+    claimable = await house.reader.with_content("d1")
     assert claimable is not None
     assert claimable.content is not None
     house.clock.ms += 1
@@ -109,7 +109,7 @@ async def test_a_dead_letter_is_kept_whole_for_ninety_days(house: Storehouse) ->
     assert left(house) == set()
 
 
-async def test_mail_that_nobody_might_get_is_forgotten_too(house: Storehouse) -> None:
+async def test_mail_that_nobody_might_get_is_purged_too(house: Storehouse) -> None:
     await house.store.accept(acceptance_of(suppressed={"@example.org": "r"}, now_ms=house.clock.ms))
     house.clock.ms += 30 * DAY_MS
     assert await house.upkeep.purge() == 1
@@ -118,7 +118,7 @@ async def test_mail_that_nobody_might_get_is_forgotten_too(house: Storehouse) ->
     assert left(house) == set()
 
 
-async def test_a_parent_is_forgotten_before_its_resend_and_both_in_whole(house: Storehouse) -> None:
+async def test_a_parent_is_purged_before_its_resend_and_both_in_whole(house: Storehouse) -> None:
     await house.sent(request_of("parent"), REFUSED)
     house.clock.ms += DAY_MS
     await house.sent(request_of("child", parent_delivery_id="parent"), ACCEPTED)
@@ -161,9 +161,9 @@ async def test_what_is_not_understood_is_kept_and_holds_up_nothing_else(house: S
     assert house.run("EXISTS", k.delivery("d0"), k.delivery(f"d{BATCH}")) == 2
 
 
-async def test_what_has_not_ended_is_never_forgotten(house: Storehouse) -> None:
+async def test_what_has_not_ended_is_never_purged(house: Storehouse) -> None:
     await house.accept(request_of())
-    house.run("ZADD", k.IDX_EXPIRES, house.clock.ms, "d1")
+    house.run("ZADD", k.expires_index, house.clock.ms, "d1")
     house.clock.ms += 400 * DAY_MS
     before = house.dump()
     assert await house.upkeep.purge() == 0
@@ -175,7 +175,7 @@ async def test_while_its_time_has_not_come_an_early_entry_of_the_index_does_noth
     house: Storehouse,
 ) -> None:
     await house.sent(request_of(), ACCEPTED)
-    house.run("ZADD", k.IDX_EXPIRES, house.clock.ms, "d1")
+    house.run("ZADD", k.expires_index, house.clock.ms, "d1")
     house.clock.ms += 30 * DAY_MS - 1
     assert await house.upkeep.purge() == 0
     house.clock.ms += 1
@@ -197,10 +197,10 @@ async def test_attempts_are_kept_in_full_where_the_record_ended_by_its_time_to_l
     house.clock.ms += 1
     assert await house.upkeep.purge() == 1
     assert house.run("EXISTS", k.attempt("d1", 1)) == 0
-    assert house.score(k.IDX_EXPIRES, "d1") is None
+    assert house.score(k.expires_index, "d1") is None
 
 
-async def test_many_attempts_are_forgotten_together(house: Storehouse) -> None:
+async def test_many_attempts_are_purged_together(house: Storehouse) -> None:
     await house.sent(request_of(), ACCEPTED)
     for number in range(2, 40):
         house.run("SET", k.attempt("d1", number), "x")
@@ -208,7 +208,7 @@ async def test_many_attempts_are_forgotten_together(house: Storehouse) -> None:
     house.broken = True
     house.clock.ms += 90 * DAY_MS
     assert await house.upkeep.purge() == 1
-    assert [key for key in house.dump() if key.startswith(k.ATTEMPTS)] == []
+    assert [key for key in house.dump() if key.startswith(k.attempts)] == []
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ async def test_other_retentions_are_kept_to(
     other.close()
 
 
-async def test_malformed_commands_are_forgotten_after_ninety_days(house: Storehouse) -> None:
+async def test_malformed_commands_are_purged_after_ninety_days(house: Storehouse) -> None:
     predecessor = ""
     for number in range(1, 4):
         record = MalformedCommand(
@@ -245,7 +245,7 @@ async def test_malformed_commands_are_forgotten_after_ninety_days(house: Storeho
     assert await house.upkeep.purge_malformed() == 2
     assert {key for key in house.dump() if "malformed" in key} == {
         "mail:malformed_commands:3-0",
-        k.IDX_MALFORMED,
+        k.malformed_index,
     }
     assert await house.upkeep.purge_malformed() == 0
     house.clock.ms += 1
@@ -288,7 +288,7 @@ async def test_what_was_being_sent_comes_back_as_lost(house: Storehouse) -> None
     held = await house.begun(request_of())
     house.run("ZREM", house.keys.schedule, "d1")
     assert (await house.upkeep.reconcile()).rescheduled == ("d1",)
-    assert house.run("HEXISTS", k.CLAIMS, "d1") == 0
+    assert house.run("HEXISTS", k.claims, "d1") == 0
     house.broken = True  # it is sending and nobody's, until it is claimed
     claim = await house.claim_one()
     assert claim.delivery.status is S.SENDING
@@ -298,10 +298,10 @@ async def test_what_was_being_sent_comes_back_as_lost(house: Storehouse) -> None
 async def test_what_has_ended_is_taken_out_of_the_schedule(house: Storehouse) -> None:
     await house.sent(request_of(), ACCEPTED)
     house.run("ZADD", house.keys.schedule, house.clock.ms, "d1")
-    house.run("HSET", k.CLAIMS, "d1", "1-1")
+    house.run("HSET", k.claims, "d1", "1-1")
     assert (await house.upkeep.reconcile()).unscheduled == ("d1",)
     assert house.score(house.keys.schedule, "d1") is None
-    assert house.run("HEXISTS", k.CLAIMS, "d1") == 0
+    assert house.run("HEXISTS", k.claims, "d1") == 0
 
 
 @pytest.mark.parametrize("record", [None, b"?", b'{"status":"teleported"}'])
@@ -339,7 +339,7 @@ async def test_sweeps_go_on_where_the_last_one_ended(house: Storehouse) -> None:
     assert (await house.upkeep.reconcile()).rescheduled == ("d001",), "and begin again"
 
 
-async def test_a_decision_from_an_old_look_changes_nothing(house: Storehouse) -> None:
+async def test_a_decision_from_an_old_read_changes_nothing(house: Storehouse) -> None:
     """Between the janitor's look and its script the delivery ended."""
     await house.accept(request_of())
     held = await house.begin(await house.claim_one())

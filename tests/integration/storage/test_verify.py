@@ -13,10 +13,8 @@ from trio.testing import MockClock
 from galaxy_mail.domain.conclusion import RetryPolicy, conclude, conclude_lost_owner
 from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, RenderedContent, Suppression
 from galaxy_mail.domain.resend_job import JobStatus, ResendFilter, ResendJobRequest, new_job
-from galaxy_mail.storage.operations.job_store import ResendJobStore
 from galaxy_mail.storage.operations.store import StreamPosition
-from galaxy_mail.storage.records import keys as k
-from galaxy_mail.storage.verify import Violation, verify
+from galaxy_mail.storage.verify import Violation
 from tests.deliveries import (
     ACCEPTED,
     DAY_MS,
@@ -28,6 +26,7 @@ from tests.deliveries import (
     login_code_of,
     request_of,
 )
+from tests.keys import k
 from tests.storehouse import Storehouse
 
 RENDERED: Final = RenderedContent(subject="s", text_body="t", locale_used="en", locale_fallback_used=False)
@@ -111,14 +110,14 @@ async def orphan_of_its_parent(house: Storehouse) -> None:
     assert await house.upkeep.purge() == 1
 
 
-async def forgotten(house: Storehouse) -> None:
+async def purged(house: Storehouse) -> None:
     await sent(house)
     house.clock.ms += 30 * DAY_MS
     assert await house.upkeep.purge() == 1
 
 
 async def purged_altogether(house: Storehouse) -> None:
-    await forgotten(house)
+    await purged(house)
     house.clock.ms += 60 * DAY_MS
     assert await house.upkeep.purge() == 1
 
@@ -137,12 +136,12 @@ async def job_runs(house: Storehouse) -> None:
     """A resend job with the id `j`, begun and part of its way."""
     request = ResendJobRequest(filter=ResendFilter(status=DeliveryStatus.FAILED), reason="r")
     job = replace(new_job(request, {}, idempotency_key="k", now_ms=house.clock.ms), job_id="j")
-    assert await ResendJobStore(house.store).create(job) is None
+    assert await house.jobs.create(job) is None
 
 
 async def job_done(house: Storehouse) -> None:
     await job_runs(house)
-    jobs = ResendJobStore(house.store)
+    jobs = house.jobs
     [saved] = await jobs.unfinished()
     assert await jobs.save(saved.job.finished(JobStatus.DONE, at_ms=house.clock.ms), instead_of=saved)
 
@@ -235,7 +234,7 @@ SOUND: Final = [
     dead,
     resent,
     orphan_of_its_parent,
-    forgotten,
+    purged,
     purged_altogether,
     malformed,
     job_runs,
@@ -255,8 +254,8 @@ SOUND: Final = [
 async def test_a_sound_store_gives_nothing(prepare: Prepare, house: Storehouse) -> None:
     await prepare(house)
     before = house.dump()
-    assert await verify(house.store, looks=1) == []
-    assert await verify(house.store, repair=True, looks=1) == []
+    assert await house.verify() == []
+    assert await house.verify(repair=True) == []
     assert house.dump() == before, "it reads only"
 
 
@@ -419,14 +418,14 @@ BROKEN: Final = [
         "an end that is claimed",
         failed,
         "is failed and claimed",
-        (("HSET", k.CLAIMS, "d1", "1-1"), ("ZADD", SCHEDULE, 5, "d1")),
+        (("HSET", k.claims, "d1", "1-1"), ("ZADD", SCHEDULE, 5, "d1")),
         repaired=True,
     ),
     Broken(
         "an end whose losses are counted",
         sent,
         "is sent and its losses are counted",
-        (("HSET", k.CLAIM_LOSSES, "d1", 2),),
+        (("HSET", k.claim_losses, "d1", 2),),
         repaired=True,
     ),
     Broken(
@@ -435,7 +434,7 @@ BROKEN: Final = [
         "is sent and has a next attempt",
         delivery={"next_attempt_at_ms": 5},
     ),
-    Broken("sent by nobody", sending, "is sending and not claimed", (("HDEL", k.CLAIMS, "d1"),)),
+    Broken("sent by nobody", sending, "is sending and not claimed", (("HDEL", k.claims, "d1"),)),
     Broken(
         "being sent and due", sending, "is sending and has a next attempt", delivery={"next_attempt_at_ms": 5}
     ),
@@ -447,18 +446,18 @@ BROKEN: Final = [
         where="ghost",
     ),
     # Claims
-    Broken("a claim without a token", claimed, "its claim has no token", (("HSET", k.CLAIMS, "d1", "mine"),)),
+    Broken("a claim without a token", claimed, "its claim has no token", (("HSET", k.claims, "d1", "mine"),)),
     Broken(
         "a token of the future",
         claimed,
         "its token is ahead",
-        (("HSET", k.CLAIMS, "d1", "1732500000000000-99"),),
+        (("HSET", k.claims, "d1", "1732500000000000-99"),),
     ),
     Broken(
         "losses of nobody",
         nothing,
         "its losses are counted and it has no record",
-        (("HSET", k.CLAIM_LOSSES, "ghost", 1),),
+        (("HSET", k.claim_losses, "ghost", 1),),
         repaired=True,
         where="ghost",
     ),
@@ -593,21 +592,21 @@ BROKEN: Final = [
         "not among the dead letters",
         dead,
         "is not in mail:idx:dead_letters",
-        (("ZREM", k.IDX_DEAD_LETTERS, "d1"),),
+        (("ZREM", k.dead_letters_index, "d1"),),
         repaired=True,
     ),
     Broken(
         "among the dead letters by another time",
         dead,
         "is not in mail:idx:dead_letters",
-        (("ZADD", k.IDX_DEAD_LETTERS, 7, "d1"),),
+        (("ZADD", k.dead_letters_index, 7, "d1"),),
         repaired=True,
     ),
     Broken(
         "among the dead letters and alive",
         sent,
         "stands in mail:idx:dead_letters and has no record",
-        (("ZADD", k.IDX_DEAD_LETTERS, 7, "d1"),),
+        (("ZADD", k.dead_letters_index, 7, "d1"),),
         repaired=True,
     ),
     Broken(
@@ -620,20 +619,20 @@ BROKEN: Final = [
         "a dead letter of the living",
         sent,
         "is sent and has a dead letter",
-        (("SET", "mail:dead_letters:d1", "{}"), ("ZADD", k.IDX_DEAD_LETTERS, 1, "d1")),
+        (("SET", "mail:dead_letters:d1", "{}"), ("ZADD", k.dead_letters_index, 1, "d1")),
     ),
     Broken(
         "never forgotten",
         sent,
         "is sent and would never be forgotten",
-        (("ZREM", k.IDX_EXPIRES, "d1"),),
+        (("ZREM", k.expires_index, "d1"),),
         repaired=True,
     ),
     Broken(
         "forgotten on its way",
         queued,
         "is queued and would be forgotten",
-        (("ZADD", k.IDX_EXPIRES, 5, "d1"),),
+        (("ZADD", k.expires_index, 5, "d1"),),
         repaired=True,
     ),
     Broken(
@@ -695,7 +694,7 @@ BROKEN: Final = [
         "a malformed command in no index",
         malformed,
         "is not in its index",
-        (("ZREM", k.IDX_MALFORMED, "5-0"),),
+        (("ZREM", k.malformed_index, "5-0"),),
         repaired=True,
         where="mail:malformed_commands:5-0",
     ),
@@ -703,7 +702,7 @@ BROKEN: Final = [
         "a malformed command by another time",
         malformed,
         "is not in its index",
-        (("ZADD", k.IDX_MALFORMED, 7, "5-0"),),
+        (("ZADD", k.malformed_index, 7, "5-0"),),
         repaired=True,
         where="mail:malformed_commands:5-0",
     ),
@@ -765,8 +764,8 @@ BROKEN: Final = [
         "claims of another type",
         queued,
         "is a string and should be a hash",
-        (("SET", k.CLAIMS, "v"),),
-        where=k.CLAIMS,
+        (("SET", k.claims, "v"),),
+        where=k.claims,
     ),
     Broken(
         "a stream of another type",
@@ -959,30 +958,30 @@ BROKEN: Final = [
     ),
     Broken(
         "attempts of the forgotten that nobody forgets",
-        forgotten,
+        purged,
         "attempts without a delivery",
-        (("ZREM", k.IDX_EXPIRES, "d1"),),
+        (("ZREM", k.expires_index, "d1"),),
     ),
     # Claims and losses
     Broken(
         "two claims of one token",
         two_claimed,
         "its token is that of d1 too",
-        (("HSET", k.CLAIMS, "d1", "1-1", "d2", "1-1"),),
+        (("HSET", k.claims, "d1", "1-1", "d2", "1-1"),),
         where="d2",
     ),
     Broken(
         "a sequence that is none",
         claimed,
         "is no number but b'x'",
-        (("SET", k.CLAIM_SEQUENCE, "x"),),
-        where=k.CLAIM_SEQUENCE,
+        (("SET", k.claim_sequence, "x"),),
+        where=k.claim_sequence,
     ),
     Broken(
         "losses that are no number",
         lost,
         "its losses are no number but b'x'",
-        (("HSET", k.CLAIM_LOSSES, "d1", "x"),),
+        (("HSET", k.claim_losses, "d1", "x"),),
     ),
     # Content
     Broken(
@@ -1042,21 +1041,21 @@ BROKEN: Final = [
         "a dead letter that nobody forgets",
         dead_and_purged,
         "a dead letter without a delivery",
-        (("ZREM", k.IDX_EXPIRES, "d1"),),
+        (("ZREM", k.expires_index, "d1"),),
     ),
     # Times to live
     Broken(
         "forgotten before its end",
         sent,
         "and would be forgotten at 5",
-        (("ZADD", k.IDX_EXPIRES, 5, "d1"),),
+        (("ZADD", k.expires_index, 5, "d1"),),
         repaired=True,
     ),
     Broken(
         "forgotten at the end of time",
         sent,
         "and would be forgotten at inf",
-        (("ZADD", k.IDX_EXPIRES, "+inf", "d1"),),
+        (("ZADD", k.expires_index, "+inf", "d1"),),
         repaired=True,
     ),
     Broken(
@@ -1096,7 +1095,7 @@ BROKEN: Final = [
     ),
     Broken(
         "an attempt of the forgotten that lives for ever",
-        forgotten,
+        purged,
         "is forgotten and has no time to live",
         (("PERSIST", "mail:attempts:d1:1"),),
         repaired=True,
@@ -1214,8 +1213,8 @@ BROKEN: Final = [
         "a lease of nobody",
         read_from,
         "names no owner and no end",
-        (("SET", k.INGRESS_LEASE, "mine"),),
-        where=k.INGRESS_LEASE,
+        (("SET", k.ingress_lease, "mine"),),
+        where=k.ingress_lease,
     ),
     # Resend jobs
     Broken("a job that can't be read", job_runs, "can't be read", (("SET", JOB, "?"),), where=JOB),
@@ -1224,7 +1223,7 @@ BROKEN: Final = [
         "a job that nobody works on",
         job_runs,
         "is running and not in mail:idx:jobs",
-        (("ZREM", k.IDX_JOBS, "j"),),
+        (("ZREM", k.jobs_index, "j"),),
         repaired=True,
         where=JOB,
     ),
@@ -1250,7 +1249,7 @@ BROKEN: Final = [
         "a finished job in the list",
         job_done,
         "is done and in mail:idx:jobs",
-        (("ZADD", k.IDX_JOBS, 5, "j"),),
+        (("ZADD", k.jobs_index, 5, "j"),),
         repaired=True,
         where=JOB,
     ),
@@ -1273,20 +1272,20 @@ BROKEN: Final = [
         "a finished job with an owner", job_done, "is done and has an owner", job={"owner": "me"}, where=JOB
     ),
     # The store and its list
-    Broken("a store without an id", queued, "has no id", (("HDEL", k.META, "id"),), where=k.META),
+    Broken("a store without an id", queued, "has no id", (("HDEL", k.meta, "id"),), where=k.meta),
     Broken(
         "losses that can't be counted",
         queued,
         "stream_lost is no number",
-        (("HSET", k.META, "stream_lost", "x"),),
-        where=k.META,
+        (("HSET", k.meta, "stream_lost", "x"),),
+        where=k.meta,
     ),
     Broken(
         "a suppression that can't be read",
         suppression,
         "the entry of @example.org can't be read",
-        (("HSET", k.SUPPRESSIONS, "@example.org", "?"),),
-        where=k.SUPPRESSIONS,
+        (("HSET", k.suppressions, "@example.org", "?"),),
+        where=k.suppressions,
     ),
     Broken(
         "a suppression of another",
@@ -1295,12 +1294,12 @@ BROKEN: Final = [
         (
             (
                 "HSET",
-                k.SUPPRESSIONS,
+                k.suppressions,
                 "a@example.org",
                 '{"address":"b@example.org","created_at_ms":1,"reason":"r"}',
             ),
         ),
-        where=k.SUPPRESSIONS,
+        where=k.suppressions,
     ),
 ]
 
@@ -1326,25 +1325,25 @@ def break_it(house: Storehouse, broken: Broken) -> None:
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
-async def test_what_is_broken_is_found_and_what_may_be_mended_is(broken: Broken, house: Storehouse) -> None:
+async def test_what_is_broken_is_found_and_what_may_be_repaired_is(broken: Broken, house: Storehouse) -> None:
     house.broken = True
     await broken.prepare(house)
-    assert await verify(house.store, looks=1) == [], "sound before"
+    assert await house.verify() == [], "sound before"
     break_it(house, broken)
     before = house.dump()
-    found = await verify(house.store, looks=1)
+    found = await house.verify()
     assert [v for v in found if v.where == broken.where and broken.what in v.what], list(map(str, found))
     assert house.dump() == before, "looking changes nothing"
-    repaired = await verify(house.store, repair=True, looks=1)
+    repaired = await house.verify(repair=True)
     assert {(v.where, v.what) for v in repaired} == {(v.where, v.what) for v in found}
     [about] = [v for v in repaired if v.where == broken.where and broken.what in v.what][:1]
     assert about.repaired is broken.repaired
     assert (f"(mended: {about.did})" in str(about)) is broken.repaired
-    left = [v for v in await verify(house.store, looks=1) if broken.what in v.what]
+    left = [v for v in await house.verify() if broken.what in v.what]
     assert bool(left) is not broken.repaired
 
 
-async def test_what_was_mended_is_sound(house: Storehouse) -> None:
+async def test_what_was_repaired_is_sound(house: Storehouse) -> None:
     """Everything that can be mended, broken at once."""
     house.broken = True
     await house.sent(request_of("d"), ACCEPTED)
@@ -1353,22 +1352,22 @@ async def test_what_was_mended_is_sound(house: Storehouse) -> None:
     await house.claim(1)
     for index in ("mail:idx:created_at", "mail:idx:status:queued", "mail:idx:source:notification", SCHEDULE):
         house.run("DEL", index)
-    house.run("HDEL", k.CLAIMS, "a", "b", "c")
+    house.run("HDEL", k.claims, "a", "b", "c")
     house.run("ZADD", SCHEDULE, 5, "d")
     house.run("ZADD", "mail:idx:status:queued", 5, "d", 6, "ghost")
     house.run("HSET", "mail:payloads:ghost", "content", "{}")
-    found = await verify(house.store, repair=True, looks=1)
+    found = await house.verify(repair=True)
     assert len(found) > 10
     assert all(violation.repaired for violation in found), list(map(str, found))
-    assert await verify(house.store, looks=1) == []
+    assert await house.verify() == []
     claims = (await house.claim()).claims
     assert [claim.delivery_id for claim in claims] == ["a", "b", "c"]
 
 
-async def test_a_delivery_that_moved_on_meanwhile_is_not_mended(house: Storehouse) -> None:
+async def test_a_delivery_that_moved_on_meanwhile_is_not_repaired(house: Storehouse) -> None:
     await house.accept(request_of())
     house.run("ZREM", SCHEDULE, "d1")
-    [violation] = await verify(house.store, looks=1)
+    [violation] = await house.verify()
     house.run("ZADD", SCHEDULE, house.clock.ms, "d1")
     await house.finish(await house.begin(await house.claim_one()), ACCEPTED)
     before = house.dump()
@@ -1385,11 +1384,11 @@ async def test_beside_a_live_service_only_what_stays_wrong_is_reported(
     house.run("ZREM", SCHEDULE, "passing", "staying")
     reports: list[list[Violation]] = []
 
-    async def look() -> None:
-        reports.append(await verify(house.store))
+    async def check() -> None:
+        reports.append(await house.verify(looks=3))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
+        nursery.start_soon(check)
         await trio.sleep(0.25)
         house.run("ZADD", SCHEDULE, house.clock.ms, "passing")
     [report] = reports
@@ -1415,7 +1414,7 @@ async def test_what_is_in_flight_while_it_looks_is_no_violation(house: Storehous
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
         for _ in range(5):
-            found += await verify(house.store, looks=1)
+            found += await house.verify()
     assert list(map(str, found)) == []
 
 
@@ -1451,7 +1450,7 @@ async def test_a_store_in_motion_is_sound(house: Storehouse, autojump_clock: Moc
         house.run("XADD", "mail:delivery_commands", f"{number}-1", "f", "v")
         await house.stream.apply([house.stream.malformed_call(record, position)])
         request = ResendJobRequest(filter=ResendFilter(status=DeliveryStatus.FAILED), reason="r")
-        jobs = ResendJobStore(house.store)
+        jobs = house.jobs
         await jobs.create(new_job(request, {}, idempotency_key=name, now_ms=house.clock.ms))
         [saved] = await jobs.unfinished()
         await jobs.save(saved.job.finished(JobStatus.DONE, at_ms=house.clock.ms), instead_of=saved)
@@ -1460,17 +1459,17 @@ async def test_a_store_in_motion_is_sound(house: Storehouse, autojump_clock: Moc
         await house.upkeep.purge_malformed()
         await trio.sleep(0.2)
 
-    async def look() -> None:
+    async def check() -> None:
         while not over.is_set():
-            assert list(map(str, await verify(house.store))) == []
+            assert list(map(str, await house.verify(looks=3))) == []
             await trio.sleep(0.1)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
+        nursery.start_soon(check)
         for number in range(1, 12):
             await work(number)
         over.set()
-    assert house.run("ZCARD", k.IDX_CREATED_AT) == 2, "dead letters of the last two rounds"
+    assert house.run("ZCARD", k.created_at_index) == 2, "dead letters of the last two rounds"
     assert house.run("KEYS", "mail:attempts:*") != []
 
 
@@ -1478,7 +1477,7 @@ async def test_many_deliveries_are_looked_at_in_batches(house: Storehouse) -> No
     for number in range(350):
         await house.accept(request_of(f"d{number}"))
     house.run("ZREM", SCHEDULE, "d349", "d7")
-    found = await verify(house.store, looks=1)
+    found = await house.verify()
     assert sorted(violation.where for violation in found) == ["d349", "d7"]
     house.broken = True
 

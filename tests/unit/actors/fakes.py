@@ -19,8 +19,18 @@ START_MS: Final = 4_100_000_000_123
 TTL_S: Final = 30.0
 
 
+class TrioClock:
+    """Passes as trio's clock does."""
+
+    def now_ms(self) -> int:
+        return START_MS + round(trio.current_time() * 1000)
+
+    def script_ms(self) -> int:
+        return self.now_ms()
+
+
 class FakeStore:
-    """Answers at once and successfully, unless told otherwise. Its clock is trio's."""
+    """Answers at once and successfully, unless told otherwise."""
 
     def __init__(self, ttl_s: float = TTL_S) -> None:
         self.claim_ttl_ms = round(ttl_s * 1000)
@@ -35,9 +45,6 @@ class FakeStore:
         self.rendered: list[RenderedContent | None] = []
         self.concluded: list[Conclusion] = []
         self.returned: list[Returned] = []
-
-    def now_ms(self) -> int:
-        return START_MS + round(trio.current_time() * 1000)
 
     def fail(self, name: str, *troubles: Exception | None) -> None:
         """The next calls of this name end so; None is a call that succeeds."""
@@ -70,7 +77,7 @@ class FakeStore:
         await self._call("claim", f"{priority_places}/{normal_places}" + ("/lost" if check_lost else ""))
         return Claimed(
             claims=claims,
-            now_ms=self.now_ms(),
+            now_ms=TrioClock().now_ms(),
             next_due_ms=self.next_due_ms,
             more=frozenset(claim.lane for claim in left),
             parked=[],

@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from galaxy_mail.actors.janitor import (
-    FORGET_EVERY_S,
-    FORGET_FOR_S,
+    PURGE_EVERY_S,
+    PURGE_FOR_S,
     RECONCILE_EVERY_S,
     SAMPLE_EVERY_S,
     TRIM_EVERY_S,
@@ -93,14 +93,14 @@ class Desk:
             nursery.cancel_scope.cancel()
 
 
-async def test_every_chore_is_done_at_once_and_then_in_its_time(autojump_clock: MockClock) -> None:
+async def test_every_task_is_done_at_once_and_then_in_its_time(autojump_clock: MockClock) -> None:
     desk = Desk()
     async with desk.running():
         await trio.sleep(0.1)
         assert set(desk.store.asked.values()) == {1}
         await trio.sleep(60)
     assert desk.store.asked["depths"] == 1 + 60 / SAMPLE_EVERY_S
-    assert desk.store.asked["forget"] == 1 + 60 / FORGET_EVERY_S
+    assert desk.store.asked["forget"] == 1 + 60 / PURGE_EVERY_S
     assert desk.store.asked["reconcile"] == 1 + 60 / RECONCILE_EVERY_S
     assert desk.store.asked["trim"] == 1 + 60 / TRIM_EVERY_S
     assert desk.samples[0] == (DEPTHS, 8)
@@ -108,7 +108,7 @@ async def test_every_chore_is_done_at_once_and_then_in_its_time(autojump_clock: 
 
 
 @pytest.mark.parametrize("name", ["state", "depths", "forget", "forget_malformed", "reconcile", "trim"])
-async def test_trouble_with_one_chore_keeps_no_other(name: str, autojump_clock: MockClock) -> None:
+async def test_an_error_in_one_task_delays_no_other(name: str, autojump_clock: MockClock) -> None:
     desk = Desk()
     desk.store.trouble[name] = RedisUnavailable("away")
     async with desk.running():
@@ -116,7 +116,7 @@ async def test_trouble_with_one_chore_keeps_no_other(name: str, autojump_clock: 
         del desk.store.trouble[name]
         await trio.sleep(60)
     for other, every_s in (
-        ("forget", FORGET_EVERY_S),
+        ("forget", PURGE_EVERY_S),
         ("reconcile", RECONCILE_EVERY_S),
         ("trim", TRIM_EVERY_S),
     ):
@@ -140,10 +140,10 @@ async def test_it_forgets_as_much_as_there_is_within_a_bound(autojump_clock: Moc
     desk.store.takes_s["forget"] = 0.1
     began_s = trio.current_time()
     await desk.janitor.purge()
-    assert FORGET_FOR_S <= trio.current_time() - began_s <= FORGET_FOR_S + 0.2
+    assert PURGE_FOR_S <= trio.current_time() - began_s <= PURGE_FOR_S + 0.2
 
 
-async def test_a_flood_to_forget_keeps_no_other_chore(autojump_clock: MockClock) -> None:
+async def test_a_flood_to_purge_delays_no_other_task(autojump_clock: MockClock) -> None:
     desk = Desk()
     desk.store.past_their_time = 10**9
     desk.store.takes_s["forget"] = 0.1
@@ -164,7 +164,7 @@ async def test_its_heart_beats_while_its_chores_take_their_time(autojump_clock: 
             assert desk.heartbeat.due_s > trio.current_time()
 
 
-async def test_what_it_mended_is_told_by_name(autojump_clock: MockClock) -> None:
+async def test_what_it_repaired_is_logged_by_name(autojump_clock: MockClock) -> None:
     desk = Desk()
     desk.store.repaired = Repaired(
         rescheduled=("a",), unscheduled=("b",), not_understood=("c",), requeued=("d",)

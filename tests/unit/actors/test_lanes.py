@@ -24,7 +24,7 @@ class Slots:
         self.ended = 0
         self._nursery = nursery
 
-    async def park(self, *, priority_only: bool = False) -> trio.CancelScope:
+    async def wait_for_claim(self, *, priority_only: bool = False) -> trio.CancelScope:
         """A slot that waits for its next claim."""
         scope = trio.CancelScope()
         self._nursery.start_soon(self._take, scope, priority_only)
@@ -95,7 +95,7 @@ async def test_a_slot_for_codes_takes_nothing_else() -> None:
         assert await take(lanes, priority_only=True) == f"code-{number}"
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        await slots.park(priority_only=True)
+        await slots.wait_for_claim(priority_only=True)
         assert slots.taken == []
         nursery.cancel_scope.cancel()
     assert await take(lanes) == "bulk"
@@ -108,7 +108,7 @@ async def test_a_waiting_slot_gets_what_comes() -> None:
     lanes = Lanes(1)
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        await slots.park()
+        await slots.wait_for_claim()
         put(lanes, "a")
         await wait_all_tasks_blocked()
         assert slots.taken == ["a"]
@@ -119,7 +119,7 @@ async def test_a_claim_for_a_slot_that_is_cancelled_in_the_same_moment_stays_in_
     lanes = Lanes(2)
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        scope = await slots.park()
+        scope = await slots.wait_for_claim()
         scope.cancel()
         put(lanes, "a")
         assert lanes.waiting(N) == 1
@@ -131,7 +131,7 @@ async def test_a_slot_that_is_cancelled_behind_the_hand_over_has_the_claim() -> 
     lanes = Lanes(1)
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        scope = await slots.park()
+        scope = await slots.wait_for_claim()
         put(lanes, "a")
         scope.cancel()
         await wait_all_tasks_blocked()
@@ -142,7 +142,7 @@ async def test_lanes_that_close_while_a_slot_is_cancelled_end_it() -> None:
     lanes = Lanes(1)
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        (await slots.park()).cancel()
+        (await slots.wait_for_claim()).cancel()
         lanes.close()
         await wait_all_tasks_blocked()
     assert (slots.taken, lanes.idle_slots()) == ([], 0)
@@ -153,7 +153,7 @@ async def test_as_many_slots_wake_as_there_are_claims() -> None:
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
         for _ in range(4):
-            await slots.park()
+            await slots.wait_for_claim()
         put(lanes, "a", "b", "c")
         await wait_all_tasks_blocked()
         assert sorted(slots.taken) == ["a", "b", "c"]
@@ -167,8 +167,8 @@ async def test_the_slot_for_codes_leaves_the_others_to_bulk(codes_slot_first: bo
     lanes = Lanes(2)
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        await slots.park(priority_only=codes_slot_first)
-        await slots.park(priority_only=not codes_slot_first)
+        await slots.wait_for_claim(priority_only=codes_slot_first)
+        await slots.wait_for_claim(priority_only=not codes_slot_first)
         put(lanes, "code", lane=P)
         put(lanes, "bulk")
         await wait_all_tasks_blocked()
@@ -179,8 +179,8 @@ async def test_bulk_wakes_no_slot_that_may_not_take_it() -> None:
     lanes = Lanes(2)
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        await slots.park(priority_only=True)
-        await slots.park()
+        await slots.wait_for_claim(priority_only=True)
+        await slots.wait_for_claim()
         put(lanes, "bulk")
         await wait_all_tasks_blocked()
         assert slots.taken == ["bulk"]
@@ -194,8 +194,8 @@ async def test_what_a_slot_was_woken_for_goes_to_another_where_that_slot_is_canc
     lanes = Lanes(2)
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        first = await slots.park()
-        second = await slots.park()
+        first = await slots.wait_for_claim()
+        second = await slots.wait_for_claim()
         put(lanes, "a", lane=lane)
         first.cancel()
         await wait_all_tasks_blocked()
@@ -207,8 +207,8 @@ async def test_a_slot_that_gave_up_waiting_is_not_woken() -> None:
     lanes = Lanes(2)
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        first = await slots.park()
-        await slots.park()
+        first = await slots.wait_for_claim()
+        await slots.wait_for_claim()
         first.cancel()
         await wait_all_tasks_blocked()
         assert lanes.idle_slots() == 1
@@ -244,7 +244,7 @@ async def test_every_waiting_slot_ends_when_the_lanes_are_closed() -> None:
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
         for number in range(4):
-            await slots.park(priority_only=number == 0)
+            await slots.wait_for_claim(priority_only=number == 0)
         lanes.close()
         await wait_all_tasks_blocked()
         assert slots.ended == 4
@@ -283,8 +283,8 @@ async def test_there_are_places_for_a_prefetch_and_for_every_free_slot() -> None
     assert lanes.places() == Places(PREFETCH_MIN, PREFETCH_MIN)
     async with trio.open_nursery() as nursery:
         slots = Slots(lanes, nursery)
-        await slots.park(priority_only=True)
-        await slots.park()
+        await slots.wait_for_claim(priority_only=True)
+        await slots.wait_for_claim()
         assert lanes.places() == Places(PREFETCH_MIN + 2, PREFETCH_MIN + 1)
         nursery.cancel_scope.cancel()
     assert Lanes(20).places() == Places(20, 20)
@@ -347,7 +347,7 @@ async def test_a_slot_that_becomes_free_is_news_as_well(autojump_clock: MockCloc
     lanes = Lanes(4)
     lanes.backlog = frozenset({N})
     async with trio.open_nursery() as nursery:
-        await Slots(lanes, nursery).park()
+        await Slots(lanes, nursery).wait_for_claim()
         assert await wakes(lanes)
         nursery.cancel_scope.cancel()
 
@@ -360,7 +360,7 @@ async def test_a_slot_that_becomes_free_is_news_as_well(autojump_clock: MockCloc
     slots=st.integers(1, 4),
     actions=st.lists(
         st.tuples(
-            st.sampled_from(["put", "put", "code", "park", "park", "cancel", "withdraw", "settle", "settle"]),
+            st.sampled_from(["put", "put", "code", "wait", "wait", "cancel", "withdraw", "settle", "settle"]),
             st.integers(0, 9),
         ),
         max_size=60,
@@ -393,7 +393,7 @@ async def _play(count: int, actions: list[tuple[str, int]]) -> None:
                     offer(N)
                 case "code":
                     offer(P)
-                case "park":
+                case "wait":
                     scopes.append(trio.CancelScope())
                     nursery.start_soon(slot, scopes[-1], count >= 2 and number == 0)
                 case "cancel" if scopes:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.actors.lanes import PREFETCH_MIN, Lanes
-from galaxy_mail.actors.scheduler import CHECK_EVERY_S, PAUSE_AFTER_TROUBLE_S, STOP_WITHIN_S, Scheduler
+from galaxy_mail.actors.scheduler import CHECK_EVERY_S, PAUSE_AFTER_FAILURE_S, STOP_WITHIN_S, Scheduler
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import CRASH_LOOP, LOSSES_MAX, OWNERSHIP_LOST, RetryPolicy, begin
 from galaxy_mail.domain.records import DeliveryStatus, Lane
@@ -18,7 +18,7 @@ from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisUnavailable
 from galaxy_mail.storage.operations.claims import Claim, StaleClaim
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.unit.actors.claims import claim_of
-from tests.unit.actors.fakes import START_MS, TTL_S, FakeStore
+from tests.unit.actors.fakes import START_MS, TTL_S, FakeStore, TrioClock
 
 P, N = Lane.PRIORITY, Lane.NORMAL
 
@@ -34,6 +34,7 @@ class Desk:
         self.scheduler = Scheduler(
             lanes=self.lanes,
             store=self.store,  # type: ignore[arg-type]  # a fake with all that the scheduler asks for
+            clock=TrioClock(),
             policy=RetryPolicy(),
             metrics=self.metrics,
             heartbeat=self.heartbeat,
@@ -127,7 +128,7 @@ async def test_a_due_time_far_away_keeps_it_from_nothing(desk: Desk, autojump_cl
     assert len(desk.asked_at_s()) == 3
 
 
-async def test_rung_it_asks_at_once(desk: Desk, autojump_clock: MockClock) -> None:
+async def test_woken_it_asks_at_once(desk: Desk, autojump_clock: MockClock) -> None:
     async with desk.running():
         await trio.sleep(0.3)
         desk.lanes.wake()
@@ -201,7 +202,7 @@ async def test_what_had_begun_is_closed_and_its_next_attempt_is_due_at_once(
         assert ended.attempt.failure is not None
         assert ended.attempt.failure.code == OWNERSHIP_LOST
         assert ended.next_attempt is not None
-        assert ended.next_attempt.scheduled_for_ms <= desk.store.now_ms()
+        assert ended.next_attempt.scheduled_for_ms <= desk.scheduler.clock.now_ms()
         assert len(desk.asked_at_s()) == 2, "it is due: it asks again at once"
     assert desk.metrics.lost_claims_total.value() == 1
 
@@ -269,11 +270,11 @@ async def test_redis_being_away_is_no_crash(desk: Desk, autojump_clock: MockCloc
     desk.store.fail("claim", RedisUnavailable("away"), OutcomeUnknown("lost"))
     desk.due("a")
     async with desk.running():
-        await trio.sleep(2 * PAUSE_AFTER_TROUBLE_S + 0.1)
+        await trio.sleep(2 * PAUSE_AFTER_FAILURE_S + 0.1)
         desk.lanes.wake()
         await wait_all_tasks_blocked()
     assert desk.asked_at_s()[:3] == pytest.approx(
-        [0, PAUSE_AFTER_TROUBLE_S, 2 * PAUSE_AFTER_TROUBLE_S], abs=0.01
+        [0, PAUSE_AFTER_FAILURE_S, 2 * PAUSE_AFTER_FAILURE_S], abs=0.01
     )
 
 

@@ -31,7 +31,7 @@ from galaxy_mail.telemetry.metrics import Metrics
 from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import ACCEPTED, DEFERRED, REFUSED, UNKNOWN, acceptance_of, request_of
 from tests.unit.actors.claims import claim_of
-from tests.unit.actors.fakes import TTL_S, FakeProvider, FakeStore
+from tests.unit.actors.fakes import TTL_S, FakeProvider, FakeStore, TrioClock
 
 CATALOG: Final = Catalog.load(bundled_templates(), limits=RenderLimits())
 AWAY: Final = RedisUnavailable("away")
@@ -49,6 +49,7 @@ class Desk:
         self.sender = Sender(
             lanes=self.lanes,
             store=self.store,  # type: ignore[arg-type]  # a fake with all that a slot asks for
+            clock=TrioClock(),
             provider=self.provider,
             catalog=CATALOG,
             policy=policy or RetryPolicy(),
@@ -295,7 +296,7 @@ async def test_a_renewal_that_fails_is_tried_again_while_there_is_time(autojump_
 
 
 @pytest.mark.parametrize(("sends_for_s", "taken"), [(14.9, True), (15.1, False)])
-async def test_the_dot_is_not_written_with_less_than_half_of_the_claim_left(
+async def test_the_dot_is_not_written_when_over_half_of_the_claim_is_gone(
     sends_for_s: float, taken: bool, autojump_clock: MockClock
 ) -> None:
     """Redis is away: the claim can't be renewed, and may be another's before the answer comes."""
@@ -447,7 +448,7 @@ async def test_a_stop_before_the_dot_gives_the_work_back(autojump_clock: MockClo
         scope.cancel()
     [returned] = desk.store.returned
     assert returned == give_back(
-        desk.store.begun[-1].delivery, desk.store.begun[-1].attempt, now_ms=desk.store.now_ms()
+        desk.store.begun[-1].delivery, desk.store.begun[-1].attempt, now_ms=desk.sender.clock.now_ms()
     )
     assert returned.attempt == claim_of("d1").attempt, "same number, due when it was"
     assert (desk.provider.taken, desk.store.concluded) == ([], [])

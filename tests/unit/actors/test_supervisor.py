@@ -130,7 +130,9 @@ async def test_pauses_double_up_to_the_longest_and_then_it_is_enough(
 
     with (
         capture_logs(),
-        pytest.raises(RestartsExhausted, match="actor actor crashed, and 10 crashes in a row") as error,
+        pytest.raises(
+            RestartsExhausted, match="actor actor crashed, and the limit of 10 crashes in a row"
+        ) as error,
     ):
         await Supervisor(random=Random(7)).keep_alive(cast.child(crashes))
     assert str(error.value.__cause__) == "run 10"

@@ -22,14 +22,15 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_service_that_does_not_answer_is_told_with_where_to_look(
+def test_a_service_that_does_not_answer_is_reported_with_its_log(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    service = cast("Service", SimpleNamespace(server=SimpleNamespace(url=NOWHERE), checks=dict))
+    parts = SimpleNamespace(server=SimpleNamespace(url=NOWHERE), gauges=SimpleNamespace(checks=dict))
+    service = cast("Service", SimpleNamespace(parts=parts))
     monkeypatch.setattr(dev_module, "run", lambda _config, beside: trio.run(beside, service))
     result = CliRunner().invoke(main, ["dev", "--dir", str(tmp_path)])
     assert result.exit_code == 1
-    assert f"{NOWHERE} did not answer as it should (ConnectError: " in result.stderr
+    assert f"a request to {NOWHERE} failed (ConnectError: " in result.stderr
     assert str(tmp_path / "galaxy-mail.log") in result.stderr
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -25,6 +26,28 @@ def test_a_command_is_where_the_list_of_commands_says(name: str) -> None:
     assert isinstance(command, click.Command)
     assert command.name == name
     assert command.help
+
+
+def walked(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
+    """The command and all commands below it, by what one types."""
+    yield " ".join(path), command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            below = command.get_command(click.Context(command), name)
+            assert below is not None
+            yield from walked(below, *path, name)
+
+
+@pytest.mark.parametrize(("path", "command"), list(walked(main, "galaxy-mail")))
+def test_every_option_and_argument_has_a_help_text(path: str, command: click.Command) -> None:
+    """An option has its own; click has none for arguments, so the command's text names them."""
+    assert command.help, path
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, (path, parameter.name)
+        else:
+            assert parameter.name is not None
+            assert parameter.name.upper().removesuffix("S") in command.help, (path, parameter.name)
 
 
 def test_help_lists_every_command_and_imports_none() -> None:

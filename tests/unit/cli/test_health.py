@@ -90,7 +90,7 @@ def test_being_alive_is_another_question() -> None:
     assert (result.exit_code, result.output) == (0, "alive\n")
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_what_is_wrong_is_reported() -> None:
     with service({"/readyz?verbose": AWAY}) as port:
         result = check(MAIL_INTERNAL_HTTP_ADDR=f"127.0.0.1:{port}")
     assert result.exit_code == 1
@@ -102,7 +102,7 @@ def test_what_is_wrong_is_said() -> None:
 def test_an_answer_that_is_not_the_service_s_is_no_health(body: bytes) -> None:
     with service({"/readyz?verbose": (502, body)}) as port:
         result = check(MAIL_INTERNAL_HTTP_ADDR=f"127.0.0.1:{port}")
-    assert (result.exit_code, result.output) == (1, "galaxy-mail: /readyz: it answers 502\n")
+    assert (result.exit_code, result.output) == (1, "galaxy-mail: /readyz: the answer is 502\n")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_where_another_authority_is_trusted_another_certificate_is_needed(
     assert taken.exit_code == 0
 
 
-def test_a_certificate_that_is_none_is_said_plainly(files: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_certificate_is_reported_plainly(files: dict[str, str], tmp_path: Path) -> None:
     result = check("--cert", str(tmp_path / "none.pem"), **files)
     assert result.exit_code == 1
-    assert "none.pem is no certificate with its key" in result.output
+    assert "can't load the certificate " in result.output

@@ -70,7 +70,7 @@ def test_a_broken_catalog_is_reported_with_file_and_line_and_exit_status_1(
 
 def test_lint_of_a_good_folder_says_so(good: Path) -> None:
     result = run("lint", "--dir", good)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "2 templates, no error\n", "")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "2 templates, no errors\n", "")
 
 
 def test_lint_prints_one_line_a_problem_and_fails(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_preview_shows_the_mail_and_where_its_html_is(good: Path) -> None:
     )
     assert result.exit_code == 0
     assert result.stdout == "Locale:  en  (a fallback)\nSubject: News for Ann\n\n* A & B\n"
-    assert result.stderr == "\nHTML: 28 bytes, printed by --part html\n"
+    assert result.stderr == "\nHTML: 28 bytes; print it with --part html\n"
 
 
 def test_preview_prints_one_part_alone(good: Path, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_an_address_has_one_normal_spelling(text: str, normal: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "an address is needed"),
+        ("", "the address is empty"),
         ("pilot", "needs an @"),
         ("@a.example", "before the @"),
         ("pilot@", "not a domain name"),

@@ -197,7 +197,10 @@ def test_the_payload_is_bounded_before_it_is_read() -> None:
     accepted(entry(payload), limits)
     malformed = refused(entry(b"}" + payload), limits)
     assert malformed.failure_code is C.PAYLOAD_TOO_LARGE
-    assert malformed.message == f"payload_json: has {len(payload) + 1} bytes, and {len(payload)} are allowed"
+    assert (
+        malformed.message
+        == f"payload_json: has {len(payload) + 1} bytes, more than the limit of {len(payload)}"
+    )
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -212,7 +215,7 @@ Change = Callable[[dict[str, Any]], object]
         (lambda p: p["envelope"].update(to="a@b.c"), "envelope.to: Expected `array`, got `str`"),
         (lambda p: p["envelope"].update(to=["a@b.c", 7]), "envelope.to[1]: Expected `str`, got `int`"),
         (lambda p: p["envelope"].update(From="a@b.c"), "envelope: Object contains unknown field `From`"),
-        (lambda p: p["envelope"].update(to=[]), "envelope.to: needs an address"),
+        (lambda p: p["envelope"].update(to=[]), "envelope.to: must have at least one address"),
         (lambda p: p["envelope"].update(cc=["a@b.c", "a"]), "envelope.cc[1]: an address needs an @"),
         (
             lambda p: p["envelope"].update(reply_to=["A <a@b.c>"]),
@@ -317,7 +320,7 @@ def test_inline_attachments_have_names_of_their_own() -> None:
         )
     )
     malformed = refused(entry({**RENDERED, "attachments": [inline, ATTACHMENT, inline]}))
-    assert malformed.message == "attachments[2].content_id: another attachment has the same one"
+    assert malformed.message == "attachments[2].content_id: is also the content_id of another attachment"
 
 
 def test_the_number_of_addresses_and_attachments_is_bounded() -> None:
@@ -412,7 +415,7 @@ def test_whatever_bytes_an_entry_holds_it_gets_a_verdict(extra: list[tuple[bytes
     for fields in (extra, list({**base, **dict(extra)}.items()), [*base.items(), *extra]):
         decoded = decode_command("1-0", fields, LIMITS)
         if isinstance(decoded, Malformed):
-            assert "defect" not in decoded.message  # nothing that nobody foresaw
+            assert "unexpectedly" not in decoded.message
             assert decoded.message.isprintable()
             assert len(decoded.message) <= commands.MESSAGE_MAX_CHARS
             record = malformed_record("1-0", fields, decoded.failure_code, decoded.message, 1)
@@ -460,9 +463,7 @@ def test_a_defect_of_ours_does_not_stop_the_stream(monkeypatch: pytest.MonkeyPat
     malformed = decode_command("9-9", entry(), LIMITS)
     assert isinstance(malformed, Malformed)
     assert (malformed.entry_id, malformed.failure_code) == ("9-9", C.INVALID_PAYLOAD)
-    assert malformed.message == (
-        "reading it failed in a way that nobody foresaw (IndexError): a defect of this service"
-    )
+    assert malformed.message == ("decoding it failed unexpectedly (IndexError): a bug of this service")
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,7 @@ def test_each_answer_ends_attempt_and_delivery_as_the_table_says(
     assert ended.delivery.failure == (None if answer is ACCEPTED else FAILURE)
 
 
-def test_all_that_the_provider_said_is_in_the_attempt() -> None:
+def test_all_that_the_provider_answered_is_in_the_attempt() -> None:
     refused = (RefusedRecipient(address="a@x.example", provider_code="550 5.1.1", summary="no such user"),)
     answer = replace(UNKNOWN, provider_code="451 4.4.2", refused_recipients=refused)
     begun = begun_of()

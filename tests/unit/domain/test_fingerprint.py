@@ -27,7 +27,7 @@ def test_the_fast_path_gives_what_the_reference_gives(value: Any) -> None:
     assert canonical(value) == rfc8785.dumps(value)
 
 
-def test_every_character_is_spelt_as_the_reference_spells_it() -> None:
+def test_every_character_is_encoded_as_by_the_reference() -> None:
     every = [chr(code) for code in [*range(0xD800), *range(0xE000, 0x11_0000)]]
     assert canonical("".join(every)) == rfc8785.dumps("".join(every))
     names = dict.fromkeys(every[::97], 1)  # where UTF-16 sorts unlike code points, too
@@ -54,7 +54,7 @@ def test_every_character_is_spelt_as_the_reference_spells_it() -> None:
         (True, b"true"),
     ],
 )
-def test_numbers_are_spelt_as_ecmascript_spells_them(number: float, encoded: bytes) -> None:
+def test_numbers_are_encoded_as_by_ecmascript(number: float, encoded: bytes) -> None:
     assert canonical([number]) == b"[" + encoded + b"]"
 
 

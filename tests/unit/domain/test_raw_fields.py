@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galaxy_mail.domain.raw_fields import LEFT_OUT, RAW_FIELDS_MAX_BYTES, keep, numbered, read_back
+from galaxy_mail.domain.raw_fields import LEFT_OUT, RAW_FIELDS_MAX_BYTES, decode_value, keep, numbered
 
 BIG = RAW_FIELDS_MAX_BYTES
 
@@ -49,7 +49,7 @@ def test_a_long_value_is_cut_and_the_short_ones_stay_whole() -> None:
         f'cut:{len(payload)}:{sha256(payload).hexdigest()}:{{"text_body":"xxx'
     )
     assert BIG * 0.98 < size(kept) <= BIG
-    back = read_back(kept["payload_json"])
+    back = decode_value(kept["payload_json"])
     assert (back.whole_bytes, back.whole_sha256) == (len(payload), sha256(payload).hexdigest())
 
 
@@ -62,7 +62,7 @@ def test_a_cut_divides_no_character() -> None:
 
 def test_bytes_are_cut_too() -> None:
     payload = b"\xff" * (BIG - 1000)  # fits as bytes, not as base64
-    back = read_back(keep([(b"a", payload)])["a"])
+    back = decode_value(keep([(b"a", payload)])["a"])
     assert back.text is None
     assert back.base64 is not None
     assert len(back.base64) % 4 == 0
@@ -92,8 +92,8 @@ def test_whatever_the_fields_are_they_are_kept_within_bounds(fields: list[tuple[
 
 
 @given(st.binary(max_size=200) | st.text(max_size=50).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_what_is_kept_whole_can_be_read_back(raw: bytes) -> None:
-    back = read_back(keep([(b"a", raw)])["a"])
+def test_what_is_kept_whole_can_be_decode_value(raw: bytes) -> None:
+    back = decode_value(keep([(b"a", raw)])["a"])
     assert (back.whole_bytes, back.whole_sha256) == (len(raw), None)
     if back.text is not None:
         assert back.text.encode() == raw
@@ -103,4 +103,4 @@ def test_what_is_kept_whole_can_be_read_back(raw: bytes) -> None:
 
 @given(st.text(max_size=40) | st.text("cut:0b9ase64=", max_size=40))
 def test_reading_back_never_fails(stored: str) -> None:
-    assert read_back(stored).whole_bytes >= 0
+    assert decode_value(stored).whole_bytes >= 0

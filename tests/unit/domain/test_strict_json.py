@@ -46,7 +46,7 @@ def test_json_is_read(text: bytes, value: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["1", "1.0", "1e0", "10E-1", "0.1e1", "1.000000000000000000000000"])
-def test_an_integral_number_is_an_int_however_it_is_spelt(text: str) -> None:
+def test_an_integral_number_is_an_int_however_it_is_written(text: str) -> None:
     assert (loads(text.encode()), type(loads(text.encode()))) == (1, int)
 
 

@@ -91,7 +91,7 @@ def test_a_full_store_says_so() -> None:
     assert document_of(RedisRefused("OOM command not allowed"))["detail"] == "The store is full."
 
 
-def test_names_that_fit_no_answer_are_spelt_out() -> None:
+def test_names_that_fit_no_answer_are_escaped() -> None:
     error = InvalidRequest([FieldError("\ud800", "is not a member")])
     assert document_of(error)["errors"][0]["field"] == r"\ud800"
 

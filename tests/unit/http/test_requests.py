@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from galaxy_mail.domain.ids import DELIVERY_ID, ENTRY_ID
 from galaxy_mail.domain.json_body import Parse
 from galaxy_mail.http import requests as r
-from galaxy_mail.storage.records.reader import Position
+from galaxy_mail.storage.reader import Position
 
 
 class Colour(StrEnum):

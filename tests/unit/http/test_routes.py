@@ -25,6 +25,7 @@ def app() -> App:
             reader=NOTHING,
             suppressions=NOTHING,
             resending=NOTHING,
+            resend_jobs=NOTHING,
             catalog=NOTHING,
             supervisor=Supervisor(),
             checks=dict,

@@ -174,9 +174,7 @@ def test_secrets_of_a_malformed_command_are_masked() -> None:
         (Suppression, views.suppression_view),
     ],
 )
-def test_no_view_has_forgotten_a_member(
-    record: type[msgspec.Struct], view: Callable[[Any], views.View]
-) -> None:
+def test_no_view_lacks_a_member(record: type[msgspec.Struct], view: Callable[[Any], views.View]) -> None:
     """A member that is added to a record is shown, or left out on purpose in the contract's check."""
     schema = openapi()["components"]["schemas"][record.__name__]
     samples: dict[type, Any] = {

@@ -24,7 +24,7 @@ def ends() -> Iterator[tuple[ConversationStream, socket.socket]]:
     ours.close()
 
 
-async def test_what_is_written_arrives_and_what_is_said_is_read(
+async def test_what_is_written_arrives_and_what_is_answered_is_read(
     ends: tuple[ConversationStream, socket.socket],
 ) -> None:
     stream, peer = ends

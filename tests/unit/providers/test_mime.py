@@ -14,14 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from galaxy_mail.domain.base64 import BASE64_SYNTAX
 from galaxy_mail.domain.commands import (
-    BASE64_SYNTAX,
     CONTENT_ID_SYNTAX,
-    CONTENT_TYPE_MAX_CHARS,
-    CONTENT_TYPE_SYNTAX,
     FILENAME_SYNTAX,
     HEADER_TEXT_SYNTAX,
 )
+from galaxy_mail.domain.media_type import CONTENT_TYPE_MAX_CHARS, CONTENT_TYPE_SYNTAX
 from galaxy_mail.domain.records import Attachment
 from galaxy_mail.providers.mime import BadMessage, MailFrom, build, needs_smtputf8
 from galaxy_mail.providers.provider import Message
@@ -244,7 +243,7 @@ def test_any_display_name_comes_back(name: str) -> None:
         ("=?utf-8?q?x?=", "From: =?utf-8?b?PT91dGYtOD9xP3g/PQ==?= <a@b.example>"),
     ],
 )
-def test_a_display_name_is_spelt_as_simply_as_it_can_be(name: str | None, line: str) -> None:
+def test_a_display_name_is_encoded_as_simply_as_it_can_be(name: str | None, line: str) -> None:
     built = mail(message(), sender=MailFrom(email="a@b.example", name=name))
     assert line.encode() in built.split(b"\r\n")
 
@@ -554,7 +553,7 @@ def test_any_filename_comes_back(filename: str, inline: bool) -> None:
         ),
     ],
 )
-def test_filenames_are_spelt_as_simply_as_they_can_be(filename: str, lines: list[str]) -> None:
+def test_filenames_are_encoded_as_simply_as_they_can_be(filename: str, lines: list[str]) -> None:
     built = mail(message(attachments=(attachment(filename=filename),))).decode()
     disposition = built.partition("Content-Disposition: attachment;\r\n")[2].partition("\r\n\r\n")[0]
     assert disposition.split("\r\n") == lines
@@ -594,7 +593,7 @@ def test_an_id_that_no_html_could_name_is_refused(content_id: str) -> None:
     [
         ("image/png", ["image/png"]),
         ("Text/CSV; charset=utf-8;header=present", ["Text/CSV;", " charset=utf-8;", " header=present"]),
-        ('text/calendar; method="RE;QUEST" ;', ["text/calendar;", ' method="RE;QUEST"']),
+        ('text/calendar; method="RE;QUEST"', ["text/calendar;", ' method="RE;QUEST"']),
         ("application/vnd.ms-excel", ["application/vnd.ms-excel"]),
         ("message/rfc822", ["application/octet-stream"]),
         ("Multipart/Mixed; boundary=x", ["application/octet-stream"]),

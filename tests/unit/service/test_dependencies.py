@@ -11,7 +11,7 @@ from galaxy_mail.settings.redis_address import RedisAddress
     ("request_timeout", "redis_timeout_s"),
     [("50ms", 1.0), ("1s", 1.0), ("2s", 1.2), ("5s", 3.0), ("5m", 3.0)],
 )
-def test_redis_has_less_time_than_a_request_and_always_enough_for_a_batch(
+def test_redis_has_a_part_of_a_requests_time_and_always_enough_for_a_batch(
     request_timeout: str, redis_timeout_s: float
 ) -> None:
     config = Config.from_env(

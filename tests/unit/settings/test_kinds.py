@@ -50,7 +50,7 @@ def test_a_duration_keeps_within_its_bounds(text: str, fits: bool) -> None:
 
 
 @given(st.integers(0, 10**9))
-def test_every_number_of_milliseconds_can_be_said(ms: int) -> None:
+def test_every_number_of_milliseconds_can_be_written(ms: int) -> None:
     assert ANY_DURATION(f"{ms}ms") == ms
 
 
@@ -93,7 +93,7 @@ def test_a_whole_number_is_decimal_and_within_its_bounds(text: str) -> None:
         ("mail.example:25", HostPort("mail.example", 25)),
     ],
 )
-def test_a_listener_is_spelt_as_it_was_written(text: str, place: HostPort) -> None:
+def test_a_listener_is_shown_as_it_was_written(text: str, place: HostPort) -> None:
     assert kinds.listener(text) == place
     assert str(place) == text
 
@@ -112,22 +112,9 @@ def test_a_server_needs_its_host_and_its_port(text: str) -> None:
         kinds.server(text)
 
 
-@pytest.mark.parametrize(
-    ("host", "stays"),
-    [
-        ("localhost", True),
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("", False),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("127.0.0.1.example", False),
-        ("10.0.0.1", False),
-    ],
-)
-def test_loopback_is_what_stays_on_the_machine(host: str, stays: bool) -> None:
-    assert HostPort(host, 1).is_loopback is stays
+def test_a_place_is_loopback_when_its_host_is() -> None:
+    assert HostPort("127.9.9.9", 1).is_loopback
+    assert not HostPort("127.999.1.1", 1).is_loopback
 
 
 def test_a_choice_ignores_case_and_knows_no_other() -> None:
@@ -203,6 +190,7 @@ def test_a_file_must_be_there_and_a_folder_be_one(tmp_path: Path) -> None:
             "redis+sentinel://h:1/s?sentinel_password=pw&db=2",
             "redis+sentinel://h:1/s?sentinel_password=***&db=2",
         ),
+        ("redis://h:1/0?myToken=pw&x=1&a_secret_b=pw", "redis://h:1/0?myToken=***&x=1&a_secret_b=***"),
         ("user:pw@host:1", "user:***@host:1"),
         ("host:1", "host:1"),
         ("unix:///run/redis.sock", "unix:///run/redis.sock"),

@@ -7,7 +7,7 @@ from galaxy_mail.storage.links.errors import RedisRefused
 from galaxy_mail.storage.links.protocol import Reply
 
 
-def test_each_durability_has_its_barrier() -> None:
+def test_each_durability_has_its_wait() -> None:
     assert {each: each.wait_command(4000) for each in Durability} == {
         Durability.SERVER: None,
         Durability.FSYNC: ("WAITAOF", 1, 0, 4000),
@@ -33,7 +33,7 @@ def test_only_numbers_confirm(durability: Durability, reply: Reply, enough: bool
     assert (durability.shortfall(reply) is None) is enough
 
 
-def test_a_refused_barrier_says_why() -> None:
+def test_a_refused_wait_tells_why() -> None:
     assert durability_text() == "ERR WAITAOF cannot be used"
 
 

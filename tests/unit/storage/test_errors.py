@@ -13,7 +13,7 @@ from galaxy_mail.storage.links.errors import (
 )
 
 
-def test_who_catches_trouble_with_redis_catches_all_of_it() -> None:
+def test_who_catches_failures_of_redis_catches_all_of_them() -> None:
     assert all(
         issubclass(kind, RedisFailure)
         for kind in (RedisUnavailable, OutcomeUnknown, NotDurable, RedisRefused)

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 import galaxy_mail
 from galaxy_mail.domain.records import DeliveryStatus, Envelope, Lane, Source, SuppressedRecipient
-from galaxy_mail.storage.records import keys as k
 from galaxy_mail.storage.records.keys import Keys
 from tests.deliveries import delivery_of, login_code_of, request_of
+from tests.keys import k
 
 # Spec section 4, the table.
 SPELLINGS = {
@@ -21,35 +21,35 @@ SPELLINGS = {
     k.payload("d.1"): "mail:payloads:d.1",
     k.attempt("d.1", 2): "mail:attempts:d.1:2",
     k.idempotency(Source.AUTHSESSION, "a:b c"): "mail:idempotency:authsession:a:b c",
-    Keys().dead_letter("d.1"): "mail:dead_letters:d.1",
+    k.dead_letter("d.1"): "mail:dead_letters:d.1",
     k.malformed("1-0"): "mail:malformed_commands:1-0",
-    k.IDX_MALFORMED: "mail:idx:malformed_commands",
-    Keys().command_stream: "mail:delivery_commands",
-    Keys().offset: "mail:stream_offsets:mail:delivery_commands",
-    Keys().consumed: "mail:stream_consumed:mail:delivery_commands",
-    Keys().lane(Lane.NORMAL): "mail:attempt_schedule",
-    Keys().lane(Lane.PRIORITY): "mail:attempt_schedule:priority",
-    k.CLAIMS: "mail:attempt_claims",
-    k.CLAIM_SEQUENCE: "mail:claim_sequence",
-    k.CLAIM_LOSSES: "mail:claim_losses",
-    k.META: "mail:meta",
-    k.INGRESS_LEASE: "mail:ingress_lease",
+    k.malformed_index: "mail:idx:malformed_commands",
+    k.command_stream: "mail:delivery_commands",
+    k.offset: "mail:stream_offsets:mail:delivery_commands",
+    k.consumed: "mail:stream_consumed:mail:delivery_commands",
+    k.lane(Lane.NORMAL): "mail:attempt_schedule",
+    k.lane(Lane.PRIORITY): "mail:attempt_schedule:priority",
+    k.claims: "mail:attempt_claims",
+    k.claim_sequence: "mail:claim_sequence",
+    k.claim_losses: "mail:claim_losses",
+    k.meta: "mail:meta",
+    k.ingress_lease: "mail:ingress_lease",
     k.job("j"): "mail:jobs:j",
     k.children_index("d.1"): "mail:idx:children:d.1",
-    k.IDX_EXPIRES: "mail:idx:expires",
-    k.SUPPRESSIONS: "mail:suppressions",
+    k.expires_index: "mail:idx:expires",
+    k.suppressions: "mail:suppressions",
     k.recipient_index("Ann@x.example"): "mail:idx:recipient:ann@x.example",
     k.status_index(DeliveryStatus.DEAD_LETTER): "mail:idx:status:dead_letter",
-    k.IDX_SOURCE + Source.NOTIFICATION: "mail:idx:source:notification",
-    k.IDX_TEMPLATE + "auth.login_code": "mail:idx:template:auth.login_code",
+    k.source_index(Source.NOTIFICATION): "mail:idx:source:notification",
+    k.template_index("auth.login_code"): "mail:idx:template:auth.login_code",
     k.idempotency_index(Source.OPERATOR_RESEND, "k"): "mail:idx:idempotency:operator_resend:k",
-    k.IDX_CREATED_AT: "mail:idx:created_at",
-    k.IDX_DEAD_LETTERS: "mail:idx:dead_letters",
+    k.created_at_index: "mail:idx:created_at",
+    k.dead_letters_index: "mail:idx:dead_letters",
 }
 
 
 @pytest.mark.parametrize(("made", "specified"), SPELLINGS.items(), ids=list(SPELLINGS.values()))
-def test_a_key_is_spelt_as_specified(made: str, specified: str) -> None:
+def test_a_key_is_written_as_specified(made: str, specified: str) -> None:
     assert made == specified
 
 
@@ -89,7 +89,7 @@ def test_two_deliveries_share_no_key(one: str, other: str, numbers: tuple[int, i
             k.payload(delivery_id),
             k.attempt(delivery_id, numbers[0]),
             k.attempt(delivery_id, numbers[1]),
-            Keys().dead_letter(delivery_id),
+            k.dead_letter(delivery_id),
             k.children_index(delivery_id),
         }
 
@@ -107,12 +107,28 @@ def test_an_idempotency_key_counts_for_its_source_alone(
     assert k.idempotency_index(*one) != k.idempotency_index(*other)
 
 
+def test_the_list_of_names_lacks_none() -> None:
+    """Names that operators choose are compared with it."""
+    constants = {
+        value for value in vars(Keys).values() if isinstance(value, str) and value.startswith("mail:")
+    }
+    assert constants - {Keys.everything, Keys.indexes} == set(Keys.fixed)
+
+
 def test_no_kind_of_key_begins_like_another() -> None:
     """What is scanned by its prefix is of one kind."""
-    prefixes = [k.DELIVERIES, k.PAYLOADS, k.ATTEMPTS, k.IDEMPOTENCY, k.MALFORMED, k.JOBS, Keys().dead_letters]
-    prefixes += [k.STREAM_OFFSETS, k.STREAM_CONSUMED, "mail:idx:"]
-    whole = [k.CLAIMS, k.CLAIM_SEQUENCE, k.CLAIM_LOSSES, k.META, k.INGRESS_LEASE, k.SUPPRESSIONS]
-    whole += [Keys().command_stream, Keys().schedule, Keys().priority_schedule]
+    prefixes = [
+        k.deliveries,
+        k.payloads,
+        k.attempts,
+        k.idempotency_records,
+        k.malformed_commands,
+        k.jobs,
+        k.dead_letters,
+    ]
+    prefixes += [k.stream_offsets, k.stream_consumed, "mail:idx:"]
+    whole = [k.claims, k.claim_sequence, k.claim_losses, k.meta, k.ingress_lease, k.suppressions]
+    whole += [k.command_stream, k.schedule, k.priority_schedule]
     for one, other in combinations(prefixes, 2):
         assert not one.startswith(other)
         assert not other.startswith(one)

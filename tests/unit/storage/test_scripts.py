@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Callable
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
 import pytest
 from msgspec import Struct
 
-from galaxy_mail.storage import verify
+from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.links.protocol import Call, Reply
+from galaxy_mail.storage.links.replies import UnexpectedReply
 from galaxy_mail.storage.links.script import Script, scripts
-from galaxy_mail.storage.operations import answers, command_stream, identity, job_store, store, upkeep
-from galaxy_mail.storage.records import reader
+from galaxy_mail.storage.operations import answers
+from galaxy_mail.storage.operations.operation import Operation
+from galaxy_mail.storage.operations.renew import RENEW, RenewArgs, RenewKeys
 
 HEADER: Final = re.compile(
     r"\A#!lua(?: flags=(?P<flags>[a-z,-]+))?\n--\[\[ (?P<name>\w+): (?P<text>.*?)\n\]\]\n", re.DOTALL
@@ -191,14 +195,52 @@ def test_only_what_takes_mail_in_is_refused_when_redis_is_full() -> None:
     assert refused == {"accept", "record_malformed", "save_job"}
 
 
-def test_every_script_is_used_and_every_used_script_exists() -> None:
-    used = {
-        value.name
-        for module in (command_stream, identity, reader, job_store, store, upkeep, verify)
-        for value in vars(module).values()
-        if isinstance(value, Script)
-    }
-    assert used == {script.name for script in ALL}
+def operation_of(script: Script) -> "Operation[Any, Any, Any]":
+    """The one in the module beside the script."""
+    module = import_module(f"galaxy_mail.storage.operations.{script.name}")
+    operations = [value for value in vars(module).values() if isinstance(value, Operation)]
+    assert operations == [getattr(module, script.name.upper())]
+    return operations[0]
+
+
+@by_name
+def test_a_script_has_one_operation_whose_fields_are_the_positions_of_its_header(script: Script) -> None:
+    operation = operation_of(script)
+    assert operation.script is script
+    parts = taken_apart(script)
+    for kind, fields in (("KEYS", operation.keys._fields), ("ARGV", operation.args._fields)):
+        named = [parts.positions[at].replace(" ", "_") for at in sorted(parts.positions) if at[0] == kind]
+        assert list(fields) == named
+
+
+@by_name
+def test_a_call_has_its_fields_and_then_what_the_header_leaves_open(script: Script) -> None:
+    operation, parts = operation_of(script), taken_apart(script)
+    keys = operation.keys(*(f"key {name}" for name in operation.keys._fields))
+    args = operation.args(*(f"arg {name}" for name in operation.args._fields))
+    assert operation.call(keys, args) == Call(script, tuple(keys), tuple(args))
+    more = operation.call(keys, args, more_keys=["k"], more_args=[1])
+    assert more.keys == (*keys, "k")
+    assert more.args == (*args, 1)
+    for kind, fixed in (("KEYS", keys), ("ARGV", args)):
+        assert parts.variadic.get(kind, len(fixed) + 1) == len(fixed) + 1
+
+
+def test_what_is_not_given_is_an_empty_argument() -> None:
+    assert RENEW.call(
+        RenewKeys(claims="c", schedule="s"), RenewArgs(delivery_id="d", token="t", now_ms=None, ttl_ms=1)
+    ).args == ("d", "t", "", 1)
+
+
+@by_name
+def test_a_decoder_raises_a_refusal_and_refuses_a_shape_that_its_script_does_not_have(script: Script) -> None:
+    operation = operation_of(script)
+    with pytest.raises(RedisRefused):
+        operation.decode(RedisRefused("OOM no"))
+    shapes: list[Reply] = [None, b"1", 1, [99], [b"1"], [None, None]]
+    for reply in shapes:
+        with pytest.raises((UnexpectedReply, ValueError)):
+            operation.decode(reply)
 
 
 def test_answers_mean_the_same_everywhere() -> None:

@@ -196,7 +196,7 @@ def test_dead_letters_are_counted_by_their_reason(metrics: Metrics) -> None:
     assert got["delivery_statuses_total{dead_letter}"] == 2
 
 
-def test_the_process_counts_its_troubles(metrics: Metrics) -> None:
+def test_the_process_counts_its_failures(metrics: Metrics) -> None:
     metrics.claim_lost()
     metrics.claim_stale()
     metrics.actor_restarted("sender")

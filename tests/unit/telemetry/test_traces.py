@@ -10,17 +10,16 @@ import pytest
 import trio
 from msgspec.structs import replace
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 from structlog.testing import capture_logs
 
 from galaxy_mail.domain.records import Delivery, DeliveryStatus, Envelope, PayloadMode, Source
-from galaxy_mail.telemetry.live_traces import LiveTraces
+from galaxy_mail.telemetry.otel_settings import traces_from_env
 from galaxy_mail.telemetry.otlp import FollowsLink
-from galaxy_mail.telemetry.traces import OFF, Span, Traces, from_env
+from galaxy_mail.telemetry.traces import OFF, Span, Traces
 from tests.collector import Collector, collector_running
+from tests.spans import Spans
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = CALLER[:-1] + "0"
@@ -38,23 +37,6 @@ DELIVERY = Delivery(
     created_at_ms=1,
     updated_at_ms=1,
 )
-
-
-class Spans:
-    """Live traces, and the spans that have ended."""
-
-    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
-        self.exporter = InMemorySpanExporter()
-        provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
-        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.traces: Traces = LiveTraces(provider)
-
-    def ended(self) -> tuple[ReadableSpan, ...]:
-        return self.exporter.get_finished_spans()
-
-    def only(self) -> ReadableSpan:
-        [span] = self.ended()
-        return span
 
 
 @pytest.fixture
@@ -79,7 +61,7 @@ def trace_of(span: ReadableSpan) -> str:
 
 
 def test_an_acceptance_goes_on_with_its_callers_trace(spans: Spans) -> None:
-    with spans.traces.accepting(Source.AUTHSESSION, CALLER) as span:
+    with spans.traces.accepting(Source.AUTHSESSION, "d1", CALLER) as span:
         stored = span.traceparent()
     ended = spans.only()
     assert (ended.name, ended.kind) == ("accept", trace.SpanKind.SERVER)
@@ -87,14 +69,14 @@ def test_an_acceptance_goes_on_with_its_callers_trace(spans: Spans) -> None:
     assert f"{ended.parent.span_id:016x}" == CALLER[36:52]
     assert ended.context is not None
     assert stored == f"00-{CALLER[3:35]}-{ended.context.span_id:016x}-01"
-    assert ended.attributes == {"galaxy_mail.source": "authsession"}
+    assert ended.attributes == {"galaxy_mail.source": "authsession", "galaxy_mail.delivery_id": "d1"}
 
 
 @pytest.mark.parametrize(
     "traceparent", [None, "", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", CALLER + "-x"]
 )
 def test_an_acceptance_without_a_caller_starts_a_trace(spans: Spans, traceparent: str | None) -> None:
-    with spans.traces.accepting(Source.NOTIFICATION, traceparent) as span:
+    with spans.traces.accepting(Source.NOTIFICATION, "d1", traceparent) as span:
         assert is_sampled(span)
     ended = spans.only()
     assert ended.parent is None
@@ -102,7 +84,7 @@ def test_an_acceptance_without_a_caller_starts_a_trace(spans: Spans, traceparent
 
 
 def test_an_attempt_links_to_its_acceptance_over_the_queue(spans: Spans) -> None:
-    with spans.traces.accepting(Source.NOTIFICATION) as accepting:
+    with spans.traces.accepting(Source.NOTIFICATION, "d1") as accepting:
         stored = accepting.traceparent()
     delivery = replace(DELIVERY, traceparent=stored)
     restarted = Spans()  # another process, later
@@ -137,7 +119,7 @@ def test_an_attempt_without_a_known_acceptance_links_to_nothing(
     spans: Spans, traceparent: str | None
 ) -> None:
     with (
-        spans.traces.accepting(Source.AUTHSESSION),
+        spans.traces.accepting(Source.AUTHSESSION, "d1"),
         spans.traces.sending(replace(DELIVERY, traceparent=traceparent), 1, "stub"),
     ):
         pass
@@ -145,7 +127,7 @@ def test_an_attempt_without_a_known_acceptance_links_to_nothing(
 
 
 def test_a_resend_holds_the_acceptance_of_its_clone(spans: Spans) -> None:
-    with spans.traces.resending("parent"), spans.traces.accepting(Source.OPERATOR_RESEND):
+    with spans.traces.resending("parent"), spans.traces.accepting(Source.OPERATOR_RESEND, "d1"):
         pass
     accept, resend = spans.ended()
     assert accept.parent == resend.context
@@ -153,7 +135,7 @@ def test_a_resend_holds_the_acceptance_of_its_clone(spans: Spans) -> None:
 
 
 def test_spans_of_a_batch_do_not_become_each_others_parents(spans: Spans) -> None:
-    batch = [spans.traces.accepting(Source.NOTIFICATION) for _ in range(3)]
+    batch = [spans.traces.accepting(Source.NOTIFICATION, "d1") for _ in range(3)]
     for span in batch:
         span.end()
     assert [span.parent for span in spans.ended()] == [None] * 3
@@ -191,7 +173,7 @@ async def test_tasks_have_their_own_current_span(
     async def resend(name: str, wait_s: float) -> None:
         with spans.traces.resending(name):
             await trio.sleep(wait_s)
-            with spans.traces.accepting(Source.OPERATOR_RESEND):
+            with spans.traces.accepting(Source.OPERATOR_RESEND, "d1"):
                 await trio.sleep(wait_s)
 
     async with trio.open_nursery() as nursery:
@@ -227,7 +209,7 @@ def test_what_is_within_a_sampled_span_is_sampled_with_it() -> None:
 
 def test_a_span_that_is_not_sampled_still_tells_its_place() -> None:
     spans = Spans(ParentBased(ALWAYS_OFF))
-    with spans.traces.accepting(Source.NOTIFICATION) as span:
+    with spans.traces.accepting(Source.NOTIFICATION, "d1") as span:
         span.set(result="x")
         span.failed("x")
         assert not is_sampled(span)
@@ -241,7 +223,7 @@ async def test_while_traces_are_off_every_span_is_the_same_nothing() -> None:
     traces = Traces()
     assert not traces.on
     spans = [
-        traces.accepting("notification", CALLER),
+        traces.accepting("notification", "d1", CALLER),
         traces.rendering(DELIVERY),
         traces.sending(DELIVERY, 1, "smtp"),
         traces.resending("d1"),
@@ -258,7 +240,7 @@ async def test_while_traces_are_off_every_span_is_the_same_nothing() -> None:
 
 def test_while_traces_are_off_opentelemetry_is_not_imported() -> None:
     script = (
-        "import sys; from galaxy_mail.telemetry.traces import from_env; assert not from_env({}).on;"
+        "import sys; from galaxy_mail.telemetry.otel_settings import traces_from_env; assert not traces_from_env({}).on;"
         "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=50)
@@ -281,7 +263,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 )
 def test_traces_stay_off_unless_they_are_wanted_and_possible(env: dict[str, str], reason: str | None) -> None:
     with capture_logs() as lines:
-        assert not from_env(env).on
+        assert not traces_from_env(env).on
     assert [line["event"] for line in lines] == ["traces_off"] * bool(reason)
     assert not lines or str(reason) in lines[0]["reason"]
 
@@ -289,7 +271,7 @@ def test_traces_stay_off_unless_they_are_wanted_and_possible(env: dict[str, str]
 def test_a_missing_extra_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "galaxy_mail.telemetry.otlp", None)
     with capture_logs() as lines:
-        assert not from_env(ENDPOINT).on
+        assert not traces_from_env(ENDPOINT).on
     [line] = lines
     assert "galaxy-mail[otel]" in line["reason"]
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in line["reason"]
@@ -299,7 +281,7 @@ def test_settings_that_make_no_exporter_leave_traces_off(monkeypatch: pytest.Mon
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://u:{SECRET}@127.0.0.1:9")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
     with capture_logs() as lines:
-        assert not from_env(ENDPOINT).on
+        assert not traces_from_env(ENDPOINT).on
     assert [line["event"] for line in lines] == ["traces_off"]
     assert SECRET not in str(lines)
 
@@ -317,9 +299,9 @@ async def test_spans_reach_a_collector(
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url} | ({"OTEL_SERVICE_NAME": name} if name else {})
     for variable, value in env.items():
         monkeypatch.setenv(variable, value)
-    traces = from_env(env)
+    traces = traces_from_env(env)
     assert traces.on
-    with traces.accepting(Source.NOTIFICATION, CALLER) as accepting:
+    with traces.accepting(Source.NOTIFICATION, "d1", CALLER) as accepting:
         delivery = replace(DELIVERY, traceparent=accepting.traceparent())
     with traces.sending(delivery, 1, "smtp"):
         pass
@@ -340,7 +322,7 @@ async def test_a_collector_that_hangs_holds_nobody_up(monkeypatch: pytest.Monkey
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listener[0].socket.getsockname()[1]}"}
     for variable, value in (endpoint | {"OTEL_EXPORTER_OTLP_TIMEOUT": "0.5"}).items():
         monkeypatch.setenv(variable, value)
-    traces = from_env(endpoint)
+    traces = traces_from_env(endpoint)
     with traces.sending(DELIVERY, 1, "smtp"):
         pass
     with capture_logs() as lines, trio.fail_after(10):

@@ -69,7 +69,7 @@ def test_every_exchange_reads_the_same_whole_and_byte_by_byte(byte_by_byte: bool
 
 @pytest.mark.parametrize("trailing", [b"2", b"250 early\r\n", b"\xff"])
 @pytest.mark.parametrize("step", range(len(DIALOGUE) - 1), ids=[str(verb) for verb, *_ in DIALOGUE[:-1]])
-def test_nothing_is_said_to_a_relay_that_spoke_unasked(step: int, trailing: bytes) -> None:
+def test_nothing_is_sent_to_a_relay_that_spoke_unasked(step: int, trailing: bytes) -> None:
     client = SmtpClient()
     for number, (verb, argument, _, answer) in enumerate(DIALOGUE[: step + 1]):
         if verb is not None:
@@ -110,7 +110,7 @@ MAY_BE_SAID = {
 
 
 @pytest.mark.parametrize(("state", "verb"), list(product(State, EXCHANGE)))
-def test_only_what_fits_the_state_may_be_said(state: State, verb: str) -> None:
+def test_only_what_fits_the_state_may_be_sent(state: State, verb: str) -> None:
     client, after = in_state(state), MAY_BE_SAID.get(state, {}).get(verb)
     assert AFTER_COMMAND.get((state, verb)) is after
     if after is not None:
@@ -201,7 +201,7 @@ def test_no_argument_breaks_its_line(verb: str, broken: bytes) -> None:
     assert client.is_quiet
 
 
-def test_offers_are_read_whatever_their_spelling_and_forgotten_with_tls() -> None:
+def test_offers_are_read_in_any_case_and_dropped_with_tls() -> None:
     client = SmtpClient()
     replies_of(client, b"220 x\r\n")
     client.send("EHLO", b"me")

@@ -125,14 +125,14 @@ async def test_a_relay_that_refuses_ehlo_and_leaves_is_quoted() -> None:
     assert (code_of(refused), refused.provider_code) == ("ehlo_refused", "554 5.7.1")
 
 
-class OffersLessUnderTls(Server):
+class OffersFewerUnderTls(Server):
     def ehlo_lines(self) -> list[bytes]:
         self.offers = ["8BITMIME"] if self.is_secure else ["PIPELINING", "SIZE 10"]
         return super().ehlo_lines()
 
 
-async def test_what_was_offered_in_clear_is_forgotten_under_tls() -> None:
-    server = OffersLessUnderTls(tls=AUTHORITY.server)
+async def test_what_was_offered_in_clear_is_dropped_under_tls() -> None:
+    server = OffersFewerUnderTls(tls=AUTHORITY.server)
     async with joined(server, mode=TlsMode.STARTTLS, tls=AUTHORITY.client) as there:
         assert (await there.send()).result is Result.ACCEPTED
     assert server.is_secure
@@ -399,7 +399,7 @@ async def test_a_connection_carries_a_bounded_number_of_messages() -> None:
         assert there.connections == 3
 
 
-async def test_a_relay_that_said_too_much_after_a_message_is_not_used_again() -> None:
+async def test_a_relay_that_answered_too_much_after_a_message_is_not_used_again() -> None:
     server = SpeaksEarly(X.FINAL, b"250 and another one\r\n")
     async with joined(server) as there:
         assert (await there.send()).result is Result.ACCEPTED
@@ -527,7 +527,7 @@ async def test_the_answer_to_the_final_dot_has_a_deadline_of_its_own(
         assert result.outcome_unknown is (code is not None)
 
 
-async def test_quit_is_said_and_waited_for_shortly(autojump_clock: trio.testing.MockClock) -> None:
+async def test_quit_is_sent_and_waited_for_shortly(autojump_clock: trio.testing.MockClock) -> None:
     server = SaysNothing(X.QUIT)
     async with joined(server) as there:
         await there.send()

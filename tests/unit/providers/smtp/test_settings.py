@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from galaxy_mail.providers.smtp.settings import BadCaFile, TlsMode, is_loopback, tls_context
+from galaxy_mail.providers.smtp.settings import BadCaFile, TlsMode, tls_context
 from tests.unit.providers.smtp.wire import settings
 
 
@@ -27,20 +27,6 @@ def test_mode_port_and_credentials_decide_about_tls(
 ) -> None:
     chosen = settings(tls=mode, port=port, username=username)
     assert (chosen.implicit_tls, chosen.requires_starttls) == (implicit, required)
-
-
-@pytest.mark.parametrize(
-    "host", ["127.0.0.1", "127.8.9.10", "::1", "[::1]", "localhost", "LocalHost.", "a.localhost"]
-)
-def test_loopback_is_known_by_its_name(host: str) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize(
-    "host", ["128.0.0.1", "192.0.2.1", "::2", "localhost.example.org", "relay", "127.0.0.1.nip.io", ""]
-)
-def test_nothing_else_passes_for_loopback(host: str) -> None:
-    assert not is_loopback(host)
 
 
 def test_a_ca_file_replaces_the_systems_roots(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ LOGIN = msgspec.structs.replace(
 WIRE = mime.build(LOGIN, sender=MailFrom(email="a@example.com"), eight_bit=False, smtputf8=False)
 
 
-def said(exchange: Exchange, *lines: str, code: int = 550) -> str:
+def summary_of(exchange: Exchange, *lines: str, code: int = 550) -> str:
     reply = Reply(code, tuple(line.encode() for line in lines))
     ended = Ended(exchange=exchange, ending=Ending.PERMANENT, reply=reply)
     return describe(ended, message=LOGIN, wire=WIRE)
@@ -49,16 +49,16 @@ def said(exchange: Exchange, *lines: str, code: int = 550) -> str:
     ],
 )
 def test_what_a_relay_quotes_is_masked_once_it_saw_the_message(text: str, kept: str) -> None:
-    assert said(Exchange.FINAL, text) == f"final dot: 550 5.7.1 {kept}"
-    assert said(Exchange.BODY, text) == f"message: 550 5.7.1 {kept}"
-    assert said(Exchange.RCPT, text) == f"RCPT: 550 {text}"
+    assert summary_of(Exchange.FINAL, text) == f"final dot: 550 5.7.1 {kept}"
+    assert summary_of(Exchange.BODY, text) == f"message: 550 5.7.1 {kept}"
+    assert summary_of(Exchange.RCPT, text) == f"RCPT: 550 {text}"
 
 
 def test_quotations_of_what_was_on_the_wire_are_masked_too() -> None:
     encoded = [line for line in WIRE.decode().split("\r\n") if "=C3" in line or "=?" in line or "483" in line]
     assert encoded
     for line in encoded:
-        shown = said(Exchange.FINAL, "5.7.1 " + line)
+        shown = summary_of(Exchange.FINAL, "5.7.1 " + line)
         assert "483" not in shown
         assert "920" not in shown
 
@@ -81,7 +81,7 @@ def test_no_code_survives_in_any_quotation_marks(number: int, quotation: str) ->
 
 @given(st.text(), st.sampled_from([Exchange.MAIL, Exchange.RCPT, Exchange.FINAL]))
 def test_every_summary_is_one_bounded_printable_line(text: str, exchange: Exchange) -> None:
-    shown = said(exchange, text.replace("\n", " "))
+    shown = summary_of(exchange, text.replace("\n", " "))
     assert shown.isprintable()
     assert len(shown) <= TEXT_MAX
 

@@ -6,7 +6,7 @@ the candidates that Redis looks at, and by bytes; so a page may be short, or emp
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from heapq import nsmallest
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -23,14 +23,19 @@ from galaxy_mail.domain.records import (
     Suppression,
 )
 from galaxy_mail.domain.states import TERMINAL
-from galaxy_mail.storage.links.protocol import Call, Reply
-from galaxy_mail.storage.links.script import script
-from galaxy_mail.storage.operations.answers import answered
-from galaxy_mail.storage.operations.store import Store
-from galaxy_mail.storage.records import keys as k
+from galaxy_mail.storage.links.clock import Clock
+from galaxy_mail.storage.links.protocol import RedisLink
+from galaxy_mail.storage.links.replies import (
+    as_bytes_list,
+    as_optional_bytes,
+    as_optional_bytes_list,
+    as_scan,
+)
+from galaxy_mail.storage.operations.operation import NoKeys
+from galaxy_mail.storage.operations.page import PAGE, IndexPage, PageArgs
 from galaxy_mail.storage.records.encoding import readable, readable_attempt, readable_delivery
-
-PAGE: Final = script("page")
+from galaxy_mail.storage.records.keys import Keys
+from galaxy_mail.storage.records.retention import Retention
 
 SCAN: Final = 500  # candidates that one page looks at: half a millisecond of Redis' time
 PAGE_MAX_BYTES: Final = (
@@ -78,30 +83,31 @@ class Found(Struct, frozen=True, kw_only=True):
 class Reader:
     """Reads records by id and in pages."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._link = store.link
-
-    def now_ms(self) -> int:
-        """Epoch milliseconds on Redis' clock."""
-        return self._store.now_ms()
+    def __init__(self, link: RedisLink, *, keys: Keys, retention: Retention, clock: Clock) -> None:
+        self.clock = clock
+        self._link = link
+        self._keys = keys
+        self._retention = retention
 
     # By id
 
     async def delivery(self, delivery_id: str) -> Delivery | None:
-        """The delivery, None where there is none or its time is over. Raises RedisTrouble."""
-        [reply] = await self._link.pipeline([("GET", k.delivery(delivery_id))])
-        return self._current(answered(reply), delivery_id)
+        """The delivery, None where there is none or its time is over. Raises RedisFailure."""
+        [reply] = await self._link.pipeline([("GET", self._keys.delivery(delivery_id))])
+        return self._current(as_optional_bytes(reply), delivery_id)
 
     async def with_content(self, delivery_id: str) -> Found | None:
-        """The delivery with its content, as `delivery`. Raises RedisTrouble."""
+        """The delivery with its content, as `delivery`. Raises RedisFailure."""
         record, payload = await self._link.pipeline(
-            [("GET", k.delivery(delivery_id)), ("HMGET", k.payload(delivery_id), "content", "rendered")]
+            [
+                ("GET", self._keys.delivery(delivery_id)),
+                ("HMGET", self._keys.payload(delivery_id), "content", "rendered"),
+            ]
         )
-        delivery = self._current(answered(record), delivery_id)
+        delivery = self._current(as_optional_bytes(record), delivery_id)
         if delivery is None:
             return None
-        content, rendered = cast("list[bytes | None]", answered(payload))
+        content, rendered = as_optional_bytes_list(payload)
         return Found(
             delivery=delivery,
             content=readable(content, Content),
@@ -109,24 +115,28 @@ class Reader:
         )
 
     async def children(self, delivery_ids: Sequence[str]) -> list[list[str]]:
-        """The resends of each of these deliveries, oldest first. Raises RedisTrouble."""
+        """The resends of each of these deliveries, oldest first. Raises RedisFailure."""
         if not delivery_ids:
             return []
         replies = await self._link.pipeline(
-            [("ZRANGE", k.children_index(delivery_id), 0, -1) for delivery_id in delivery_ids]
+            [("ZRANGE", self._keys.children_index(delivery_id), 0, -1) for delivery_id in delivery_ids]
         )
-        return [[child.decode() for child in cast("list[bytes]", answered(reply))] for reply in replies]
+        return [[child.decode() for child in as_bytes_list(reply)] for reply in replies]
 
     async def attempts(self, delivery_id: str) -> list[Attempt] | None:
-        """What was tried, oldest first; None where neither delivery nor attempts are left. Raises RedisTrouble."""
+        """What was tried, oldest first; None where neither delivery nor attempts are left. Raises RedisFailure."""
         attempts: list[Attempt] = []
         exists = False
         while True:
             first = len(attempts) + 1
-            keys = [k.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)]
-            record, reply = await self._link.pipeline([("GET", k.delivery(delivery_id)), ("MGET", *keys)])
-            exists = exists or self._current(answered(record), delivery_id) is not None
-            found = cast("list[bytes | None]", answered(reply))
+            keys = [
+                self._keys.attempt(delivery_id, number) for number in range(first, first + ATTEMPTS_AT_A_TIME)
+            ]
+            record, reply = await self._link.pipeline(
+                [("GET", self._keys.delivery(delivery_id)), ("MGET", *keys)]
+            )
+            exists = exists or self._current(as_optional_bytes(record), delivery_id) is not None
+            found = as_optional_bytes_list(reply)
             read = [readable_attempt(data, delivery_id, number) for number, data in enumerate(found, first)]
             attempts += [attempt for attempt in read if attempt is not None]
             if None in read:  # they are numbered without gaps
@@ -136,16 +146,16 @@ class Reader:
         return None
 
     async def malformed_command(self, entry_id: str) -> MalformedCommand | None:
-        """One malformed command. Raises RedisTrouble."""
-        [reply] = await self._link.pipeline([("GET", k.malformed(entry_id))])
-        record = readable(cast("bytes | None", answered(reply)), MalformedCommand)
+        """One malformed command. Raises RedisFailure."""
+        [reply] = await self._link.pipeline([("GET", self._keys.malformed(entry_id))])
+        record = readable(as_optional_bytes(reply), MalformedCommand)
         return self._kept(record, _recorded_at_ms)
 
     async def idempotency(self, source: Source, key: str) -> IdempotencyRecord | None:
-        """What was answered to this key, while that counts. Raises RedisTrouble."""
-        [reply] = await self._link.pipeline([("GET", k.idempotency(source, key))])
-        record = readable(cast("bytes | None", answered(reply)), IdempotencyRecord)
-        return record if record is not None and record.expires_at_ms > self.now_ms() else None
+        """What was answered to this key, while that counts. Raises RedisFailure."""
+        [reply] = await self._link.pipeline([("GET", self._keys.idempotency(source, key))])
+        record = readable(as_optional_bytes(reply), IdempotencyRecord)
+        return record if record is not None and record.expires_at_ms > self.clock.now_ms() else None
 
     # Pages
 
@@ -158,34 +168,34 @@ class Reader:
         oldest_first: bool = False,
         scan: int = SCAN,
     ) -> Page[Delivery]:
-        """Deliveries by `created_at_ms`, then id; newest first unless asked otherwise. Raises RedisTrouble."""
+        """Deliveries by `created_at_ms`, then id; newest first unless asked otherwise. Raises RedisFailure."""
         order = _Order(oldest_first)
-        steps = await self._steps(_indexes(which), which, order, limit=limit, after=after, scan=scan)
+        steps = await self._steps(self._indexes(which), which, order, limit=limit, after=after, scan=scan)
         step = _merged(steps, order, limit)
-        return await self._page(step, k.delivery, self._current)
+        return await self._page(step, self._keys.delivery, self._current)
 
     async def dead_letters(self, *, limit: int, after: Position | None = None) -> Page[DeadLetter]:
-        """What was given up, newest first. Raises RedisTrouble."""
-        step = await self._all_of(k.IDX_DEAD_LETTERS, limit=limit, after=after)
+        """What was given up, newest first. Raises RedisFailure."""
+        step = await self._all_of(self._keys.dead_letters_index, limit=limit, after=after)
         return await self._page(
             step,
-            self._store.keys.dead_letter,
+            self._keys.dead_letter,
             lambda data, _: self._kept(readable(data, DeadLetter), _died_at_ms),
         )
 
     async def malformed_commands(
         self, *, limit: int, after: Position | None = None
     ) -> Page[MalformedCommand]:
-        """Entries that could not be accepted, newest first. Raises RedisTrouble."""
-        step = await self._all_of(k.IDX_MALFORMED, limit=limit, after=after)
+        """Entries that could not be accepted, newest first. Raises RedisFailure."""
+        step = await self._all_of(self._keys.malformed_index, limit=limit, after=after)
         return await self._page(
             step,
-            k.malformed,
+            self._keys.malformed,
             lambda data, _: self._kept(readable(data, MalformedCommand), _recorded_at_ms),
         )
 
     async def suppressions(self, *, limit: int, after: str = "") -> tuple[list[Suppression], str | None]:
-        """Entries by address from behind `after`, and behind which to go on, None at the end. Raises RedisTrouble.
+        """Entries by address from behind `after`, and behind which to go on, None at the end. Raises RedisFailure.
 
         The list is a hash, so a page costs a walk over it, in steps that hold nobody up.
         """
@@ -197,29 +207,28 @@ class Reader:
         return entries, chosen[-1] if len(behind) > len(chosen) else None
 
     async def suppressed_addresses(self) -> list[str]:
-        """Every entry's address, in order. Raises RedisTrouble."""
+        """Every entry's address, in order. Raises RedisFailure."""
         everything: set[bytes] = set()
         async for addresses in self._suppressed_addresses():
             everything.update(addresses)
         return [address.decode() for address in sorted(everything)]
 
     async def suppressions_of(self, addresses: Sequence[str]) -> list[Suppression]:
-        """The entries of these addresses, as far as there are any. Raises RedisTrouble."""
+        """The entries of these addresses, as far as there are any. Raises RedisFailure."""
         if not addresses:
             return []
-        [reply] = await self._link.pipeline([("HMGET", k.SUPPRESSIONS, *addresses)])
-        read = [readable(data, Suppression) for data in cast("list[bytes | None]", answered(reply))]
+        [reply] = await self._link.pipeline([("HMGET", self._keys.suppressions, *addresses)])
+        read = [readable(data, Suppression) for data in as_optional_bytes_list(reply)]
         return [entry for entry in read if entry is not None]
 
     async def _suppressed_addresses(self) -> AsyncIterator[list[bytes]]:
         """All of them, some at a time, and some perhaps twice."""
         cursor = "0"
         while True:
-            command = ("HSCAN", k.SUPPRESSIONS, cursor, "COUNT", SUPPRESSIONS_AT_A_TIME)
+            command = ("HSCAN", self._keys.suppressions, cursor, "COUNT", SUPPRESSIONS_AT_A_TIME)
             [reply] = await self._link.pipeline([command])
-            following, flat = cast("tuple[bytes, list[bytes]]", answered(reply))
+            cursor, flat = as_scan(reply)
             yield flat[::2]
-            cursor = following.decode()
             if cursor == "0":
                 return
 
@@ -240,17 +249,19 @@ class Reader:
         scan: int,
     ) -> "list[_Step]":
         """One step through each of these sets of indexes, in one round trip."""
-        arguments = (
-            order.name,
-            limit,
-            scan,
-            "-inf" if which.created_from_ms is None else which.created_from_ms,
-            "+inf" if which.created_to_ms is None else which.created_to_ms,
-            "" if after is None else after.at_ms,
-            "" if after is None else after.member,
+        arguments = PageArgs(
+            order=order.name,
+            limit=limit,
+            scan=scan,
+            from_score="-inf" if which.created_from_ms is None else which.created_from_ms,
+            to_score="+inf" if which.created_to_ms is None else which.created_to_ms,
+            after_score=None if after is None else after.at_ms,
+            after_id=None if after is None else after.member,
         )
-        replies = await self._link.pipeline([Call(PAGE, indexes, arguments) for indexes in alternatives])
-        return [_step(reply) for reply in replies]
+        replies = await self._link.pipeline(
+            [PAGE.call(NoKeys(), arguments, more_keys=indexes) for indexes in alternatives]
+        )
+        return [_step(PAGE.decode(reply)) for reply in replies]
 
     async def _page(
         self,
@@ -264,7 +275,7 @@ class Reader:
         for first in range(0, len(step.found), RECORDS_AT_A_TIME):
             found = step.found[first : first + RECORDS_AT_A_TIME]
             [reply] = await self._link.pipeline([("MGET", *(key(position.member) for position in found))])
-            records = cast("list[bytes | None]", answered(reply))
+            records = as_optional_bytes_list(reply)
             for number, (data, position) in enumerate(zip(records, found, strict=True)):
                 record = read(data, position.member)
                 if record is None or data is None:
@@ -275,17 +286,35 @@ class Reader:
                 items.append(record)
         return Page(items, step.next)
 
+    def _indexes(self, which: Filter) -> list[tuple[str, ...]]:
+        """The sets of indexes in all of which a delivery stands; there are several only where a key is looked for alone."""
+        indexes: list[str] = []
+        if which.recipient is not None:
+            indexes.append(self._keys.recipient_index(which.recipient))
+        if which.status is not None:
+            indexes.append(self._keys.status_index(which.status))
+        if which.template_id is not None:
+            indexes.append(self._keys.template_index(which.template_id))
+        if which.idempotency_key is not None:
+            sources = list(Source) if which.source is None else [which.source]
+            return [
+                (*indexes, self._keys.idempotency_index(source, which.idempotency_key)) for source in sources
+            ]
+        if which.source is not None:
+            indexes.append(self._keys.source_index(which.source))
+        return [tuple(indexes) or (self._keys.created_at_index,)]
+
     # What counts
 
-    def _current(self, reply: Reply, delivery_id: str) -> Delivery | None:
-        delivery = readable_delivery(cast("bytes | None", reply), delivery_id)
+    def _current(self, data: bytes | None, delivery_id: str) -> Delivery | None:
+        delivery = readable_delivery(data, delivery_id)
         if delivery is None or delivery.status not in TERMINAL:
             return delivery
-        return delivery if self._store.purge_at_ms(delivery) > self.now_ms() else None
+        return delivery if self._retention.purge_at_ms(delivery) > self.clock.now_ms() else None
 
     def _kept(self, record: R | None, at_ms: Callable[[R], int]) -> R | None:
         """What is kept as long as attempts are."""
-        if record is None or at_ms(record) + self._store.retention.attempt_ms <= self.now_ms():
+        if record is None or at_ms(record) + self._retention.attempt_ms <= self.clock.now_ms():
             return None
         return record
 
@@ -315,11 +344,10 @@ class _Step(Struct, frozen=True):
     next: Position | None  # the last candidate that was looked at; None: there are no more
 
 
-def _step(reply: Reply) -> _Step:
-    ended, score, member, *found = cast("list[bytes]", answered(reply))
+def _step(page: IndexPage) -> _Step:
     return _Step(
-        [Position(_ms(at), one.decode()) for one, at in zip(found[::2], found[1::2], strict=True)],
-        None if int(ended) else Position(_ms(score), member.decode()),
+        [Position(at_ms, member) for member, at_ms in page.found],
+        None if page.last is None else Position(page.last[1], page.last[0]),
     )
 
 
@@ -336,23 +364,6 @@ def _merged(steps: "Sequence[_Step]", order: _Order, limit: int) -> _Step:
     return _Step(known, ends[0] if ends else None)
 
 
-def _indexes(which: Filter) -> list[tuple[str, ...]]:
-    """The sets of indexes in all of which a delivery stands; there are several only where a key is looked for alone."""
-    indexes: list[str] = []
-    if which.recipient is not None:
-        indexes.append(k.recipient_index(which.recipient))
-    if which.status is not None:
-        indexes.append(k.status_index(which.status))
-    if which.template_id is not None:
-        indexes.append(k.IDX_TEMPLATE + which.template_id)
-    if which.idempotency_key is not None:
-        sources = list(Source) if which.source is None else [which.source]
-        return [(*indexes, k.idempotency_index(source, which.idempotency_key)) for source in sources]
-    if which.source is not None:
-        indexes.append(k.IDX_SOURCE + which.source)
-    return [tuple(indexes) or (k.IDX_CREATED_AT,)]
-
-
 def _ended_at_ms(attempt: Attempt) -> int:
     return attempt.finished_at_ms or attempt.started_at_ms or attempt.scheduled_for_ms
 
@@ -367,7 +378,3 @@ def _recorded_at_ms(command: MalformedCommand) -> int:
 
 def _place(position: Position) -> tuple[int, str]:
     return position.at_ms, position.member
-
-
-def _ms(score: bytes) -> int:
-    return int(float(score))
