@@ -17,7 +17,7 @@ from galaxy_mail.http.login_codes import LoginCodes
 from galaxy_mail.http.problems import RequestTimedOut, problem
 from galaxy_mail.http.responses import Response
 from galaxy_mail.http.review import Review
-from galaxy_mail.http.routes import Route, Routes
+from galaxy_mail.http.routes import Route
 from galaxy_mail.http.suppressions import Suppressions
 from galaxy_mail.http.templates import Templates
 from galaxy_mail.http.tokens import Forbidden, Tokens, Unauthorized
@@ -104,9 +104,9 @@ class App(QuartTrio):
             raise
         except (Unauthorized, Forbidden) as refusal:
             log.warning("access_refused", route=name, reason=str(refusal), client=request.remote_addr)
-            answer = problem(refusal).answer()
+            answer = problem(refusal)
         except Exception as error:  # noqa: BLE001  # every request is answered, with a problem document at worst
-            answer = problem(error).answer()
+            answer = problem(error)
         self._metrics.answered(name, answer.status)
         log.debug(
             "request",
@@ -122,7 +122,7 @@ class App(QuartTrio):
 
 def build_app(api: ApiParts) -> App:
     """The whole API. Every route is declared with its role by the group that it belongs to."""
-    groups: tuple[Routes, ...] = (
+    groups = (
         LoginCodes(api.intake, api.metrics),
         Deliveries(api.reader, api.resending, api.resend_jobs),
         Review(api.reader),

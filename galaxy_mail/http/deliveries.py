@@ -19,7 +19,7 @@ from galaxy_mail.http import requests as r
 from galaxy_mail.http.audit import audited, known
 from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.problems import NothingThere
-from galaxy_mail.http.responses import REPLAYED, Response, json_response
+from galaxy_mail.http.responses import REPLAYED, Response, json_response, page_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import attempt_view, delivery_view, resend_job_view
@@ -64,17 +64,10 @@ class Deliveries:
             created_from_ms=query.take("created_from_ms", r.query_time_ms, None),
             created_to_ms=query.take("created_to_ms", r.query_time_ms, None),
         )
-        limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
-        after = query.take("cursor", _CURSOR, None)
-        query.finish()
+        limit, after = r.take_paging(query, _CURSOR, None)
         page = await self._reader.deliveries(which, limit=limit, after=after)
         children = await self._reader.children([delivery.delivery_id for delivery in page.items])
-        return json_response(
-            {
-                "items": list(map(delivery_view, page.items, children)),
-                "next_cursor": r.encode_cursor(page.next),
-            }
-        )
+        return page_response(map(delivery_view, page.items, children), r.encode_cursor(page.next))
 
     async def show(self, request: HttpRequest, delivery_id: str) -> Response:
         r.query_members(request).finish()

@@ -10,7 +10,7 @@ from galaxy_mail.domain.login_code import BODY_MAX_BYTES, decode_login_code
 from galaxy_mail.domain.records import Source
 from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.requests import Tracing, query_members
-from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Response
+from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Header, Response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.intake.intake import Intake
@@ -46,10 +46,9 @@ class LoginCodes:
             traceparent=tracing.traceparent,
         )
         outcome = await self._intake.accept(login_code)
-        delivery_id = (b"delivery-id", outcome.delivery_id.encode())
+        head: tuple[Header, ...] = (JSON, NO_STORE, (b"delivery-id", outcome.delivery_id.encode()))
         if outcome.replayed:
-            return Response(
-                status=200, headers=(JSON, NO_STORE, delivery_id, REPLAYED), body=_BODIES[outcome.outcome]
-            )
-        self._metrics.took_in(Source.AUTHSESSION, trio.current_time() - started_s)
-        return Response(status=200, headers=(JSON, NO_STORE, delivery_id), body=_BODIES[outcome.outcome])
+            head += (REPLAYED,)
+        else:
+            self._metrics.took_in(Source.AUTHSESSION, trio.current_time() - started_s)
+        return Response(status=200, headers=head, body=_BODIES[outcome.outcome])

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 import structlog
 import werkzeug.exceptions
-from msgspec import Struct
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.invalid import IDEMPOTENCY_KEY_HEADER, Fault, InvalidRequest
 from galaxy_mail.domain.records import Failure
 from galaxy_mail.domain.resend import ResendNotAllowed
-from galaxy_mail.http.responses import NO_STORE, PROBLEM, Header, Response
+from galaxy_mail.http.responses import PROBLEM, Header, Response, json_response
 from galaxy_mail.http.tokens import Forbidden, Unauthorized
 from galaxy_mail.intake.intake import IdempotencyConflict
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused
@@ -42,7 +40,6 @@ _STATUS: Final = {
     Fault.UNSUPPORTED_MEDIA_TYPE: 415,
     Fault.KEY_REUSED: 422,
 }
-_ENCODER: Final = msgspec.json.Encoder()
 
 
 class NothingThere(GalaxyMailError):
@@ -64,34 +61,7 @@ class RequestTimedOut(GalaxyMailError):
     """The request's deadline passed. What it asked for may have been done."""
 
 
-class ProblemDocument(Struct, frozen=True, kw_only=True):
-    """What a problem document says. `headers` go beside it."""
-
-    status: int
-    code: str
-    detail: str
-    errors: Sequence[FieldError] = ()
-    headers: tuple[Header, ...] = ()
-
-    def answer(self) -> Response:
-        document: dict[str, Any] = {
-            "type": "about:blank",  # RFC 9457 §4.2.1: the status says it; `code` tells programs more
-            "title": TITLES[self.status],
-            "status": self.status,
-            "detail": self.detail,
-            "code": self.code,
-        }
-        if self.errors:
-            document["errors"] = [
-                {"field": _encodable(error.field), "message": _encodable(error.message)}
-                for error in self.errors
-            ]
-        return Response(
-            status=self.status, headers=(PROBLEM, NO_STORE, *self.headers), body=_ENCODER.encode(document)
-        )
-
-
-def problem(error: Exception) -> ProblemDocument:
+def problem(error: Exception) -> Response:
     """What to answer when a handler raised this. Logs what is nobody's mistake but ours, or the store's."""
     match error:
         case InvalidRequest():
@@ -100,30 +70,22 @@ def problem(error: Exception) -> ProblemDocument:
             conflict = FieldError(IDEMPOTENCY_KEY_HEADER, "was used for another request")
             return _invalid(InvalidRequest([conflict], Fault.KEY_REUSED))
         case Unauthorized():
-            return ProblemDocument(
-                status=401,
-                code="unauthorized",
-                detail=str(error),
-                headers=((b"www-authenticate", error.challenge.encode()),),
-            )
+            challenge = (b"www-authenticate", error.challenge.encode())
+            return _document(401, "unauthorized", str(error), challenge)
         case Forbidden():
-            return ProblemDocument(status=403, code="forbidden", detail=str(error))
+            return _document(403, "forbidden", str(error))
         case NothingThere():
-            return ProblemDocument(status=404, code="not_found", detail=str(error))
+            return _document(404, "not_found", str(error))
         case werkzeug.exceptions.NotFound():
-            return ProblemDocument(status=404, code="not_found", detail="There is nothing at this path.")
+            return _document(404, "not_found", "There is nothing at this path.")
         case werkzeug.exceptions.MethodNotAllowed():
             allowed = ", ".join(sorted(error.valid_methods or ()))
-            return ProblemDocument(
-                status=405,
-                code="method_not_allowed",
-                detail=f"This path takes {allowed}.",
-                headers=((b"allow", allowed.encode()),),
-            )
+            allow = (b"allow", allowed.encode())
+            return _document(405, "method_not_allowed", f"This path takes {allowed}.", allow)
         case ResendNotAllowed():
-            return ProblemDocument(status=409, code="resend_not_allowed", detail=str(error))
+            return _document(409, "resend_not_allowed", str(error))
         case WillNotRender():
-            return ProblemDocument(status=422, code=error.code, detail=str(error))
+            return _document(422, error.code, str(error))
         case RequestTimedOut():
             return _unavailable("The request took too long; it may have been done all the same.")
         case RedisFailure():
@@ -131,10 +93,10 @@ def problem(error: Exception) -> ProblemDocument:
             return _unavailable(_store_detail(error))
         case _:
             log.error("request_failed", exc_info=error)
-            return ProblemDocument(status=500, code="internal_error", detail="An unexpected error.")
+            return _document(500, "internal_error", "An unexpected error.")
 
 
-def _invalid(invalid: InvalidRequest) -> ProblemDocument:
+def _invalid(invalid: InvalidRequest) -> Response:
     errors = invalid.errors
     match invalid.fault:
         case Fault.TOO_LARGE | Fault.UNSUPPORTED_MEDIA_TYPE if len(errors) == 1:
@@ -144,13 +106,28 @@ def _invalid(invalid: InvalidRequest) -> ProblemDocument:
         case _:
             places = "one place" if len(errors) == 1 else f"{len(errors)} places"
             detail = f"The request is invalid in {places}."
-    return ProblemDocument(
-        status=_STATUS[invalid.fault], code="invalid_request", detail=_encodable(detail), errors=errors
-    )
+    return _document(_STATUS[invalid.fault], "invalid_request", _encodable(detail), errors=errors)
 
 
-def _unavailable(detail: str) -> ProblemDocument:
-    return ProblemDocument(status=503, code="service_unavailable", detail=detail, headers=(RETRY_AFTER,))
+def _unavailable(detail: str) -> Response:
+    return _document(503, "service_unavailable", detail, RETRY_AFTER)
+
+
+def _document(
+    status: int, code: str, detail: str, *headers: Header, errors: Sequence[FieldError] = ()
+) -> Response:
+    document: dict[str, Any] = {
+        "type": "about:blank",  # RFC 9457 §4.2.1: the status says it; `code` tells programs more
+        "title": TITLES[status],
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if errors:
+        document["errors"] = [
+            {"field": _encodable(error.field), "message": _encodable(error.message)} for error in errors
+        ]
+    return json_response(document, *headers, status=status, kind=PROBLEM)
 
 
 def _store_detail(trouble: RedisFailure) -> str:

@@ -32,6 +32,7 @@ PERSON_MAX_CHARS: Final = 128
 CURSOR_MAX_CHARS: Final = 512
 
 E = TypeVar("E", bound=StrEnum)
+T = TypeVar("T")
 
 
 class Tracing(Struct, frozen=True):
@@ -64,6 +65,13 @@ def query_members(request: HttpRequest) -> Members:
 def body_members(body: bytes, request: HttpRequest, max_bytes: int = BODY_MAX_BYTES) -> Members:
     """The members of the JSON object in the body. Raises InvalidRequest if the body is anything else."""
     return Members.of_body(body, content_type=request.headers.get("Content-Type"), max_bytes=max_bytes)
+
+
+def take_paging(query: Members, cursor: Parse[T], first: T) -> tuple[int, T]:
+    """The limit of the page and the position after which it begins. Takes all that is left of the query."""
+    limit_, after = query.take("limit", limit, LIMIT_DEFAULT), query.take("cursor", cursor, first)
+    query.finish()
+    return limit_, after
 
 
 # Parsers: of texts from a query and of JSON values from a body alike, where nothing else is said.

@@ -1,6 +1,6 @@
 """What the API answers: a status, headers, a body, ready for the wire."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Final
 
 import msgspec
@@ -26,5 +26,9 @@ class Response(Struct, frozen=True, kw_only=True):
     parts: AsyncGenerator[bytes, None] | None = None
 
 
-def json_response(value: object, *headers: Header, status: int = 200) -> Response:
-    return Response(status=status, headers=(JSON, NO_STORE, *headers), body=_ENCODER.encode(value))
+def json_response(value: object, *headers: Header, status: int = 200, kind: Header = JSON) -> Response:
+    return Response(status=status, headers=(kind, NO_STORE, *headers), body=_ENCODER.encode(value))
+
+
+def page_response(items: Iterable[object], next_cursor: str | None) -> Response:
+    return json_response({"items": list(items), "next_cursor": next_cursor})

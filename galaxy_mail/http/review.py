@@ -1,18 +1,21 @@
 """What needs a look: dead letters, and commands that could not be accepted."""
 
-import re
-from collections.abc import Callable
-from typing import Any
+from typing import Final
+
+from msgspec.structs import asdict
 
 from galaxy_mail.domain.ids import DELIVERY_ID, ENTRY_ID
 from galaxy_mail.http import requests as r
 from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.problems import NothingThere
-from galaxy_mail.http.responses import Response, json_response
+from galaxy_mail.http.responses import Response, json_response, page_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
-from galaxy_mail.http.views import dead_letter_view, malformed_command_view
-from galaxy_mail.storage.reader import Page, Position, Reader
+from galaxy_mail.http.views import malformed_command_view
+from galaxy_mail.storage.reader import Reader
+
+_DELIVERY: Final = r.cursor(DELIVERY_ID)
+_ENTRY: Final = r.cursor(ENTRY_ID)
 
 
 class Review:
@@ -30,12 +33,14 @@ class Review:
         )
 
     async def dead_letters(self, request: HttpRequest) -> Response:
-        limit, after = _paging(request, DELIVERY_ID)
-        return _page(await self._reader.dead_letters(limit=limit, after=after), dead_letter_view)
+        limit, after = r.take_paging(r.query_members(request), _DELIVERY, None)
+        page = await self._reader.dead_letters(limit=limit, after=after)
+        return page_response(map(asdict, page.items), r.encode_cursor(page.next))
 
     async def malformed_commands(self, request: HttpRequest) -> Response:
-        limit, after = _paging(request, ENTRY_ID)
-        return _page(await self._reader.malformed_commands(limit=limit, after=after), malformed_command_view)
+        limit, after = r.take_paging(r.query_members(request), _ENTRY, None)
+        page = await self._reader.malformed_commands(limit=limit, after=after)
+        return page_response(map(malformed_command_view, page.items), r.encode_cursor(page.next))
 
     async def malformed_command(self, request: HttpRequest, entry_id: str) -> Response:
         r.query_members(request).finish()
@@ -43,15 +48,3 @@ class Review:
         if command is None:
             raise NothingThere("malformed command")
         return json_response(malformed_command_view(command))
-
-
-def _paging(request: HttpRequest, member: re.Pattern[str]) -> tuple[int, Position | None]:
-    query = r.query_members(request)
-    limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
-    after = query.take("cursor", r.cursor(member), None)
-    query.finish()
-    return limit, after
-
-
-def _page(page: Page[Any], view: Callable[[Any], dict[str, Any]]) -> Response:
-    return json_response({"items": list(map(view, page.items)), "next_cursor": r.encode_cursor(page.next)})

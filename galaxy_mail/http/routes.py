@@ -1,7 +1,6 @@
 """What a route is: its method, its path, whom it is for, and who answers."""
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -25,9 +24,3 @@ class Route(Struct, frozen=True):
     def name(self) -> str:
         """Unique, and bounded in number: fit for logs and metrics, which the path is not."""
         return f"{self.method} {self.rule}"
-
-
-class Routes(Protocol):
-    """A group of routes that share what they need."""
-
-    def routes(self) -> tuple[Route, ...]: ...

@@ -4,7 +4,6 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from socket import (
     getaddrinfo,
     has_dualstack_ipv6,
 )
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import h11
 import structlog
@@ -31,7 +30,6 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, ResponseSummary, WWWScope
-from msgspec import Struct
 from quart_trio import QuartTrio
 
 from galaxy_mail.domain.errors import GalaxyMailError, leaves
@@ -81,29 +79,23 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Tls(Struct, frozen=True):
-    """How connections are encrypted, and whom they must be from."""
-
-    context: ssl.SSLContext
-
-    @classmethod
-    def load(cls, *, cert: Path, key: Path, client_ca: Path | None = None) -> Self:
-        """With `client_ca`, clients need a certificate that comes from it. Raises BadTlsFile."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+def tls_context(*, cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
+    """With `client_ca`, clients need a certificate that comes from it. Raises BadTlsFile."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key, password=lambda: b"")  # never asks at the terminal
+    except OSError as error:  # SSLError is one
+        raise BadTlsFile(f"{cert} and {key} are no certificate with its key: {_reason(error)}") from error
+    if client_ca is not None:
         try:
-            context.load_cert_chain(cert, key, password=lambda: b"")  # never asks at the terminal
-        except (ssl.SSLError, OSError) as error:
-            raise BadTlsFile(f"{cert} and {key} are no certificate with its key: {_reason(error)}") from error
-        if client_ca is not None:
-            try:
-                context.load_verify_locations(client_ca)
-            except (ssl.SSLError, OSError) as error:
-                raise BadTlsFile(f"{client_ca} is no certificate: {_reason(error)}") from error
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.sslobject_class = _NamedPeer
-        return cls(context)
+            context.load_verify_locations(client_ca)
+        except OSError as error:
+            raise BadTlsFile(f"{client_ca} is no certificate: {_reason(error)}") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.sslobject_class = _NamedPeer
+    return context
 
 
 class HttpServer:
@@ -117,15 +109,13 @@ class HttpServer:
         app: QuartTrio,
         listener: socket.socket,
         *,
-        tls: Tls | None = None,
+        tls: ssl.SSLContext | None = None,
         grace_s: float = GRACE_S,
-        on_serving: Callable[[], None] = lambda: None,  # called once requests are answered
     ) -> None:
         self._app = app
         self._listener = listener
         self._tls = tls
         self._grace_s = grace_s
-        self._on_serving = on_serving
 
     @property
     def address(self) -> tuple[str, int]:
@@ -146,7 +136,6 @@ class HttpServer:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve, stop, shield)
             shield.shield = True  # not before: cancelled in its start, it has nobody to tell it to stop
-            self._on_serving()
             try:
                 await trio.sleep_forever()
             finally:
@@ -184,9 +173,7 @@ class HttpServer:
         self, listener: socket.socket
     ) -> trio.SocketListener | trio.SSLListener[trio.SocketStream]:
         plain = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-        return (
-            plain if self._tls is None else trio.SSLListener(plain, self._tls.context, https_compatible=True)
-        )
+        return plain if self._tls is None else trio.SSLListener(plain, self._tls, https_compatible=True)
 
 
 class _TcpConnection(TCPServer):

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 import trio
+from msgspec.structs import asdict
 
 from galaxy_mail.domain.addresses import BadAddress, parse_suppression_entry
 from galaxy_mail.domain.errors import FieldError
@@ -15,10 +16,9 @@ from galaxy_mail.http import suppression_csv
 from galaxy_mail.http.audit import audited, known
 from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.problems import NothingThere
-from galaxy_mail.http.responses import CSV, NO_STORE, Response, json_response
+from galaxy_mail.http.responses import CSV, NO_STORE, Response, json_response, page_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
-from galaxy_mail.http.views import suppression_view
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
 from galaxy_mail.storage.reader import Reader
 
@@ -47,23 +47,17 @@ class Suppressions:
 
     async def list(self, request: HttpRequest) -> Response:
         query = r.query_members(request)
-        limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
-        after = query.take("cursor", r.plain_cursor, "")
-        query.finish()
+        limit, after = r.take_paging(query, r.plain_cursor, "")
         entries, following = await self._reader.suppressions(limit=limit, after=after)
-        return json_response(
-            {
-                "items": list(map(suppression_view, entries)),
-                "next_cursor": None if following is None else r.encode_plain_cursor(following),
-            }
-        )
+        cursor = None if following is None else r.encode_plain_cursor(following)
+        return page_response(map(asdict, entries), cursor)
 
     async def show(self, request: HttpRequest, address: str) -> Response:
         r.query_members(request).finish()
         entry = await self._suppressions.get(_entry(address))
         if entry is None:
             raise NothingThere("suppression")
-        return json_response(suppression_view(entry))
+        return json_response(asdict(entry))
 
     async def put(self, request: HttpRequest, address: str) -> Response:
         r.query_members(request).finish()
@@ -80,7 +74,7 @@ class Suppressions:
         ) as action:
             is_new = await self._suppressions.put(entry)
             action.found(replaced=not is_new)
-        return json_response(suppression_view(entry), status=201 if is_new else 200)
+        return json_response(asdict(entry), status=201 if is_new else 200)
 
     async def remove(self, request: HttpRequest, address: str) -> Response:
         r.query_members(request).finish()

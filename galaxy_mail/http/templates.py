@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import trio
+from msgspec.structs import asdict
 
 from galaxy_mail.domain.json_body import json_members, locale
 from galaxy_mail.domain.records import Failure, Json, RenderedContent
@@ -13,7 +14,6 @@ from galaxy_mail.http.problems import NothingThere, WillNotRender
 from galaxy_mail.http.responses import Response, json_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
-from galaxy_mail.http.views import preview_view, template_view
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.failures import RenderFailureCode
 
@@ -34,7 +34,7 @@ class Templates:
 
     async def list(self, request: HttpRequest) -> Response:
         r.query_members(request).finish()
-        return json_response({"items": list(map(template_view, self._catalog.templates()))})
+        return json_response({"items": list(map(asdict, self._catalog.templates()))})
 
     async def preview(self, request: HttpRequest, template_id: str) -> Response:
         r.query_members(request).finish()
@@ -45,7 +45,7 @@ class Templates:
         )
         match outcome:
             case RenderedContent():
-                return json_response(preview_view(outcome))
+                return json_response(asdict(outcome))
             case Failure() if outcome.code == RenderFailureCode.TEMPLATE_NOT_FOUND:
                 raise NothingThere("template")
             case Failure():
