@@ -94,8 +94,8 @@ def read(data: bytes) -> list[FileCommand]:
             if (
                 number == lines[0][0]
             ):  # no object on the first line: take the whole file for one broken object
-                raise NotPublished(f"the file is not a JSON object: {whole.message}") from None
-            problems.append(f"line {number}: {error.message}")
+                raise NotPublished(f"the file is not a JSON object: {whole}") from None
+            problems.append(f"line {number}: {error}")
     if problems or not commands:
         raise NotPublished("\n".join(problems) or "the file is empty")
     return commands

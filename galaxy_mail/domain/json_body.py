@@ -111,7 +111,7 @@ def json_object(body: bytes, *, content_type: str | None, max_bytes: int) -> dic
     try:
         value = loads(body)
     except StrictJsonError as error:
-        raise InvalidRequest([FieldError(BODY, error.message)]) from None
+        raise InvalidRequest([FieldError(BODY, str(error))]) from None
     if not isinstance(value, dict):
         raise InvalidRequest([FieldError(BODY, "must be a JSON object")])
     return value

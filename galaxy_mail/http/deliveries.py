@@ -87,7 +87,6 @@ class Deliveries:
     async def resend(self, request: HttpRequest, delivery_id: str) -> Response:
         key = idempotency_key_of(request.headers.getlist("Idempotency-Key"))
         resent_by, reason = await self._who_and_why(request)
-        tracing = r.Tracing.of(request.headers)
         with audited(
             request, "resend", delivery_id=delivery_id, resent_by=resent_by, reason=reason
         ) as action:
@@ -96,9 +95,7 @@ class Deliveries:
                     _valid(delivery_id),
                     idempotency_key=key,
                     resent_by=resent_by or known(request),
-                    request_id=tracing.request_id,
-                    trace_id=tracing.trace_id,
-                    traceparent=tracing.traceparent,
+                    tracing=r.tracing(request),
                 )
             except UnknownParent:
                 raise NothingThere("delivery") from None

@@ -9,7 +9,7 @@ from galaxy_mail.domain.ids import ULID_RANDOM_BYTES, new_delivery_id
 from galaxy_mail.domain.login_code import BODY_MAX_BYTES, decode_login_code
 from galaxy_mail.domain.records import Source
 from galaxy_mail.http.connection import HttpRequest
-from galaxy_mail.http.requests import Tracing, query_members
+from galaxy_mail.http.requests import query_members, tracing
 from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Header, Response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
@@ -35,15 +35,12 @@ class LoginCodes:
             query_members(request).finish()  # there is no parameter
         body = await request.read_body(BODY_MAX_BYTES)
         headers = request.headers
-        tracing = Tracing.of(headers)
         login_code = decode_login_code(
             headers.getlist("Idempotency-Key"),
             body,
             content_type=headers.get("Content-Type"),
             delivery_id=new_delivery_id(self._intake.clock.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
-            request_id=tracing.request_id,
-            trace_id=tracing.trace_id,
-            traceparent=tracing.traceparent,
+            tracing=tracing(request),
         )
         outcome = await self._intake.accept(login_code)
         head: tuple[Header, ...] = (JSON, NO_STORE, (b"delivery-id", outcome.delivery_id.encode()))

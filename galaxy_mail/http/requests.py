@@ -3,10 +3,7 @@
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from enum import StrEnum
-from typing import Final, Self, TypeVar
-
-from msgspec import Struct
-from werkzeug.datastructures import Headers
+from typing import Final, TypeVar
 
 from galaxy_mail.domain.errors import FieldError
 from galaxy_mail.domain.ids import (
@@ -14,9 +11,8 @@ from galaxy_mail.domain.ids import (
     IDEMPOTENCY_KEY_MAX_CHARS,
     TEMPLATE_ID,
     TEMPLATE_ID_MAX_CHARS,
-    trace_id_in,
-    valid_traceparent,
-    valid_tracing_id,
+    Tracing,
+    tracing_of,
 )
 from galaxy_mail.domain.json_body import Members, Parse, WrongValue, text_value
 from galaxy_mail.domain.records import Json
@@ -35,21 +31,8 @@ E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 
 
-class Tracing(Struct, frozen=True):
-    """Which request this is, as the caller said. A value that breaks its grammar counts as left out."""
-
-    request_id: str | None
-    trace_id: str | None
-    traceparent: str | None
-
-    @classmethod
-    def of(cls, headers: Headers) -> Self:
-        traceparent = valid_traceparent(headers.get("Traceparent"))
-        return cls(
-            request_id=valid_tracing_id(headers.get("X-Request-Id")),
-            trace_id=trace_id_in(traceparent) if traceparent else None,
-            traceparent=traceparent,
-        )
+def tracing(request: HttpRequest) -> Tracing:
+    return tracing_of(request.headers.get("X-Request-Id"), request.headers.get("Traceparent"))
 
 
 def query_members(request: HttpRequest) -> Members:

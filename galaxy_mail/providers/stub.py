@@ -66,7 +66,7 @@ class StubScript(Struct, frozen=True, kw_only=True):
         try:
             script = _object("the script", loads(data), optional=("rules", "default"))
         except StrictJsonError as error:
-            raise BadScript(error.message) from None
+            raise BadScript(str(error)) from None
         rules = _list("rules", script.get("rules", []))
         return cls(
             rules=tuple(_rule(f"rules[{at}]", rule) for at, rule in enumerate(rules)),
