@@ -1,4 +1,4 @@
-"""The API: which routes there are, and how each request becomes an answer."""
+"""The API: its routes, and the handling of each request."""
 
 from collections.abc import Callable
 from typing import Final
@@ -31,11 +31,11 @@ from galaxy_mail.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-NO_ROUTE: Final = "none"  # what metrics call the route of a path that is none
+NO_ROUTE: Final = "none"  # the route's name in metrics if no route matches
 
 
 class ApiParts(Struct, frozen=True, kw_only=True):
-    """What the routes work with."""
+    """The parts of the service that the routes use."""
 
     intake: Intake
     reader: Reader
@@ -44,24 +44,24 @@ class ApiParts(Struct, frozen=True, kw_only=True):
     resend_jobs: ResendJobRunner
     catalog: Catalog
     supervisor: Supervisor
-    checks: Callable[[], Checks]  # what `/readyz` shows
+    checks: Callable[[], Checks]  # of `/readyz`
     metrics: Metrics
     tokens: Tokens
     request_timeout_s: float
 
 
 class Member(PathConverter):
-    """A thing in a collection, by a name that may hold slashes; `import` and `export` are what is done with all of it."""
+    """The name of an item, which may have slashes. `import` and `export` are routes of the whole collection."""
 
     part_isolating = False
     regex = r"(?!(?:import|export)$).+?"
 
 
 class App(QuartTrio):
-    """Quart, as far as requests, routing and ASGI go; the way from a request to its answer is `answer`.
+    """Uses Quart for requests, routing and ASGI; `answer` handles a request.
 
-    Quart's hooks, signals, sessions and contexts are left out of it: none is used, and they cost as much as accepting
-    mail does.
+    It bypasses Quart's hooks, signals, sessions and contexts. The service uses none of them, and they would take as
+    much time as accepting a mail.
     """
 
     asgi_http_class = Connection
@@ -76,7 +76,7 @@ class App(QuartTrio):
         self._metrics = metrics
         self._timeout_s = timeout_s
         self.url_map.converters["member"] = Member
-        self.url_map.merge_slashes = False  # a path is right or it is nothing: no redirects
+        self.url_map.merge_slashes = False  # no redirects
         for route in routes:
             self.add_url_rule(
                 route.rule,
@@ -87,7 +87,7 @@ class App(QuartTrio):
         self._adapter: MapAdapter = self.url_map.bind("")
 
     async def answer(self, request: HttpRequest) -> Response:
-        """The answer to this request, whatever happens. Raises ClientLeft where there is nobody to give it to."""
+        """The response to this request, also after an error. Raises ClientLeft if the client has left."""
         started_s = trio.current_time()
         name = NO_ROUTE
         try:
@@ -105,7 +105,7 @@ class App(QuartTrio):
         except (Unauthorized, Forbidden) as refusal:
             log.warning("access_refused", route=name, reason=str(refusal), client=request.remote_addr)
             answer = problem(refusal)
-        except Exception as error:  # noqa: BLE001  # every request is answered, with a problem document at worst
+        except Exception as error:  # noqa: BLE001  # every request gets a response
             answer = problem(error)
         self._metrics.answered(name, answer.status)
         log.debug(
@@ -121,7 +121,7 @@ class App(QuartTrio):
 
 
 def build_app(api: ApiParts) -> App:
-    """The whole API. Every route is declared with its role by the group that it belongs to."""
+    """The app with all routes. Each group declares its routes with their roles."""
     groups = (
         LoginCodes(api.intake, api.metrics),
         Deliveries(api.reader, api.resending, api.resend_jobs),

@@ -1,4 +1,4 @@
-"""Deliveries, their attempts, and sending them again."""
+"""Deliveries, their attempts, and resends."""
 
 from typing import Final
 
@@ -35,7 +35,7 @@ _PACE: Final = r.number(1, PER_SECOND_MAX)
 
 
 class Deliveries:
-    """Finds deliveries, tells their story, and resends them."""
+    """Finds, shows and resends deliveries."""
 
     def __init__(self, reader: Reader, resending: Resending, resend_jobs: ResendJobRunner) -> None:
         self._reader = reader
@@ -87,9 +87,7 @@ class Deliveries:
     async def resend(self, request: HttpRequest, delivery_id: str) -> Response:
         key = idempotency_key_of(request.headers.getlist("Idempotency-Key"))
         resent_by, reason = await self._who_and_why(request)
-        with audited(
-            request, "resend", delivery_id=delivery_id, resent_by=resent_by, reason=reason
-        ) as action:
+        with audited(request, "resend", delivery_id=delivery_id, resent_by=resent_by, reason=reason) as facts:
             try:
                 resent = await self._resending.resend(
                     _valid(delivery_id),
@@ -99,12 +97,12 @@ class Deliveries:
                 )
             except UnknownParent:
                 raise NothingThere("delivery") from None
-            action.found(clone_delivery_id=resent.delivery_id, replayed=resent.replayed)
+            facts.update(clone_delivery_id=resent.delivery_id, replayed=resent.replayed)
         document = {"delivery_id": resent.delivery_id, "parent_delivery_id": resent.parent_delivery_id}
         return json_response(document, REPLAYED) if resent.replayed else json_response(document, status=201)
 
     async def _who_and_why(self, request: HttpRequest) -> tuple[str | None, str | None]:
-        """Both may be left out, and the body with them."""
+        """The members of the optional body."""
         r.query_members(request).finish()
         body = await request.read_body(r.BODY_MAX_BYTES)
         if not body:
@@ -128,9 +126,9 @@ class Deliveries:
             dry_run=asked.dry_run,
             created_by=asked.created_by,
             reason=asked.reason,
-        ) as action:
+        ) as facts:
             job, replayed = await self._resend_jobs.start(asked, members.values, idempotency_key=key)
-            action.found(job_id=job.job_id, replayed=replayed)
+            facts.update(job_id=job.job_id, replayed=replayed)
         if replayed:
             return json_response(resend_job_view(job), REPLAYED)
         location = (b"location", f"{API}/resends/{job.job_id}".encode())
@@ -145,7 +143,7 @@ class Deliveries:
 
 
 def _valid(delivery_id: str) -> str:
-    """Raises NothingThere for an id that nothing can have."""
+    """The id. Raises NothingThere if it is not a valid one."""
     if not DELIVERY_ID.fullmatch(delivery_id):
         raise NothingThere("delivery")
     return delivery_id
@@ -166,7 +164,7 @@ def _job_request(members: Members, *, created_by: str | None) -> ResendJobReques
         filter=chosen,
         reason=members.need("reason", r.reason, ""),
         created_by=members.take("created_by", r.person, created_by),
-        dry_run=members.take("dry_run", r.flag, False),  # a default like the others
+        dry_run=members.take("dry_run", r.flag, False),
         per_second=members.take("per_second", _PACE, PER_SECOND_DEFAULT),
     )
     members.finish()

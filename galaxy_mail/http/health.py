@@ -1,7 +1,6 @@
-"""What platforms ask: alive, ready, metrics, the contract. Open to all."""
+"""The endpoints for platforms: liveness, readiness, metrics and the OpenAPI document. They need no token."""
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -12,18 +11,19 @@ from galaxy_mail.http.routes import Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.telemetry.metrics import CONTENT_TYPE, Metrics
 
-Checks = Mapping[str, str | None]  # by name: None where it is well, else what is wrong
+Checks = Mapping[str, str | None]  # name -> None if it passes, else the problem
 
 _OPENAPI: Final = Path(__file__).with_name("openapi.json")
 
 
 class Health:
-    """Looks at the supervisor for life, and at the service's own checks for readiness."""
+    """Liveness comes from the supervisor, readiness from the service's checks."""
 
     def __init__(self, supervisor: Supervisor, checks: Callable[[], Checks], metrics: Metrics) -> None:
         self._supervisor = supervisor
         self._checks = checks
         self._metrics = metrics
+        self._contract = _OPENAPI.read_bytes()
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -34,7 +34,7 @@ class Health:
         )
 
     async def live(self, request: HttpRequest) -> Response:
-        """Every actor's loop turned lately."""
+        """Whether every actor's loop has turned in time."""
         stuck = self._supervisor.stuck()
         names = [actor.name for actor in self._supervisor.statistics()]
         return _health(
@@ -50,10 +50,6 @@ class Health:
 
     async def openapi(self, _request: HttpRequest) -> Response:
         return Response(status=200, headers=(JSON,), body=self._contract)
-
-    @cached_property
-    def _contract(self) -> bytes:
-        return _OPENAPI.read_bytes()
 
 
 def _health(request: HttpRequest, checks: Checks) -> Response:

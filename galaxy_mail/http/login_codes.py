@@ -1,4 +1,4 @@
-"""The one route of Auth: a login code to mail."""
+"""The route for Auth: accepts login code mails."""
 
 import secrets
 from typing import Final
@@ -20,7 +20,7 @@ _BODIES: Final = {"sent": b'{"outcome":"sent"}', "suppressed": b'{"outcome":"sup
 
 
 class LoginCodes:
-    """Takes login codes in."""
+    """Accepts login codes."""
 
     def __init__(self, intake: Intake, metrics: Metrics) -> None:
         self._intake = intake
@@ -32,7 +32,7 @@ class LoginCodes:
     async def create(self, request: HttpRequest) -> Response:
         started_s = trio.current_time()
         if request.query_string:
-            query_members(request).finish()  # there is no parameter
+            query_members(request).finish()  # refuses every parameter
         body = await request.read_body(BODY_MAX_BYTES)
         headers = request.headers
         login_code = decode_login_code(

@@ -1,4 +1,4 @@
-"""Exceptions to problem documents (RFC 9457), once for all routes."""
+"""Translates exceptions to problem documents (RFC 9457) for all routes."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 RETRY_AFTER: Final[Header] = (b"retry-after", b"1")
 
-TITLES: Final = {  # RFC 9110 §15; the standard library's depend on its version
+TITLES: Final = {  # RFC 9110 §15; http.HTTPStatus changes them between Python versions
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -43,14 +43,14 @@ _STATUS: Final = {
 
 
 class NothingThere(GalaxyMailError):
-    """What the path names does not exist, or is past its time."""
+    """The resource at this path does not exist or has expired."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"There is no such {what}.")
 
 
 class WillNotRender(GalaxyMailError):
-    """A preview failed; the failure's words are the answer's."""
+    """The preview failed. The response has the failure's code and summary."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.summary)
@@ -58,11 +58,11 @@ class WillNotRender(GalaxyMailError):
 
 
 class RequestTimedOut(GalaxyMailError):
-    """The request's deadline passed. What it asked for may have been done."""
+    """The request's deadline passed. Its effect may have happened."""
 
 
 def problem(error: Exception) -> Response:
-    """What to answer when a handler raised this. Logs what is nobody's mistake but ours, or the store's."""
+    """The response to this exception of a handler. Logs the errors that are not the caller's."""
     match error:
         case InvalidRequest():
             return _invalid(error)
@@ -117,7 +117,7 @@ def _document(
     status: int, code: str, detail: str, *headers: Header, errors: Sequence[FieldError] = ()
 ) -> Response:
     document: dict[str, Any] = {
-        "type": "about:blank",  # RFC 9457 §4.2.1: the status says it; `code` tells programs more
+        "type": "about:blank",  # RFC 9457 §4.2.1: the status is the type; `code` is for programs
         "title": TITLES[status],
         "status": status,
         "detail": detail,
@@ -145,5 +145,5 @@ def _store_detail(trouble: RedisFailure) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Half of a surrogate pair, which a name in a refused body may have, fits no answer."""
+    """`text` with lone surrogates escaped: a name in a refused body may have them, and UTF-8 can't encode them."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What requests have in common: tracing headers, the query's parameters, cursors, parsers of values."""
+"""Shared decoding of requests: tracing headers, query parameters, cursors and parsers of values."""
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -36,7 +36,7 @@ def tracing(request: HttpRequest) -> Tracing:
 
 
 def query_members(request: HttpRequest) -> Members:
-    """The query's parameters, each of which may come once."""
+    """The parameters of the query. A repeated parameter is an error."""
     repeated = [
         FieldError(shown_name(name), "comes more than once")
         for name, values in request.args.lists()
@@ -51,13 +51,13 @@ def body_members(body: bytes, request: HttpRequest, max_bytes: int = BODY_MAX_BY
 
 
 def take_paging(query: Members, cursor: Parse[T], first: T) -> tuple[int, T]:
-    """The limit of the page and the position after which it begins. Takes all that is left of the query."""
+    """The page's limit and the position that it follows. Raises InvalidRequest; no parameter may be taken later."""
     limit_, after = query.take("limit", limit, LIMIT_DEFAULT), query.take("cursor", cursor, first)
     query.finish()
     return limit_, after
 
 
-# Parsers: of texts from a query and of JSON values from a body alike, where nothing else is said.
+# Parsers of values from a query or a JSON body.
 
 
 def text(max_chars: int) -> Parse[str]:
@@ -114,7 +114,7 @@ def number(at_least: int, at_most: int) -> Parse[int]:
 
 
 def digits(at_least: int, at_most: int) -> Parse[int]:
-    """A number as a query spells it."""
+    """An integer in a query."""
 
     def parse(value: Json) -> int:
         if not re.fullmatch(r"[0-9]{1,16}", value) or not at_least <= int(value) <= at_most:
@@ -132,7 +132,7 @@ limit: Final = digits(1, LIMIT_MAX)
 
 
 def cursor(member: re.Pattern[str]) -> Parse[Position]:
-    """base64url of `<ms>:<member>`: where the page before ended."""
+    """base64url of `<ms>:<member>`, the last item of the page before."""
 
     def parse(value: Json) -> Position:
         at_ms, _, name = _decoded(value).partition(":")
@@ -144,7 +144,7 @@ def cursor(member: re.Pattern[str]) -> Parse[Position]:
 
 
 def plain_cursor(value: Json) -> str:
-    """A cursor that names an address alone."""
+    """A cursor that holds only an address."""
     return _decoded(value)
 
 

@@ -1,4 +1,4 @@
-"""What the API answers: a status, headers, a body, ready for the wire."""
+"""The responses of the API: status, headers and body, encoded."""
 
 from collections.abc import AsyncGenerator, Iterable
 from typing import Final
@@ -11,14 +11,14 @@ Header = tuple[bytes, bytes]
 JSON: Final[Header] = (b"content-type", b"application/json")
 PROBLEM: Final[Header] = (b"content-type", b"application/problem+json")
 CSV: Final[Header] = (b"content-type", b"text/csv; charset=utf-8; header=present")
-NO_STORE: Final[Header] = (b"cache-control", b"no-store")  # who was mailed what is no matter for caches
+NO_STORE: Final[Header] = (b"cache-control", b"no-store")  # recipients must not get into caches
 REPLAYED: Final[Header] = (b"idempotency-replayed", b"true")
 
 _ENCODER: Final = msgspec.json.Encoder()
 
 
 class Response(Struct, frozen=True, kw_only=True):
-    """A response. What has no bound comes in parts, each sent before the next one is made."""
+    """A response. An unbounded body comes in `parts`: each is sent before the next one is made."""
 
     status: int
     headers: tuple[Header, ...] = ()

@@ -1,4 +1,4 @@
-"""What needs a look: dead letters, and commands that could not be accepted."""
+"""Dead letters and malformed commands."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ _ENTRY: Final = r.cursor(ENTRY_ID)
 
 
 class Review:
-    """Two lists for operators."""
+    """Lists what an operator has to look at."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader

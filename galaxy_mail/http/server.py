@@ -1,4 +1,4 @@
-"""The API on a socket: hypercorn, as an actor."""
+"""Serves the API on a socket: hypercorn as an actor."""
 
 import socket
 import ssl
@@ -38,27 +38,27 @@ from galaxy_mail.http.tokens import certificate_name
 log = structlog.get_logger()
 
 GRACE_S: Final = 3.0
-AFTER_GRACE_S: Final = 0.5  # for hypercorn's own end, once what was in flight is cancelled
+AFTER_GRACE_S: Final = 0.5  # for hypercorn's clean-up after requests in flight are cancelled
 BACKLOG: Final = 1024
 IDLE_WITHIN_S: Final = (
-    75.0  # longer than what balancers keep connections for: they close first, and no request is cut
+    75.0  # above the idle time-out of load balancers: they close first, so no request is cut
 )
 HANDSHAKE_WITHIN_S: Final = 10.0
-# A client that takes nothing of its answer for so long has its connection cut by the kernel. Nobody else could: hypercorn
-# shields what it writes from cancellation, so that such a client would also hold up every stop.
+# The kernel closes the connection of a client that reads nothing for this time. Hypercorn shields its writes from
+# cancellation, so such a client would delay every stop.
 UNREAD_WITHIN_MS: Final = 20_000
 
 
 class CantListen(GalaxyMailError):
-    """The address can't be listened on."""
+    """The service can't listen on this address."""
 
 
 class BadTlsFile(GalaxyMailError):
-    """A certificate or key can't be used."""
+    """A certificate or key is invalid or can't be read."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there; an empty host is every interface, port 0 is any. Raises CantListen.
+    """A listening socket. An empty host means every interface, port 0 a free port. Raises CantListen.
 
     Connections wait in its backlog until a server accepts them.
     """
@@ -80,12 +80,14 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def tls_context(*, cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
-    """With `client_ca`, clients need a certificate that comes from it. Raises BadTlsFile."""
+    """The server's TLS. With `client_ca`, clients must have a certificate of that CA. Raises BadTlsFile."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(cert, key, password=lambda: b"")  # never asks at the terminal
+        context.load_cert_chain(
+            cert, key, password=lambda: b""
+        )  # without it, OpenSSL would ask at the terminal
     except OSError as error:  # SSLError is one
         raise BadTlsFile(f"{cert} and {key} are no certificate with its key: {_reason(error)}") from error
     if client_ca is not None:
@@ -99,9 +101,9 @@ def tls_context(*, cert: Path, key: Path, client_ca: Path | None = None) -> ssl.
 
 
 class HttpServer:
-    """Serves the app until cancelled; then no connection is accepted, and requests in hand have the grace to end.
+    """Serves the app until cancelled. Then it accepts no connection, and requests in flight have `grace_s` to end.
 
-    `listener` stays open: a server that is built anew after a crash takes it over. Touches it and the app.
+    `listener` stays open, so that the next server can use it after a crash.
     """
 
     def __init__(
@@ -119,15 +121,15 @@ class HttpServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it really listens."""
+        """The host and port of the listener."""
         host, port, *_ = self._listener.getsockname()
         return host, port
 
     @property
     def url(self) -> str:
-        """How a client on this host gets there."""
+        """The URL for clients on this host."""
         host, port = self.address
-        host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)  # noqa: S104  # it is told apart, not bound
+        host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)  # noqa: S104  # compared, not bound
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def run(self) -> None:
@@ -135,7 +137,7 @@ class HttpServer:
         shield = trio.CancelScope()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve, stop, shield)
-            shield.shield = True  # not before: cancelled in its start, it has nobody to tell it to stop
+            shield.shield = True  # not before: a cancellation during the start must end it
             try:
                 await trio.sleep_forever()
             finally:
@@ -149,12 +151,12 @@ class HttpServer:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """As `hypercorn.trio.serve`, except that a connection on which something breaks takes no other with it."""
+        """Like `hypercorn.trio.serve`, but an error on one connection does not end the others."""
         context = WorkerContext(max_requests=None)
         connections = partial(
             _TcpConnection, ASGIWrapper(self._app), _hypercorn(), context, ConnectionState({})
         )
-        with self._listener.dup() as duplicate, shield:  # it is closed with the listener that is made of it
+        with self._listener.dup() as duplicate, shield:  # trio closes the duplicate with its listener
             listener = self._trio_listener(duplicate)
             async with trio.open_nursery() as handlers:
                 try:
@@ -251,7 +253,7 @@ def _origin(error: BaseException) -> str:
 
 
 def _hypercorn() -> Config:
-    """What its connections read of its configuration."""
+    """The settings that hypercorn's connections read."""
     config = Config()
     config.keep_alive_timeout = IDLE_WITHIN_S
     config.keep_alive_max_requests = 1_000_000
@@ -262,7 +264,7 @@ def _hypercorn() -> Config:
 
 
 class _HypercornLog(Logger):
-    """Hypercorn's words as lines of ours. Requests are logged by the app, which knows more about them."""
+    """Writes hypercorn's messages to our log. The app logs the requests."""
 
     def __init__(self, config: Config) -> None:
         pass
@@ -297,7 +299,7 @@ def _filled(message: str, args: tuple[Any, ...]) -> str:
 
 
 class _NamedPeer(ssl.SSLObject):
-    """Remembers whom a connection is from, for all that is done in its task: hypercorn passes no certificate on."""
+    """Stores the client's name in the connection's task: hypercorn does not pass the certificate on."""
 
     def do_handshake(self) -> None:
         super().do_handshake()

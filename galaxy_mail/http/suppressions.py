@@ -1,4 +1,4 @@
-"""Whom nobody mails: one by one, and the whole list as CSV."""
+"""The suppression list: single entries, and the whole list as CSV."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
@@ -71,9 +71,9 @@ class Suppressions:
         members.finish()
         with audited(
             request, "suppress", address=entry.address, reason=entry.reason, created_by=entry.created_by
-        ) as action:
+        ) as facts:
             is_new = await self._suppressions.put(entry)
-            action.found(replaced=not is_new)
+            facts.update(replaced=not is_new)
         return json_response(asdict(entry), status=201 if is_new else 200)
 
     async def remove(self, request: HttpRequest, address: str) -> Response:
@@ -90,7 +90,7 @@ class Suppressions:
             problem = FieldError("Content-Type", "must be text/csv")
             raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
         body = await request.read_body(IMPORT_MAX_BYTES)
-        with audited(request, "import_suppressions") as action:
+        with audited(request, "import_suppressions") as facts:
             entries = await trio.to_thread.run_sync(
                 suppression_csv.decode,
                 body,
@@ -101,14 +101,14 @@ class Suppressions:
             added = 0
             for first in range(0, len(entries), AT_A_TIME):
                 added += await self._suppressions.put_all(entries[first : first + AT_A_TIME])
-            action.found(added=added, replaced=len(entries) - added)
+            facts.update(added=added, replaced=len(entries) - added)
         return json_response({"added": added, "replaced": len(entries) - added})
 
     async def give_csv(self, request: HttpRequest) -> Response:
         r.query_members(request).finish()
-        with audited(request, "export_suppressions") as action:
+        with audited(request, "export_suppressions") as facts:
             addresses = await self._reader.suppressed_addresses()
-            action.found(entries=len(addresses))
+            facts.update(entries=len(addresses))
         return Response(status=200, headers=(CSV, NO_STORE), parts=self._lines(addresses))
 
     async def _lines(self, addresses: Sequence[str]) -> AsyncGenerator[bytes, None]:

@@ -1,4 +1,4 @@
-"""The catalog of templates, and how a mail of one would look."""
+"""The catalog of templates, and previews."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -21,7 +21,7 @@ PREVIEW_MAX_BYTES: Final = 1024 * 1024
 
 
 class Templates:
-    """Shows what the process has loaded."""
+    """Lists and previews the templates that this process has loaded."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -39,7 +39,7 @@ class Templates:
     async def preview(self, request: HttpRequest, template_id: str) -> Response:
         r.query_members(request).finish()
         body = await request.read_body(PREVIEW_MAX_BYTES)
-        # In a thread: a login code must not wait while a template goes round in loops.
+        # In a thread, so that a slow template delays no login code.
         outcome = await trio.to_thread.run_sync(
             self._rendered, template_id, body, request, abandon_on_cancel=True
         )

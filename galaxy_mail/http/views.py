@@ -1,13 +1,11 @@
-"""What operators see of records: every member of the contract, `null` where it does not apply.
+"""Records as the API shows them: with every member of the contract, `null` for absent values.
 
-Records are stored without the members that have their default; here nothing is left out. A record that has the
-contract's members is shown by `asdict` alone.
+Stored records omit members that have their default. A record with exactly the contract's members needs only `asdict`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from msgspec.structs import asdict
 
 from galaxy_mail.domain.masking import mask_fields
@@ -29,7 +27,7 @@ def delivery_view(delivery: Delivery, resent_as: Sequence[str]) -> View:
         "locale_fallback_used": delivery.locale_fallback_used,
         "envelope": asdict(delivery.envelope),
         "suppressed_recipients": delivery.suppressed_recipients,
-        # A login code may stand in its subject, and in that of a resend.
+        # The subject may hold a login code, also in a resend.
         "subject": None if delivery.secret else delivery.subject,
         "idempotency_key": delivery.idempotency_key,
         "parent_delivery_id": delivery.parent_delivery_id,
@@ -62,7 +60,7 @@ def resend_job_view(job: ResendJob) -> View:
         "job_id": job.job_id,
         "status": job.status,
         "dry_run": job.dry_run,
-        "filter": msgspec.to_builtins(job.filter),
+        "filter": job.filter,
         "reason": job.reason,
         "created_by": job.created_by,
         "per_second": job.per_second,
