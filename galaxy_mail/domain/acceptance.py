@@ -23,7 +23,6 @@ from galaxy_mail.domain.records import (
 
 OUTCOME_SENT: Final = "sent"  # durably accepted; the mail is not sent yet
 OUTCOME_SUPPRESSED: Final = "suppressed"
-RECIPIENTS_SUPPRESSED: Final = "recipients_suppressed"
 NOT_ALLOWED: Final = "not on the recipient allowlist"
 
 

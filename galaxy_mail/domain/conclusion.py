@@ -8,7 +8,7 @@ from typing import Final, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from galaxy_mail.domain.acceptance import RECIPIENTS_SUPPRESSED, Suppressed, drop_suppressed
+from galaxy_mail.domain.acceptance import Suppressed, drop_suppressed
 from galaxy_mail.domain.records import (
     Attempt,
     AttemptStatus,
@@ -26,6 +26,8 @@ from galaxy_mail.domain.states import move, move_attempt
 S = DeliveryStatus
 A = AttemptStatus
 
+RECIPIENTS_SUPPRESSED: Final = "recipients_suppressed"
+ALL_SUPPRESSED: Final = Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed")
 RETRIES_EXHAUSTED: Final = "retries_exhausted"
 CRASH_LOOP: Final = "crash_loop"
 OWNERSHIP_LOST: Final = "ownership_lost"
@@ -160,18 +162,7 @@ def conclude_render_failure(
     delivery: Delivery, attempt: Attempt, failure: Failure, *, now_ms: int
 ) -> Conclusion:
     """The records after a render failure: the delivery fails without a provider call, because no retry would help."""
-    return Conclusion(
-        before=delivery,
-        delivery=move(delivery, S.FAILED, at_ms=now_ms, failure=failure),
-        attempt=move_attempt(
-            attempt,
-            A.PROVIDER_REJECTED,
-            finished_at_ms=now_ms,
-            result=Result.PERMANENT_FAILURE,
-            failure=failure,
-            blame=Blame.MESSAGE,
-        ),
-    )
+    return _without_provider(delivery, attempt, S.FAILED, Result.PERMANENT_FAILURE, failure, now_ms=now_ms)
 
 
 def suppress_late(delivery: Delivery, suppressed: Suppressed) -> Delivery:
@@ -184,13 +175,8 @@ def suppress_late(delivery: Delivery, suppressed: Suppressed) -> Delivery:
 
 def conclude_late_suppression(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Conclusion:
     """The records if every recipient was suppressed after acceptance: no provider call, and not a failure."""
-    reason = Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed")
-    return Conclusion(
-        before=delivery,
-        delivery=move(delivery, S.SUPPRESSED, at_ms=now_ms, failure=None),
-        attempt=move_attempt(
-            attempt, A.PROVIDER_REJECTED, finished_at_ms=now_ms, result=Result.SUPPRESSED, failure=reason
-        ),
+    return _without_provider(
+        delivery, attempt, S.SUPPRESSED, Result.SUPPRESSED, ALL_SUPPRESSED, now_ms=now_ms
     )
 
 
@@ -201,19 +187,19 @@ def conclude_lost_owner(
 
     `losses` counts the lost owners of the delivery, including this one.
     """
+    crash_loop = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
     if attempt.status is A.SCHEDULED:
         if losses < LOSSES_MAX:
             return None
-        failure = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
         ended = move_attempt(
             attempt,
             A.TIMED_OUT,
             finished_at_ms=now_ms,
             result=Result.TRANSIENT_FAILURE,
-            failure=failure,
+            failure=crash_loop,
             blame=Blame.SERVICE,
         )
-        return _dead(delivery, ended, CRASH_LOOP, failure, now_ms=now_ms)
+        return _dead(delivery, ended, CRASH_LOOP, crash_loop, now_ms=now_ms)
     begun_losses = delivery.begun_losses + 1
     lost = Failure(
         code=OWNERSHIP_LOST, summary="the process that sent it was lost before it recorded the outcome"
@@ -229,12 +215,13 @@ def conclude_lost_owner(
     )
     counted = replace(delivery, begun_losses=begun_losses)
     if policy.fail_unknown_outcome:
-        return _rebase(_failed_unknown(counted, ended, now_ms=now_ms), delivery)
-    if begun_losses >= BEGUN_LOSSES_MAX or losses >= LOSSES_MAX:
-        failure = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
-        return _rebase(_dead(counted, ended, CRASH_LOOP, failure, now_ms=now_ms), delivery)
-    again = _again(counted, ended, due_ms=now_ms, failure=lost, now_ms=now_ms, retries=delivery.retries_used)
-    return _rebase(again, delivery)
+        after = _failed_unknown(counted, ended, now_ms=now_ms)
+    elif begun_losses >= BEGUN_LOSSES_MAX or losses >= LOSSES_MAX:
+        after = _dead(counted, ended, CRASH_LOOP, crash_loop, now_ms=now_ms)
+    else:
+        retries = delivery.retries_used
+        after = _again(counted, ended, due_ms=now_ms, failure=lost, now_ms=now_ms, retries=retries)
+    return replace(after, before=delivery)
 
 
 def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
@@ -276,7 +263,25 @@ def _again_free(delivery: Delivery, ended: Attempt, *, now_ms: int) -> Conclusio
         now_ms=now_ms,
         retries=delivery.retries_used,
     )
-    return _rebase(again, delivery)
+    return replace(again, before=delivery)
+
+
+def _without_provider(
+    delivery: Delivery, attempt: Attempt, to: S, result: Result, failure: Failure, *, now_ms: int
+) -> Conclusion:
+    failed = to is S.FAILED
+    return Conclusion(
+        before=delivery,
+        delivery=move(delivery, to, at_ms=now_ms, failure=failure if failed else None),
+        attempt=move_attempt(
+            attempt,
+            A.PROVIDER_REJECTED,
+            finished_at_ms=now_ms,
+            result=result,
+            failure=failure,
+            blame=Blame.MESSAGE if failed else None,
+        ),
+    )
 
 
 def _again(
@@ -325,7 +330,3 @@ def _failed_unknown(delivery: Delivery, ended: Attempt, *, now_ms: int) -> Concl
     return Conclusion(
         before=delivery, delivery=move(delivery, S.FAILED, at_ms=now_ms, failure=failure), attempt=ended
     )
-
-
-def _rebase(conclusion: Conclusion, before: Delivery) -> Conclusion:
-    return replace(conclusion, before=before)

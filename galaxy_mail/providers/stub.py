@@ -30,7 +30,7 @@ class BadScript(GalaxyMailError, ValueError):
     """The text is no stub script. The message names the place."""
 
 
-class Outcome(StrEnum):
+class StubOutcome(StrEnum):
     """What a rule may tell the stub to do: one of the four results, or one of two ways to give none."""
 
     ACCEPTED = "accepted"
@@ -42,11 +42,11 @@ class Outcome(StrEnum):
 
 
 class StubRule(Struct, frozen=True, kw_only=True):
-    outcomes: tuple[Outcome, ...]  # attempt n gets the nth, the last one repeats
+    outcomes: tuple[StubOutcome, ...]  # attempt n gets the nth, the last one repeats
     recipient: str = "*"  # a glob for the first recipient, in lower case
     latency_ms: int = 0
 
-    def outcome(self, attempt_no: int) -> Outcome:
+    def outcome(self, attempt_no: int) -> StubOutcome:
         return self.outcomes[min(attempt_no, len(self.outcomes)) - 1]
 
 
@@ -54,7 +54,7 @@ class StubScript(Struct, frozen=True, kw_only=True):
     """Which answer whose mail gets. The first rule that fits counts."""
 
     rules: tuple[StubRule, ...] = ()
-    default: StubRule = StubRule(outcomes=(Outcome.ACCEPTED,))
+    default: StubRule = StubRule(outcomes=(StubOutcome.ACCEPTED,))
 
     def rule_for(self, recipient: str) -> StubRule:
         address = recipient.lower()
@@ -66,7 +66,7 @@ class StubScript(Struct, frozen=True, kw_only=True):
         try:
             script = _object("the script", loads(data), optional=("rules", "default"))
         except StrictJsonError as error:
-            raise BadScript(error.message) from None
+            raise BadScript(str(error)) from None
         rules = _list("rules", script.get("rules", []))
         return cls(
             rules=tuple(_rule(f"rules[{at}]", rule) for at, rule in enumerate(rules)),
@@ -115,7 +115,7 @@ class StubProvider:
         rule = self._script.rule_for(next(iter(message.envelope.recipients()), ""))
         outcome = rule.outcome(message.attempt_no)
         await trio.sleep(rule.latency_ms / 1000)
-        if outcome is not Outcome.ACCEPTED:
+        if outcome is not StubOutcome.ACCEPTED:
             return RESULTS[outcome]
         if not may_finish():
             return CLAIM_RUNNING_OUT
@@ -169,28 +169,28 @@ def _loss(status: AttemptStatus, code: str, summary: str, provider_code: str | N
 
 
 # The same failure codes as a relay's, where there is one that behaves so.
-RESULTS: Final[Mapping[Outcome, SendResult]] = {
-    Outcome.ACCEPTED: SendResult(
+RESULTS: Final[Mapping[StubOutcome, SendResult]] = {
+    StubOutcome.ACCEPTED: SendResult(
         result=Result.ACCEPTED, status=AttemptStatus.PROVIDER_ACCEPTED, provider_code="250 2.0.0"
     ),
-    Outcome.SUPPRESSED: SendResult(
+    StubOutcome.SUPPRESSED: SendResult(
         result=Result.SUPPRESSED,
         status=AttemptStatus.PROVIDER_REJECTED,
         failure=Failure(code="provider_suppressed", summary="the stub suppresses this mail, as scripted"),
     ),
-    Outcome.PERMANENT_FAILURE: _refusal(
+    StubOutcome.PERMANENT_FAILURE: _refusal(
         "message_refused", "the stub refuses this mail, as scripted", "550 5.7.1"
     ),
-    Outcome.TRANSIENT_FAILURE: _loss(
+    StubOutcome.TRANSIENT_FAILURE: _loss(
         AttemptStatus.PROVIDER_REJECTED,
         "message_deferred",
         "the stub defers this mail, as scripted",
         "451 4.3.0",
     ),
-    Outcome.TIMEOUT: _loss(
+    StubOutcome.TIMEOUT: _loss(
         AttemptStatus.TIMED_OUT, "envelope_timed_out", "the stub fell silent before the message, as scripted"
     ),
-    Outcome.DISCONNECT: _loss(
+    StubOutcome.DISCONNECT: _loss(
         AttemptStatus.TRANSPORT_FAILED, "disconnected", "the stub hung up before the message, as scripted"
     ),
 }
@@ -214,18 +214,18 @@ def _rule(where: str, value: Json) -> StubRule:
     )
 
 
-def _outcomes(where: str, value: Json) -> tuple[Outcome, ...]:
+def _outcomes(where: str, value: Json) -> tuple[StubOutcome, ...]:
     names = _list(where, value)
     if not names:
         raise BadScript(f"{where}: must have at least one outcome")
     return tuple(_outcome(f"{where}[{at}]", name) for at, name in enumerate(names))
 
 
-def _outcome(where: str, value: Json) -> Outcome:
+def _outcome(where: str, value: Json) -> StubOutcome:
     try:
-        return Outcome(value)
+        return StubOutcome(value)
     except ValueError:
-        raise BadScript(f"{where}: is none of {', '.join(Outcome)}") from None
+        raise BadScript(f"{where}: is none of {', '.join(StubOutcome)}") from None
 
 
 def _latency(where: str, value: Json) -> int:

@@ -17,13 +17,13 @@ class RenderFailureCode(StrEnum):
     CONTENT_TOO_LARGE = "content_too_large"
 
 
-class Refused(TemplateRuntimeError):
+class TemplateRefused(TemplateRuntimeError):
     """A template asked for what the sandbox does not give. The message is made of the template's words, never of values."""
 
     code = RenderFailureCode.RENDER_ERROR
 
 
-class TooLarge(Refused):
+class TooLarge(TemplateRefused):
     """The template builds more text than a mail may have."""
 
     code = RenderFailureCode.CONTENT_TOO_LARGE

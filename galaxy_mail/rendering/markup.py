@@ -6,14 +6,14 @@ from typing import Final
 
 from jinja2 import nodes
 
-from galaxy_mail.rendering.catalog_problems import Problem, error
+from galaxy_mail.rendering.catalog_problems import CatalogProblem, error
 
 _TAG_START: Final = re.compile(r"<[A-Za-z/]")
 _RAW_TEXT: Final = re.compile(r"<(/?)(script|style)\b", re.IGNORECASE)
 _PLACEHOLDER: Final = "x"  # stands for a value in what is looked at
 
 
-def check_markup(file: str, tree: nodes.Template) -> Iterator[Problem]:
+def check_markup(file: str, tree: nodes.Template) -> Iterator[CatalogProblem]:
     """Values in a tag outside of quotes, and in scripts and styles: no escaping is right there."""
     tail = ""  # the source from the last `<` on, values replaced
     raw = ""  # "script" or "style" while in one

@@ -9,8 +9,8 @@ from jinja2.environment import Template
 from jinja2.meta import find_undeclared_variables
 
 from galaxy_mail.domain.errors import GalaxyMailError
-from galaxy_mail.rendering.catalog_problems import Problem, Severity, error, warning
-from galaxy_mail.rendering.failures import Refused, RenderFailureCode
+from galaxy_mail.rendering.catalog_problems import CatalogProblem, Severity, error, warning
+from galaxy_mail.rendering.failures import RenderFailureCode, TemplateRefused
 from galaxy_mail.rendering.filters import FILTERS
 from galaxy_mail.rendering.language import TOO_DEEP, check_language
 from galaxy_mail.rendering.limits import Meter
@@ -18,7 +18,7 @@ from galaxy_mail.rendering.markup import check_markup
 from galaxy_mail.rendering.metering import INTERNAL_FILTERS, Metering
 from galaxy_mail.rendering.predicates import PREDICATES
 from galaxy_mail.rendering.sandbox import FUNCTIONS, MailEnvironment, MeteredContext
-from galaxy_mail.rendering.sources import Source
+from galaxy_mail.rendering.sources import TemplateSource
 
 # What a failure says of exceptions that may carry values in their text.
 SAFE_WORDS: Final[tuple[tuple[type[Exception], str], ...]] = (
@@ -44,7 +44,7 @@ class PartFailed(GalaxyMailError):
 class Part:
     """A compiled part. Immutable, and safe to render from several threads."""
 
-    def __init__(self, source: Source, template: Template, names: Mapping[str, int]) -> None:
+    def __init__(self, source: TemplateSource, template: Template, names: Mapping[str, int]) -> None:
         self.source = source
         self.names = names  # of the variables that it needs, each with the line of its first use
         self._template = template
@@ -68,7 +68,7 @@ class Part:
             meter.output_bytes -= len(text) if text.isascii() else len(text.encode())
             if meter.output_bytes < 0:
                 raise meter.too_large()
-        except Refused as refused:
+        except TemplateRefused as refused:
             raise self._failed(refused.code, str(refused), refused) from None
         except UndefinedError as undefined:
             raise self._failed(RenderFailureCode.RENDER_ERROR, str(undefined), undefined) from None
@@ -89,7 +89,9 @@ def new_environment() -> MailEnvironment:
     return MailEnvironment(filters={**FILTERS, **INTERNAL_FILTERS}, tests=PREDICATES)
 
 
-def compile_part(environment: MailEnvironment, source: Source) -> tuple[Part | None, list[Problem]]:
+def compile_part(
+    environment: MailEnvironment, source: TemplateSource
+) -> tuple[Part | None, list[CatalogProblem]]:
     """The part, or None where a problem is an error."""
     file = source.file
     try:
@@ -133,7 +135,7 @@ def _first_uses(tree: nodes.Template) -> dict[str, int]:
     return {name: lines.get(name, 1) for name in sorted(undeclared)}
 
 
-def _check_one_line(file: str, tree: nodes.Template) -> Iterator[Problem]:
+def _check_one_line(file: str, tree: nodes.Template) -> Iterator[CatalogProblem]:
     """A line break between two things that are printed whatever the variables are: no such subject could be sent."""
     begun = broken = False  # something was printed; and then a line ended
     for output in tree.body:
@@ -149,9 +151,9 @@ def _check_one_line(file: str, tree: nodes.Template) -> Iterator[Problem]:
                 begun = begun or bool(line.strip())
 
 
-def _check_guards(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[Problem]:
+def _check_guards(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[CatalogProblem]:
     """Every variable is required, so asking whether one is given is always answered in the same way."""
-    problems: list[Problem] = []
+    problems: list[CatalogProblem] = []
     for guard in tree.find_all((nodes.Test, nodes.Filter)):
         if not isinstance(guard.node, nodes.Name) or guard.node.name not in names:
             continue
@@ -168,9 +170,9 @@ def _check_guards(file: str, tree: nodes.Template, names: Mapping[str, int]) -> 
     return problems
 
 
-def _check_sets(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[Problem]:
+def _check_sets(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[CatalogProblem]:
     """A name that is set in some branches only is a variable that callers must give, which is seldom meant."""
-    problems: list[Problem] = []
+    problems: list[CatalogProblem] = []
     settings: list[nodes.Assign | nodes.AssignBlock] = [
         *tree.find_all(nodes.Assign),
         *tree.find_all(nodes.AssignBlock),

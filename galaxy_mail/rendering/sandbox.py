@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from markupsafe import Markup
 
-from galaxy_mail.rendering.failures import Refused
+from galaxy_mail.rendering.failures import TemplateRefused
 from galaxy_mail.rendering.limits import LISTS, SCALARS, TEXTS, Meter, RenderLimits
 
 INT_BITS_MAX: Final = 4_096  # more than any amount, fewer than make arithmetic slow
@@ -109,7 +109,7 @@ class Method:
             for arg in args:
                 meter.touch(arg)
                 if self.name.endswith("strip") and type(arg) in TEXTS and len(arg) > STRIPPED_MAX:
-                    raise Refused(f"{self.name} of more than {STRIPPED_MAX} different characters")
+                    raise TemplateRefused(f"{self.name} of more than {STRIPPED_MAX} different characters")
         result = getattr(self.receiver, self.name)(*args, **kwargs)
         if isinstance(self.receiver, dict) and self.name != "get":
             result = list(result)  # a view would show its address when printed
@@ -124,7 +124,7 @@ def bounded_range(meter: Meter, *args: Any) -> range:
     except OverflowError:  # len() ends at sys.maxsize
         length = meter.iterations_max + 1
     if length > meter.iterations_max:
-        raise Refused(f"range of more than {meter.iterations_max} numbers")
+        raise TemplateRefused(f"range of more than {meter.iterations_max} numbers")
     return numbers
 
 
@@ -173,7 +173,7 @@ def as_text(meter: Meter, value: object) -> str:
         return text
     if isinstance(value, Undefined):
         return str(value)  # raises, naming it, but for an `if` without `else`, which is empty text
-    raise Refused("only values can be printed, not macros, functions, ranges or namespaces")
+    raise TemplateRefused("only values can be printed, not macros, functions, ranges or namespaces")
 
 
 @pass_context
@@ -253,7 +253,7 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
             kwargs.pop("_block_vars", None)
             return obj.call(meter, *args, **kwargs)
         demand(obj)
-        raise Refused("only macros and functions can be called")
+        raise TemplateRefused("only macros and functions can be called")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         return compute(meter_of(context), operator, left, right)
@@ -272,7 +272,7 @@ def compute(meter: Meter, sign: str, left: Any, right: Any) -> Any:
     """`left sign right`, refused where the result would be out of proportion to a mail."""
     if type(left) in SCALARS and type(right) in SCALARS:
         if type(left) is int and type(right) is int and _bits(sign, left, right) > INT_BITS_MAX:
-            raise Refused("a number too large")
+            raise TemplateRefused("a number too large")
         return ARITHMETIC[sign](left, right)
     demand(left)
     demand(right)
@@ -285,7 +285,7 @@ def compute(meter: Meter, sign: str, left: Any, right: Any) -> Any:
         case "%" if type(left) in TEXTS:
             return printf(meter, left, right if isinstance(right, (tuple, dict)) else (right,))
         case _:
-            raise Refused(f"values that {sign!r} does not fit")
+            raise TemplateRefused(f"values that {sign!r} does not fit")
     result = ARITHMETIC[sign](left, right)
     if type(result) in TEXTS:  # escaping may have made it longer
         meter.build(len(result))
@@ -317,13 +317,13 @@ def _bits(sign: str, left: int, right: int) -> int:
 def _pay_repeated(meter: Meter, left: Any, right: Any) -> None:
     sequence, times = (right, left) if type(left) in SCALARS else (left, right)
     if type(times) not in (int, bool):
-        raise Refused("values that '*' does not fit")
+        raise TemplateRefused("values that '*' does not fit")
     if type(sequence) in TEXTS:
         meter.build(len(sequence) * max(times, 0))
     elif type(sequence) in LISTS:
         meter.step(len(sequence) * max(times, 0))
     else:
-        raise Refused("values that '*' does not fit")
+        raise TemplateRefused("values that '*' does not fit")
 
 
 def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]) -> str:
@@ -333,13 +333,13 @@ def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]
     for value in values.values() if isinstance(values, dict) else values:
         demand(value)
         if type(value) not in SCALARS and type(value) not in TEXTS:
-            raise Refused("only text and numbers can be formatted")
+            raise TemplateRefused("only text and numbers can be formatted")
         meter.touch(value)
     at = template.find("%")
     while at >= 0:
         conversion = CONVERSION.match(template, at)
         if not conversion:
-            raise Refused("a format that is not understood")
+            raise TemplateRefused("a format that is not understood")
         meter.build(int(conversion["width"] or 0) + int(conversion["precision"] or 0))
         if isinstance(values, dict):
             meter.touch(values.get(conversion["name"]))  # again for each time that it is used
@@ -352,7 +352,7 @@ def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]
 def number_of(value: Any) -> int | float:
     demand(value)
     if type(value) not in (int, float, bool):
-        raise Refused("a number is needed here")
+        raise TemplateRefused("a number is needed here")
     number: int | float = value
     return number
 

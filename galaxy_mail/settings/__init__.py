@@ -15,7 +15,7 @@ SECRET_FILE_MAX_BYTES: Final = 64 * 1024
 _SETTING: Final = "galaxy_mail.setting"
 
 
-class Problem(NamedTuple):
+class SettingProblem(NamedTuple):
     """What is wrong with one variable. The message never repeats a secret."""
 
     variable: str
@@ -27,7 +27,7 @@ class ConfigError(GalaxyMailError):
 
     exit_status: Final = 2
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[SettingProblem, ...]) -> None:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = (f"  {problem.variable}: {problem.message}" for problem in problems)
         super().__init__("\n".join((f"the configuration has {count}", *lines)))
@@ -134,7 +134,7 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """The effective settings. Raises ConfigError with every problem, not only the first."""
         settings = cls.settings()
-        problems: list[Problem] = []
+        problems: list[SettingProblem] = []
         wrong: set[str] = set()
         values: dict[str, object] = {}
         for one in settings:
@@ -152,7 +152,9 @@ class Settings:
         made = cls(**values)
         # Two values of which one is no value can't contradict each other.
         problems += [
-            Problem(about[0], message) for about, message in made.conflicts() if wrong.isdisjoint(about)
+            SettingProblem(about[0], message)
+            for about, message in made.conflicts()
+            if wrong.isdisjoint(about)
         ]
         order = {name: number for number, name in enumerate(cls.variables())}
         problems.sort(key=lambda problem: order[problem.variable])
@@ -181,7 +183,7 @@ class _Bad(Exception):
 
     def __init__(self, variable: str, message: str) -> None:
         super().__init__(variable, message)
-        self.problem = Problem(variable, message)
+        self.problem = SettingProblem(variable, message)
 
 
 def _raw(one: Setting, env: Mapping[str, str]) -> tuple[str | None, str]:
@@ -224,14 +226,14 @@ def _parsed(one: Setting, raw: str, origin: str) -> object:
         raise _Bad(variable, f"{seen if len(seen) <= 60 else seen[:57] + '...'!r} {error}") from None
 
 
-def _unknown(env: Mapping[str, str], accepts: str) -> Iterator[Problem]:
+def _unknown(env: Mapping[str, str], accepts: str) -> Iterator[SettingProblem]:
     known = {variable for kind in _kinds_of(Settings) for variable in kind.variables()}
     for variable in sorted(env):
         if variable.startswith(accepts) and variable not in known:
             import difflib  # only a mistake pays for it
 
             near = difflib.get_close_matches(variable, sorted(known), n=1)
-            yield Problem(
+            yield SettingProblem(
                 variable, f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"
             )
 

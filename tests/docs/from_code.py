@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import fields
 
 from galaxy_mail.config import ClientConfig, Config
-from galaxy_mail.domain import acceptance, conclusion
+from galaxy_mail.domain import conclusion
 from galaxy_mail.domain.commands import FailureCode
 from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus
 from galaxy_mail.domain.states import ATTEMPT_MOVES, DELIVERY_MOVES
@@ -59,7 +59,7 @@ def listed() -> Mapping[str, frozenset[str]]:
         "dead-letter-reasons": frozenset({conclusion.RETRIES_EXHAUSTED, conclusion.CRASH_LOOP}),
         "lifecycle-codes": frozenset(
             {
-                acceptance.RECIPIENTS_SUPPRESSED,
+                conclusion.RECIPIENTS_SUPPRESSED,
                 conclusion.CRASH_LOOP,
                 conclusion.OUTCOME_UNKNOWN,
                 conclusion.OWNERSHIP_LOST,

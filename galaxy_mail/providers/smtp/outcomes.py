@@ -55,7 +55,7 @@ class Ending(StrEnum):
     CUT_OFF = "cut_off"  # by the end of a stop's grace
 
 
-class Outcome(Struct, frozen=True):
+class SmtpOutcome(Struct, frozen=True):
     result: Result
     status: AttemptStatus
     failure_code: str | None
@@ -64,48 +64,50 @@ class Outcome(Struct, frozen=True):
     intact: bool = False  # the connection: QUIT can be sent
 
 
-def _refused(code: str, blame: Blame = Blame.MESSAGE) -> Outcome:
+def _refused(code: str, blame: Blame = Blame.MESSAGE) -> SmtpOutcome:
     """The relay refused for good, and the connection is intact."""
-    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=True)
+    return SmtpOutcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=True)
 
 
-def _deferred(code: str, blame: Blame = Blame.MESSAGE) -> Outcome:
+def _deferred(code: str, blame: Blame = Blame.MESSAGE) -> SmtpOutcome:
     """The relay refused for now, and the connection is intact."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=True)
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=True)
 
 
-def _refused_early(code: str) -> Outcome:
+def _refused_early(code: str) -> SmtpOutcome:
     """The relay refused before it had the whole message: it takes the rest for commands, so the connection is lost."""
-    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
+    return SmtpOutcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
 
 
-def _deferred_early(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
+def _deferred_early(code: str) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
 
 
-def _closing() -> Outcome:
+def _closing() -> SmtpOutcome:
     """The relay closes the connection (421) and does not have the message."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, "service_closing", Blame.RELAY)
+    return SmtpOutcome(
+        Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, "service_closing", Blame.RELAY
+    )
 
 
-def _failed(code: str, blame: Blame = Blame.RELAY) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, blame)
+def _failed(code: str, blame: Blame = Blame.RELAY) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, blame)
 
 
-def _late(code: str, blame: Blame = Blame.RELAY) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, blame)
+def _late(code: str, blame: Blame = Blame.RELAY) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, blame)
 
 
-def _failed_undecided(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, outcome_unknown=True)
+def _failed_undecided(code: str) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, outcome_unknown=True)
 
 
-def _late_undecided(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, outcome_unknown=True)
+def _late_undecided(code: str) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, outcome_unknown=True)
 
 
 X = Exchange
-OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
+OUTCOMES: Final[Mapping[tuple[Exchange, Ending], SmtpOutcome]] = {
     (X.CONNECT, Ending.UNRESOLVED): _failed("name_not_resolved"),
     (X.CONNECT, Ending.UNREACHABLE): _failed("connect_failed"),
     (X.CONNECT, Ending.NO_RESOURCES): _failed("out_of_resources", Blame.SERVICE),
@@ -182,7 +184,7 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.BODY, Ending.TIMED_OUT): _late("body_timed_out", Blame.MESSAGE),
     (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out", Blame.SERVICE),
     # RFC 1047: whoever gives up here without an answer may make a second copy.
-    (X.FINAL, Ending.ACCEPTED): Outcome(
+    (X.FINAL, Ending.ACCEPTED): SmtpOutcome(
         Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, None, intact=True
     ),
     (X.FINAL, Ending.PERMANENT): _refused("message_refused"),
@@ -253,7 +255,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     detail: str = ""  # for people: ours or the operating system's words, none of the relay's
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SmtpOutcome:
         return OUTCOMES[self.exchange, self.ending]
 
     @property

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from galaxy_mail.domain.acceptance import RECIPIENTS_SUPPRESSED
 from galaxy_mail.domain.conclusion import (
     BEGUN_LOSSES_MAX,
     CRASH_LOOP,
     LOSSES_MAX,
     OUTCOME_UNKNOWN,
     OWNERSHIP_LOST,
+    RECIPIENTS_SUPPRESSED,
     RETRIES_EXHAUSTED,
     Begun,
     Conclusion,

@@ -7,7 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.domain.records import AttemptStatus, Json, Result, SendResult
 from galaxy_mail.providers.mime import build
-from galaxy_mail.providers.stub import BadScript, Outcome, StubProvider, StubScript
+from galaxy_mail.providers.stub import BadScript, StubOutcome, StubProvider, StubScript
 from tests.unit.providers.messages import SENDER, attachment, message
 
 
@@ -74,14 +74,14 @@ async def test_attempt_n_gets_outcome_n_and_the_last_one_repeats() -> None:
 @pytest.mark.parametrize(
     ("recipient", "outcome"),
     [
-        ("pilot@slow.test", Outcome.TIMEOUT),
-        ("Pilot@SLOW.test", Outcome.TIMEOUT),
-        ("pilot@very.slow.test", Outcome.ACCEPTED),
-        ("bounce-17@a.example", Outcome.PERMANENT_FAILURE),
-        ("bounce-x@a.example", Outcome.ACCEPTED),
+        ("pilot@slow.test", StubOutcome.TIMEOUT),
+        ("Pilot@SLOW.test", StubOutcome.TIMEOUT),
+        ("pilot@very.slow.test", StubOutcome.ACCEPTED),
+        ("bounce-17@a.example", StubOutcome.PERMANENT_FAILURE),
+        ("bounce-x@a.example", StubOutcome.ACCEPTED),
     ],
 )
-def test_the_first_rule_whose_glob_fits_counts(recipient: str, outcome: Outcome) -> None:
+def test_the_first_rule_whose_glob_fits_counts(recipient: str, outcome: StubOutcome) -> None:
     rules = script(
         rules=[
             {"recipient": "*@Slow.test", "outcomes": ["timeout"]},
@@ -201,13 +201,13 @@ def test_a_script_is_read_from_its_file(tmp_path: Path) -> None:
     )
     read = StubScript.read(path)
     rule = read.rule_for("x@slow.test")
-    assert (rule.outcomes, rule.latency_ms) == ((Outcome.TRANSIENT_FAILURE, Outcome.ACCEPTED), 50)
-    assert read.rule_for("x@fast.test").outcome(1) is Outcome.SUPPRESSED
+    assert (rule.outcomes, rule.latency_ms) == ((StubOutcome.TRANSIENT_FAILURE, StubOutcome.ACCEPTED), 50)
+    assert read.rule_for("x@fast.test").outcome(1) is StubOutcome.SUPPRESSED
 
 
 def test_without_rules_everything_is_accepted() -> None:
     for empty in (StubScript(), script(), script(rules=[])):
-        assert empty.rule_for("pilot@a.example").outcome(1) is Outcome.ACCEPTED
+        assert empty.rule_for("pilot@a.example").outcome(1) is StubOutcome.ACCEPTED
 
 
 @pytest.mark.parametrize(

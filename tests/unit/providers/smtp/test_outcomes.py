@@ -20,7 +20,7 @@ from galaxy_mail.providers.smtp.outcomes import (
     Ended,
     Ending,
     Exchange,
-    Outcome,
+    SmtpOutcome,
     classify,
     may_be_stale,
 )
@@ -293,7 +293,7 @@ async def test_an_exchange_that_ends_so_means_this(row: Row, autojump_clock: tri
         if ended.failure:
             assert ended.failure.summary.startswith(row.exchange)
         outcome = OUTCOMES[row.exchange, row.ending]
-        assert outcome == Outcome(
+        assert outcome == SmtpOutcome(
             row.result, row.status, row.code, outcome.blame, row.unknown, intact=row.keeps
         )
         assert outcome.blame is blame_of(row)
