@@ -1,7 +1,6 @@
-"""How every exchange with a relay may end, and what each ending means for the attempt.
+"""How every exchange with a relay can end, and what each ending means for the attempt: the table `OUTCOMES`.
 
-`OUTCOMES` is the one place that says so. An exchange is a step of the way from the host name to the answer to the
-final dot; an ending is what came of it where that is not simply the next step.
+An exchange is one step between resolving the host name and the reply to the final dot. An ending is how a step went.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from galaxy_mail.providers.smtp.replies import Reply
 
 
 class Exchange(StrEnum):
-    """The steps in the order in which a first message takes them. The values are for people."""
+    """The steps in the order of a connection's first message. People read the values."""
 
     CONNECT = "connect"
     TLS = "TLS handshake"
@@ -27,52 +26,54 @@ class Exchange(StrEnum):
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
-    BODY = "message"  # from the 354 until the final dot has left whole: the relay can't have the message
-    FINAL = "final dot"  # from then on until its answer: the relay may have it
-    QUIT = "QUIT"  # after the last message: no row below, for it ends no attempt
+    BODY = (
+        "message"  # from the 354 until the final dot was written completely: the relay can't have the message
+    )
+    FINAL = "final dot"  # from then on until the reply: the relay may have the message
+    QUIT = "QUIT"  # after the last message; not in OUTCOMES, because it ends no attempt
 
 
 class Ending(StrEnum):
     ACCEPTED = "accepted"
     PERMANENT = "permanent"  # 5yz
     TRANSIENT = "transient"  # 4yz
-    CLOSING = "closing"  # 421: the relay gives up the connection and not the message
-    BAD_REPLY = "bad_reply"  # no SMTP, a digit that is not legal here, or an answer that nobody asked for
+    CLOSING = "closing"  # 421: the relay closes the connection; the message may be retried
+    BAD_REPLY = "bad_reply"  # not SMTP, a first digit that is not allowed here, or an unexpected reply
     HUNG_UP = "hung_up"
     TIMED_OUT = "timed_out"
     UNRESOLVED = "unresolved"  # the relay's name
     UNREACHABLE = "unreachable"
     UNVERIFIED = "unverified"  # the relay's certificate
-    BROKEN = "broken"  # the handshake, other than by the certificate
-    INJECTED = "injected"  # bytes in clear that would have been read as if TLS had protected them
+    BROKEN = "broken"  # the TLS handshake failed, but not because of the certificate
+    INJECTED = "injected"  # clear-text bytes that would have been read as protected by TLS
     NOT_OFFERED = "not_offered"
-    IN_CLEAR = "in_clear"  # would give the password away
+    IN_CLEAR = "in_clear"  # the password would be sent without TLS
     TOO_LARGE = "too_large"
-    MALFORMED = "malformed"  # ours: the message has no spelling as a mail
-    CLAIM_SHORT = "claim_short"  # too little of the claim is left to start what can't be undone
-    CUT_OFF = "cut_off"  # by the end of a stop's grace
+    MALFORMED = "malformed"  # our side: the message can't be encoded as a mail
+    CLAIM_SHORT = "claim_short"  # the claim ends too soon for the final dot, which can't be undone
+    CUT_OFF = "cut_off"  # the grace of a stop ended
 
 
 class Outcome(Struct, frozen=True):
     result: Result
     status: AttemptStatus
     failure_code: str | None
-    outcome_unknown: bool = False  # the relay may have the message all the same
+    outcome_unknown: bool = False  # the relay may have the message in spite of the failure
     keeps_connection: bool = False
 
 
 def _refused(code: str) -> Outcome:
-    """The relay said no, for good, and stays."""
+    """A permanent refusal; the connection stays usable."""
     return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
 
 
 def _deferred(code: str) -> Outcome:
-    """The relay said not now, and stays."""
+    """A temporary refusal; the connection stays usable."""
     return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
 
 
 def _refused_early(code: str) -> Outcome:
-    """The relay said no before it had everything: it takes the rest for commands, so the connection is lost."""
+    """A refusal in the middle of the message. The relay would read the rest as commands, so we drop the connection."""
     return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
 
 
@@ -81,7 +82,7 @@ def _deferred_early(code: str) -> Outcome:
 
 
 def _failed(code: str) -> Outcome:
-    """The way to the relay is bad, or the relay is: not the message's fault."""
+    """A fault of the network or of the relay, not of the message."""
     return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code)
 
 
@@ -107,7 +108,7 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.TLS, Ending.BROKEN): _failed("tls_failed"),
     (X.TLS, Ending.HUNG_UP): _failed("disconnected"),
     (X.TLS, Ending.TIMED_OUT): _late("tls_timed_out"),
-    # A relay or a configuration at fault, whatever the digit: the message is worth another try.
+    # The relay or the configuration is at fault, whatever the digit, so the message is retried.
     (X.GREETING, Ending.PERMANENT): _failed("greeting_refused"),
     (X.GREETING, Ending.TRANSIENT): _failed("greeting_refused"),
     (X.GREETING, Ending.CLOSING): _failed("greeting_refused"),
@@ -139,8 +140,8 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.AUTH, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.AUTH, Ending.HUNG_UP): _failed("disconnected"),
     (X.AUTH, Ending.TIMED_OUT): _late("auth_timed_out"),
-    # RSET opens a transaction on a connection that an earlier message left behind; any answer but yes replaces the
-    # connection (see `costs_no_attempt`), and only silence ends the attempt.
+    # RSET ends an open transaction of an earlier message. Any reply but 2yz replaces the connection
+    # (`costs_no_attempt`); only a time-out ends the attempt.
     (X.RSET, Ending.TIMED_OUT): _late("envelope_timed_out"),
     #
     (X.MAIL, Ending.NOT_OFFERED): _refused("smtputf8_unsupported"),
@@ -166,7 +167,7 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.DATA, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.DATA, Ending.HUNG_UP): _failed("disconnected"),
     (X.DATA, Ending.TIMED_OUT): _late("envelope_timed_out"),
-    # Answers here come unasked, before the relay has the whole message.
+    # Replies that come before the relay has the complete message.
     (X.BODY, Ending.PERMANENT): _refused_early("message_refused"),
     (X.BODY, Ending.TRANSIENT): _deferred_early("message_deferred"),
     (X.BODY, Ending.CLOSING): _deferred_early("service_closing"),
@@ -174,7 +175,7 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.BODY, Ending.HUNG_UP): _failed("disconnected"),
     (X.BODY, Ending.TIMED_OUT): _late("body_timed_out"),
     (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out"),
-    # RFC 1047: whoever gives up here without an answer may make a second copy.
+    # RFC 1047: a retry after a lost reply may send a second copy.
     (X.FINAL, Ending.ACCEPTED): Outcome(
         Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, keeps_connection=True
     ),
@@ -187,7 +188,7 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.FINAL, Ending.CUT_OFF): _late_undecided("stop_cut_off"),
 }
 
-# The first digit with which each exchange goes on. AUTH's other one, 3yz, asks for more.
+# The first digit of the reply that accepts. For AUTH, 3yz asks for more.
 GOES_ON: Final[Mapping[Exchange, int]] = {
     X.GREETING: 2,
     X.EHLO: 2,
@@ -202,7 +203,7 @@ GOES_ON: Final[Mapping[Exchange, int]] = {
 
 
 def classify(exchange: Exchange, reply: Reply) -> Ending:
-    """What this answer makes of the exchange. Codes that RFC 5321 doesn't know count by their first digit."""
+    """How the reply ends the exchange. Codes that RFC 5321 doesn't define count by their first digit."""
     if reply.code == 421:
         return Ending.CLOSING
     digit = reply.code // 100
@@ -212,9 +213,9 @@ def classify(exchange: Exchange, reply: Reply) -> Ending:
 
 
 def costs_no_attempt(exchange: Exchange, ending: Ending, *, first: bool) -> bool:
-    """Whether a reused connection that ends like this was lost before it was used: then a new one gets the message.
+    """Whether a reused connection ended before the message began. Then the message is sent on a new connection.
 
-    `first`: no command of this message had been answered. Nothing of the message has been said in any of these cases.
+    `first`: no command of this message had a reply yet.
     """
     if exchange is Exchange.RSET:
         return ending is not Ending.TIMED_OUT
@@ -222,7 +223,7 @@ def costs_no_attempt(exchange: Exchange, ending: Ending, *, first: bool) -> bool
 
 
 class Answered(Struct, frozen=True):
-    """One command of the envelope with its answer: a yes, a no or a not now."""
+    """One command of the envelope and its reply."""
 
     exchange: Exchange
     address: str  # of RCPT; else empty
@@ -231,13 +232,13 @@ class Answered(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """How an attempt ended: where, how, and what the relay said to it."""
+    """How an attempt ended: at which exchange, how, and with which reply."""
 
     exchange: Exchange
     ending: Ending
     reply: Reply | None = None
     refused: tuple[RefusedRecipient, ...] = ()
-    detail: str = ""  # for people: ours or the operating system's words, none of the relay's
+    detail: str = ""  # for people: from us or the operating system, not from the relay
 
     @property
     def outcome(self) -> Outcome:
@@ -256,11 +257,11 @@ class Ended(Struct, frozen=True, kw_only=True):
 
 
 def envelope_verdict(answers: Sequence[Answered]) -> Ended | None:
-    """What the answers so far decide against the message; None: nothing does.
+    """The refusal in the answers so far. None: there is no refusal.
 
-    A refused MAIL decides alone, for what was pipelined behind it then answers 503. Of refused recipients the worst
-    decides: a message that is refused for good to one of them is sent to nobody. DATA comes last, for a relay that
-    took no recipient refuses it too.
+    MAIL comes first, because a relay that refused it answers 503 to the commands pipelined behind it. Among recipients,
+    a permanent refusal comes before a temporary one: if one recipient is refused permanently, nobody gets the message.
+    DATA comes last, because a relay that accepted no recipient refuses it, too.
     """
     for exchange in (Exchange.MAIL, Exchange.RCPT, Exchange.DATA):
         for ending in (Ending.PERMANENT, Ending.TRANSIENT):

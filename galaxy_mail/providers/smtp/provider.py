@@ -1,4 +1,4 @@
-"""The SMTP provider: one slot's persistent connection, and the message in the spelling that its relay takes."""
+"""The SMTP provider: keeps one connection per sender slot and encodes each message for its relay."""
 
 import socket
 import ssl
@@ -21,16 +21,16 @@ from galaxy_mail.providers.smtp.session import Mail, Session, StaleConnection
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, tls_context
 from galaxy_mail.providers.smtp.summaries import describe
 
-_LARGE_BYTES: Final = 262_144  # of attachments: building these would hold up other slots
+_LARGE_BYTES: Final = 262_144  # of attachments: building such a mail would block the other slots
 
-# While idle: notices a relay that vanished without a word, before the next message does.
+# Keepalive notices a lost relay while the connection is idle, before the next message is sent.
 _KEEPALIVE_S: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
 class SmtpProvider:
-    """A sender slot's own way to the relay. Opens its connection at the first message and keeps it.
+    """One sender slot's connection to the relay. Opens it for the first message and keeps it.
 
-    `tls` may be shared by all slots (`tls_context`); `connect` replaces TCP in tests.
+    All slots may share `tls` (`tls_context`). Tests replace TCP by `connect`.
     """
 
     name = "smtp"
@@ -57,14 +57,14 @@ class SmtpProvider:
             await session.conversation.quit()
 
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
-        """One attempt (`providers/provider.py` says what callers may rely on)."""
+        """One attempt, as `Provider` describes it."""
         try:
             session = await self._reusable_session() or await self._new_session()
             try:
                 return await self._send_on(session, message, may_finish)
             except StaleConnection:
                 return await self._send_on(await self._new_session(), message, may_finish)
-        except ExchangeEnded as raised:  # while opening: the relay has seen nothing of the message
+        except ExchangeEnded as raised:  # while opening: nothing of the message was sent
             return raised.ended.result(describe(raised.ended, message=message, wire=b""))
 
     async def _send_on(self, session: Session, message: Message, may_finish: SendDeadline) -> SendResult:
@@ -82,7 +82,7 @@ class SmtpProvider:
                 await session.conversation.drop()
 
     async def _mail(self, message: Message, extensions: Extensions) -> Mail | Ended:
-        """The message for this relay, or why it takes it in no spelling."""
+        """The message, encoded for this relay, or why the relay can't take it."""
         smtputf8 = mime.needs_smtputf8(message, self._sender)
         if smtputf8 and "SMTPUTF8" not in extensions:
             return Ended(exchange=Exchange.MAIL, ending=Ending.NOT_OFFERED, detail=_NO_SMTPUTF8)
@@ -96,9 +96,9 @@ class SmtpProvider:
                 content, wire = self._build(message, eight_bit, smtputf8)
         except mime.BadMessage as bad:
             return Ended(exchange=Exchange.MAIL, ending=Ending.MALFORMED, detail=str(bad))
-        limit = extensions.get("SIZE", "")  # RFC 1870 §4; 0 or nothing: no fixed limit
+        limit = extensions.get("SIZE", "")  # RFC 1870 §4; 0 or empty: no fixed limit
         if limit.isdecimal() and 0 < int(limit) < len(content):
-            detail = f"{len(content)} bytes, and the relay takes {int(limit)}"
+            detail = f"the message has {len(content)} bytes; the relay accepts {int(limit)}"
             return Ended(exchange=Exchange.MAIL, ending=Ending.TOO_LARGE, detail=detail)
         parameters = b""
         if "SIZE" in extensions:
@@ -133,7 +133,7 @@ class SmtpProvider:
         stream = await trio.open_tcp_stream(self._settings.host, self._settings.port)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE_S.items():
-            if (option := getattr(socket, name, None)) is not None:  # not all systems have all of them
+            if (option := getattr(socket, name, None)) is not None:  # not every system has all of them
                 stream.setsockopt(socket.IPPROTO_TCP, option, value)
         return ConversationStream.over(stream)
 
@@ -142,5 +142,5 @@ _NO_SMTPUTF8: Final = "an address needs SMTPUTF8, which the relay does not offer
 
 
 def _encoded(address: str) -> bytes:
-    """The address in ASCII where it has such a spelling."""
+    """The address, in ASCII unless it needs SMTPUTF8."""
     return (address if needs_smtputf8(address) else to_ascii(address)).encode()
