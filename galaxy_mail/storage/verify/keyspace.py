@@ -1,4 +1,4 @@
-"""Every key of the catalog, by what it begins with: its type, and that it belongs to something which says so too."""
+"""Checks every key by its prefix: its type, and that it belongs to an existing record."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
@@ -12,9 +12,9 @@ from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from galaxy_mail.storage.verify.delivery import deliveries
 from galaxy_mail.storage.verify.reading import GONE, NEVER, Reading
 from galaxy_mail.storage.verify.single_keys import claims, meta, schedule, stream, suppressions
-from galaxy_mail.storage.verify.violation import Repair, Violation, end_at, put, take_out
+from galaxy_mail.storage.verify.violation import Repair, Violation, add, expire_at, remove
 
-Look = Callable[[Reading, Sequence[str]], Awaitable[list[Violation]]]
+Check = Callable[[Reading, Sequence[str]], Awaitable[list[Violation]]]
 
 
 async def everything(reading: Reading) -> AsyncIterator[Violation]:
@@ -32,13 +32,13 @@ async def everything(reading: Reading) -> AsyncIterator[Violation]:
         if not key.startswith(reading.keys.everything):
             for violation in await _wrong_types(reading, {key: kind}):
                 yield violation
-    for look in (schedule, claims, stream, meta, suppressions):
-        async for violation in look(reading):
+    for check in (schedule, claims, stream, meta, suppressions):
+        async for violation in check(reading):
             yield violation
 
 
-def _families(reading: Reading) -> dict[str, tuple[str, Look]]:
-    """What keys begin with, their type, and what looks at them."""
+def _families(reading: Reading) -> dict[str, tuple[str, Check]]:
+    """Prefix -> the type of its keys, and their check."""
     keys = reading.keys
     return {
         keys.deliveries: ("string", _deliveries),
@@ -53,7 +53,7 @@ def _families(reading: Reading) -> dict[str, tuple[str, Look]]:
 
 
 def _single(reading: Reading) -> dict[str, str]:
-    """Keys that there is one of, and their types."""
+    """The single keys and their types."""
     keys = reading.keys
     return {
         keys.command_stream: "stream",
@@ -72,24 +72,24 @@ def _single(reading: Reading) -> dict[str, str]:
 
 async def _keys(
     reading: Reading,
-    families: Mapping[str, tuple[str, Look]],
+    families: Mapping[str, tuple[str, Check]],
     single: Mapping[str, str],
     names: Sequence[str],
 ) -> list[Violation]:
     found: list[Violation] = []
     kinds = {name: single[name] for name in names if name in single}
-    for prefix, (kind, look) in families.items():
+    for prefix, (kind, check) in families.items():
         members = [name for name in names if name.startswith(prefix) and name not in single]
         if members:
             kinds |= dict.fromkeys(members, kind)
-            found += await look(reading, members)
+            found += await check(reading, members)
     return found + await _wrong_types(reading, kinds)
 
 
 async def _wrong_types(reading: Reading, kinds: Mapping[str, str]) -> list[Violation]:
     types = await reading.run([("TYPE", key) for key in kinds])
     return [
-        Violation(where=key, what=f"is a {kind} and should be a {expected}")
+        Violation(where=key, what=f"is a {kind}, but must be a {expected}")
         for (key, expected), kind in zip(kinds.items(), map(as_text, types), strict=True)
         if kind not in {expected, "none"}
     ]
@@ -115,7 +115,7 @@ async def _payloads(reading: Reading, names: Sequence[str]) -> list[Violation]:
 
 
 async def _attempts(reading: Reading, names: Sequence[str]) -> list[Violation]:
-    """No number beyond the record's; what outlives its delivery is known to the janitor, and without gaps."""
+    """No attempt's number is larger than its delivery's count. Attempts without a delivery wait for their purge."""
     parts = [name.removeprefix(reading.keys.attempts).rpartition(":") for name in names]
     found: list[Violation] = []
     records = await reading.records([delivery_id for delivery_id, _, _ in parts])
@@ -124,7 +124,7 @@ async def _attempts(reading: Reading, names: Sequence[str]) -> list[Violation]:
         if not (
             number.isdecimal() and int(number) > 0 and name == reading.keys.attempt(delivery_id, int(number))
         ):
-            found.append(Violation(where=name, what="is not named as an attempt is"))
+            found.append(Violation(where=name, what="is not the name of an attempt's key"))
             continue
         record = records[delivery_id]
         if record.data is None:
@@ -132,36 +132,36 @@ async def _attempts(reading: Reading, names: Sequence[str]) -> list[Violation]:
         elif record.delivery is not None and int(number) > record.delivery.attempt_count:
             count = record.delivery.attempt_count
             found.append(
-                Violation(where=delivery_id, what=f"has attempt {number}, and its record counts {count}")
+                Violation(where=delivery_id, what=f"has attempt {number}, but its record counts {count}")
             )
     return found + await _attempts_left(reading, left)
 
 
 async def _attempts_left(reading: Reading, left: Sequence[tuple[str, int]]) -> list[Violation]:
-    """These outlived their delivery."""
+    """Attempts that outlived their delivery: they have no gaps and will be purged."""
     found: list[Violation] = []
-    forgotten = await reading.scores(reading.keys.expires_index, [delivery_id for delivery_id, _ in left])
-    for (delivery_id, number), purge_at_ms in zip(left, forgotten, strict=True):
+    purges = await reading.scores(reading.keys.expires_index, [delivery_id for delivery_id, _ in left])
+    for (delivery_id, number), purge_at_ms in zip(left, purges, strict=True):
         own, before = (
             reading.keys.attempt(delivery_id, number),
             reading.keys.attempt(delivery_id, max(number - 1, 1)),
         )
         ends_ms, before_ends_ms = await reading.ends_ms([own, before])
         if ends_ms == GONE:
-            continue  # forgotten meanwhile
+            continue  # purged meanwhile
         if purge_at_ms is None:
             found.append(Violation(where=delivery_id, what="attempts without a delivery"))
             continue
         if ends_ms == NEVER:
-            repair = end_at(int(purge_at_ms) + BACKSTOP_MS, own)
-            found.append(Violation(where=own, what="is forgotten and has no time to live", repair=repair))
+            repair = expire_at(int(purge_at_ms) + BACKSTOP_MS, own)
+            found.append(Violation(where=own, what="has no time to live after its delivery", repair=repair))
         if before_ends_ms == GONE:
             found.append(Violation(where=delivery_id, what=f"attempt {number - 1} is missing"))
     return found
 
 
 async def _idempotency(reading: Reading, names: Sequence[str]) -> list[Violation]:
-    """Whoever repeats a request is answered from these: what they name must exist, or have been forgotten."""
+    """An idempotency record names a delivery that exists or was purged."""
     found: list[Violation] = []
     values, ends = await reading.values(names), await reading.ends_ms(names)
     read = [readable(data, IdempotencyRecord) for data in values]
@@ -173,36 +173,41 @@ async def _idempotency(reading: Reading, names: Sequence[str]) -> list[Violation
             found.append(Violation(where=name, what="can't be read"))
             continue
         if 0 <= ends_ms < record.expires_at_ms or ends_ms == NEVER:
-            what = "has no time to live" if ends_ms == NEVER else "ends before its time"
-            repair = end_at(record.expires_at_ms + BACKSTOP_MS, name)
+            what = "has no time to live" if ends_ms == NEVER else "expires too early"
+            repair = expire_at(record.expires_at_ms + BACKSTOP_MS, name)
             found.append(Violation(where=name, what=what, repair=repair))
         named = records[record.delivery_id]
         if named.data is None:
             if reading.now_ms < _kept_until_ms(reading, record):
-                found.append(Violation(where=record.delivery_id, what="was promised and does not exist"))
+                found.append(
+                    Violation(
+                        where=record.delivery_id,
+                        what="an idempotency record names it, but it does not exist",
+                    )
+                )
         elif (delivery := named.delivery) is not None and reading.now_ms < record.expires_at_ms:
             key = reading.keys.idempotency(delivery.source, delivery.idempotency_key)
             if key != name:
-                found.append(Violation(where=name, what=f"is of {record.delivery_id}, whose key is {key}"))
+                found.append(Violation(where=name, what=f"names {record.delivery_id}, whose key is {key}"))
     return found
 
 
 def _kept_until_ms(reading: Reading, record: IdempotencyRecord) -> int:
-    """So long its delivery exists whatever became of it; one that was sent, longer."""
+    """Until then its delivery exists, however it ended."""
     accepted_at_ms = record.expires_at_ms - reading.retention.idempotency_ms
     return min(record.expires_at_ms, accepted_at_ms + reading.retention.delivery_ms)
 
 
 async def _dead_letters(reading: Reading, names: Sequence[str]) -> list[Violation]:
-    """They outlive their delivery; `_DeliveryLook` compares them with it while it is there."""
+    """Dead letters outlive their delivery. `_DeliveryCheck` compares the two while both exist."""
     found: list[Violation] = []
     ids = [name.removeprefix(reading.keys.dead_letters) for name in names]
     values, ends = await reading.values(names), await reading.ends_ms(names)
     indexed = await reading.scores(reading.keys.dead_letters_index, ids)
-    forgotten = await reading.scores(reading.keys.expires_index, ids)
+    purges = await reading.scores(reading.keys.expires_index, ids)
     exist = await reading.exist([reading.keys.delivery(delivery_id) for delivery_id in ids])
     for name, i, data, ends_ms, died_ms, known, exists in zip(
-        names, ids, values, ends, indexed, forgotten, exist, strict=True
+        names, ids, values, ends, indexed, purges, exist, strict=True
     ):
         if data is None:
             continue
@@ -214,10 +219,10 @@ async def _dead_letters(reading: Reading, names: Sequence[str]) -> list[Violatio
             found.append(Violation(where=i, what="a dead letter without a delivery"))
         if died_ms != letter.created_at_ms:
             what = f"its dead letter of {letter.created_at_ms} is not in {reading.keys.dead_letters_index}"
-            repair = put(name, data, reading.keys.dead_letters_index, i, letter.created_at_ms)
+            repair = add(name, data, reading.keys.dead_letters_index, i, letter.created_at_ms)
             found.append(Violation(where=i, what=what, repair=repair))
         if ends_ms == NEVER:
-            repair = end_at(letter.created_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
+            repair = expire_at(letter.created_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
             found.append(Violation(where=name, what="has no time to live", repair=repair))
     return found
 
@@ -236,34 +241,34 @@ async def _malformed(reading: Reading, names: Sequence[str]) -> list[Violation]:
             found.append(Violation(where=name, what="can't be read"))
             continue
         if record.entry_id != entry_id:
-            found.append(Violation(where=name, what=f"is the record of {record.entry_id}"))
+            found.append(Violation(where=name, what=f"has the record of {record.entry_id}"))
         if recorded_ms != record.recorded_at_ms:
-            repair = put(name, data, reading.keys.malformed_index, entry_id, record.recorded_at_ms)
+            repair = add(name, data, reading.keys.malformed_index, entry_id, record.recorded_at_ms)
             found.append(Violation(where=name, what="is not in its index", repair=repair))
         if ends_ms == NEVER:
-            repair = end_at(record.recorded_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
+            repair = expire_at(record.recorded_at_ms + reading.retention.attempt_ms + BACKSTOP_MS, name)
             found.append(Violation(where=name, what="has no time to live", repair=repair))
         if _is_ahead(entry_id, offset):
-            found.append(Violation(where=name, what="is ahead of the stream's offset"))
+            found.append(Violation(where=name, what="is after the stream's offset"))
     return found
 
 
 def _is_ahead(entry_id: str, offset: bytes | None) -> bool:
     try:
         return entry_number(entry_id) > entry_number((offset or b"").decode())
-    except ValueError:  # an offset that is none is reported where it stands
+    except ValueError:  # `stream` reports a bad offset
         return False
 
 
 async def _jobs(reading: Reading, names: Sequence[str]) -> list[Violation]:
     found: list[Violation] = []
     ids = [name.removeprefix(reading.keys.jobs) for name in names]
-    # In one go: that it stands in its index while it runs is true at each moment, and not from one to the next.
-    looks = await reading.run(
+    # In one pipeline with the record twice: record and index change together, so both must be of one moment.
+    replies = await reading.run(
         [
-            look
+            command
             for name, job_id in zip(names, ids, strict=True)
-            for look in (
+            for command in (
                 ("GET", name),
                 ("PEXPIRETIME", name),
                 ("ZSCORE", reading.keys.jobs_index, job_id),
@@ -272,7 +277,7 @@ async def _jobs(reading: Reading, names: Sequence[str]) -> list[Violation]:
         ]
     )
     for name, job_id, data, ends_ms, created, again in zip(
-        names, ids, looks[::4], looks[1::4], looks[2::4], looks[3::4], strict=True
+        names, ids, replies[::4], replies[1::4], replies[2::4], replies[3::4], strict=True
     ):
         if data is None or data != again:
             continue
@@ -294,27 +299,27 @@ def _job(
     found: list[Violation] = []
     jobs_index = reading.keys.jobs_index
     if job.job_id != job_id:
-        wrong(f"is the record of {job.job_id}")
+        wrong(f"has the record of {job.job_id}")
     if job.running is (job.finished_at_ms is not None):
-        wrong(f"is {job.status} and its end is {job.finished_at_ms}")
+        wrong(f"is {job.status}, but finished_at_ms is {job.finished_at_ms}")
     if not job.running and job.owner is not None:
-        wrong(f"is {job.status} and has an owner")
+        wrong(f"is {job.status}, but has an owner")
     if (job.reached_at_ms is None) is not (job.reached_id is None):
-        wrong("says half of how far it is")
+        wrong("has only one of reached_at_ms and reached_id")
     if job.running and (created is None or float(created) != job.created_at_ms):
         wrong(
-            f"is running and not in {jobs_index}",
-            put(name, data, jobs_index, job.job_id, job.created_at_ms),
+            f"is running, but not in {jobs_index}",
+            add(name, data, jobs_index, job.job_id, job.created_at_ms),
         )
     if job.running and ends_ms != NEVER:
-        wrong("is running and its key would expire", Repair("kept", (("PERSIST", name),)))
+        wrong("is running, but its key would expire", Repair("time to live removed", (("PERSIST", name),)))
     if not job.running and created is not None:
         wrong(
-            f"is {job.status} and in {jobs_index}",
-            take_out(name, data, jobs_index, job_id),
+            f"is {job.status}, but in {jobs_index}",
+            remove(name, data, jobs_index, job_id),
         )
     if not job.running and ends_ms == NEVER:
-        wrong("has no time to live", end_at(job.updated_at_ms + reading.retention.delivery_ms, name))
+        wrong("has no time to live", expire_at(job.updated_at_ms + reading.retention.delivery_ms, name))
     return found
 
 
@@ -322,7 +327,7 @@ def _job(
 
 
 def _other_indexes(keys: Keys) -> dict[str, Callable[[str], str]]:
-    """Whose members are not deliveries, or outlive them, and the key of each member's record."""
+    """Indexes whose members are not deliveries or outlive them -> the key of a member's record."""
     return {
         keys.malformed_index: keys.malformed,
         keys.dead_letters_index: keys.dead_letter,
@@ -331,7 +336,7 @@ def _other_indexes(keys: Keys) -> dict[str, Callable[[str], str]]:
 
 
 async def _indexes(reading: Reading, names: Sequence[str]) -> list[Violation]:
-    """Nobody stands in an index where the record does not belong."""
+    """Every index entry belongs to a record that says so."""
     found: list[Violation] = []
     other_indexes = _other_indexes(reading.keys)
     of_deliveries = [
@@ -350,15 +355,12 @@ async def _indexes(reading: Reading, names: Sequence[str]) -> list[Violation]:
             keys = [other_indexes[index](member) for _, member, _ in members]
             for (_, member, _), key, exists in zip(members, keys, await reading.exist(keys), strict=True):
                 if not exists and await reading.one(("ZSCORE", index, member)) is not None:
-                    repair = take_out(key, None, index, member)
-                    found.append(
-                        Violation(where=member, what=f"stands in {index} and has no record", repair=repair)
-                    )
+                    found.append(_without_record(member, index, remove(key, None, index, member)))
     return found
 
 
 async def _out_of_place(reading: Reading, index: str, member: str) -> list[Violation]:
-    """It seemed so; now all at one moment."""
+    """Checks a suspect entry again, with record and index of one moment."""
     key = reading.keys.delivery(member)
     before, at, after = await reading.run([("GET", key), ("ZSCORE", index, member), ("GET", key)])
     if before != after or at is None:
@@ -366,9 +368,14 @@ async def _out_of_place(reading: Reading, index: str, member: str) -> list[Viola
     record = (await reading.records([member]))[member]
     if record.data != before:
         return []
-    repair = take_out(key, record.data, index, member)
+    repair = remove(key, record.data, index, member)
     if record.data is None:
-        return [Violation(where=member, what=f"stands in {index} and has no record", repair=repair)]
+        return [_without_record(member, index, repair)]
     if record.delivery is None or index in reading.keys.indexes_of(record.delivery):
         return []
-    return [Violation(where=member, what=f"is in {index}, where its record does not belong", repair=repair)]
+    what = f"is in {index}, but its record does not belong there"
+    return [Violation(where=member, what=what, repair=repair)]
+
+
+def _without_record(member: str, index: str, repair: Repair) -> Violation:
+    return Violation(where=member, what=f"is in {index}, but has no record", repair=repair)
