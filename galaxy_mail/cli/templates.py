@@ -14,7 +14,7 @@ from galaxy_mail.domain.records import Failure, RenderedContent
 from galaxy_mail.domain.strict_json import StrictJsonError, loads
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.rendering.catalog_problems import BrokenCatalog, Problem, Severity
+from galaxy_mail.rendering.catalog_problems import BrokenCatalog, CatalogProblem, Severity
 from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.rendering.sources import PARTS
 
@@ -69,7 +69,7 @@ def lint(folder: Path | None, as_json: bool, strict: bool) -> None:
     The exit status is 1 if there is an error. The service would not start with this folder.
     """
     folder = folder or bundled_templates()
-    problems: tuple[Problem, ...]
+    problems: tuple[CatalogProblem, ...]
     try:
         catalog = _load(folder)
         problems, count = catalog.warnings, len(catalog.templates())

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from galaxy_mail.domain.locales import BadLocale, fallback_chain
 from galaxy_mail.domain.records import Failure, RenderedContent
-from galaxy_mail.rendering.catalog_problems import BrokenCatalog, Problem, Severity
+from galaxy_mail.rendering.catalog_problems import BrokenCatalog, CatalogProblem, Severity
 from galaxy_mail.rendering.failures import RenderFailureCode, failure
 from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.rendering.lint import check_needed, check_template
@@ -40,7 +40,7 @@ class Catalog:
         templates: Mapping[str, Mapping[str, LocalTemplate]],
         *,
         limits: RenderLimits,
-        warnings: tuple[Problem, ...] = (),
+        warnings: tuple[CatalogProblem, ...] = (),
     ) -> None:
         self._templates = templates
         self._limits = limits

@@ -13,7 +13,7 @@ class Severity(StrEnum):
     WARNING = "warning"  # probably not what the author intended
 
 
-class Problem(Struct, frozen=True, kw_only=True, order=True):
+class CatalogProblem(Struct, frozen=True, kw_only=True, order=True):
     """One problem. The line is 1 if it concerns a whole file or folder."""
 
     file: str  # relative to the catalog's folder, with slashes
@@ -29,16 +29,16 @@ class Problem(Struct, frozen=True, kw_only=True, order=True):
 class BrokenCatalog(GalaxyMailError):
     """The catalog has an error. `problems` has all errors and warnings, sorted by file and line."""
 
-    def __init__(self, folder: Path, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, folder: Path, problems: tuple[CatalogProblem, ...]) -> None:
         lines = "\n".join(problem.located(folder) for problem in problems)
         super().__init__(f"the template catalog is broken:\n{lines}")
         self.folder = folder
         self.problems = problems
 
 
-def error(file: str, line: int, message: str) -> Problem:
-    return Problem(file=file, line=line, severity=Severity.ERROR, message=message)
+def error(file: str, line: int, message: str) -> CatalogProblem:
+    return CatalogProblem(file=file, line=line, severity=Severity.ERROR, message=message)
 
 
-def warning(file: str, line: int, message: str) -> Problem:
-    return Problem(file=file, line=line, severity=Severity.WARNING, message=message)
+def warning(file: str, line: int, message: str) -> CatalogProblem:
+    return CatalogProblem(file=file, line=line, severity=Severity.WARNING, message=message)

@@ -9,7 +9,7 @@ from typing import Final
 
 from jinja2 import nodes
 
-from galaxy_mail.rendering.catalog_problems import Problem, error
+from galaxy_mail.rendering.catalog_problems import CatalogProblem, error
 from galaxy_mail.rendering.filters import FILTERS
 from galaxy_mail.rendering.predicates import PREDICATES
 
@@ -49,14 +49,14 @@ FILTERS_INSTEAD: Final[dict[str, str]] = {
 }
 
 
-def check_language(file: str, template: nodes.Template) -> Iterator[Problem]:
+def check_language(file: str, template: nodes.Template) -> Iterator[CatalogProblem]:
     """Everything in the template that is not allowed."""
     yield from dict.fromkeys(
         _check(file, template, NESTING_MAX)
     )  # one place may be too deep in several nodes
 
 
-def _check(file: str, node: nodes.Node, deeper: int) -> Iterator[Problem]:
+def _check(file: str, node: nodes.Node, deeper: int) -> Iterator[CatalogProblem]:
     if deeper == 0:
         yield error(file, _line(node), TOO_DEEP)
         return

@@ -5,7 +5,7 @@ from typing import Final
 
 from galaxy_mail.domain.locales import DEFAULT_LOCALE
 from galaxy_mail.domain.login_code import LOGIN_CODE_TEMPLATE_ID
-from galaxy_mail.rendering.catalog_problems import Problem, error, warning
+from galaxy_mail.rendering.catalog_problems import CatalogProblem, error, warning
 from galaxy_mail.rendering.part import Part
 from galaxy_mail.rendering.sources import part_file
 
@@ -19,7 +19,7 @@ def required_variables(parts: Parts) -> tuple[str, ...]:
     return tuple(sorted({name for part in parts.values() for name in part.names}))
 
 
-def check_template(template_id: str, locales: Mapping[str, Parts]) -> Iterator[Problem]:
+def check_template(template_id: str, locales: Mapping[str, Parts]) -> Iterator[CatalogProblem]:
     """Differences between locales and between parts, and variables that the service doesn't pass."""
     for locale, parts in locales.items():
         yield from _between_parts(parts)
@@ -28,7 +28,7 @@ def check_template(template_id: str, locales: Mapping[str, Parts]) -> Iterator[P
             yield from _between_locales(template_id, locale, parts, locales[DEFAULT_LOCALE])
 
 
-def _not_given(template_id: str, parts: Parts) -> Iterator[Problem]:
+def _not_given(template_id: str, parts: Parts) -> Iterator[CatalogProblem]:
     if template_id in GIVEN:
         for part in parts.values():
             for name, line in part.names.items():
@@ -38,7 +38,7 @@ def _not_given(template_id: str, parts: Parts) -> Iterator[Problem]:
                     )
 
 
-def _between_parts(parts: Parts) -> Iterator[Problem]:
+def _between_parts(parts: Parts) -> Iterator[CatalogProblem]:
     if "html" not in parts or "text" not in parts:
         return
     text, html = parts["text"], parts["html"]
@@ -47,7 +47,9 @@ def _between_parts(parts: Parts) -> Iterator[Problem]:
             yield warning(html.source.file, 1, f"`{name}` is not used here, but in text.tmpl:{line}")
 
 
-def _between_locales(template_id: str, locale: str, parts: Parts, reference: Parts) -> Iterator[Problem]:
+def _between_locales(
+    template_id: str, locale: str, parts: Parts, reference: Parts
+) -> Iterator[CatalogProblem]:
     """Callers pass the same variables for every locale, so all locales must require the same ones."""
     here, there = required_variables(parts), required_variables(reference)
     for part in parts.values():
@@ -70,7 +72,7 @@ def _between_locales(template_id: str, locale: str, parts: Parts, reference: Par
         yield warning(part_file(template_id, locale, "html"), 1, message)
 
 
-def check_needed(template_ids: frozenset[str]) -> Iterator[Problem]:
+def check_needed(template_ids: frozenset[str]) -> Iterator[CatalogProblem]:
     for template_id in GIVEN:
         if template_id not in template_ids:
             yield warning(

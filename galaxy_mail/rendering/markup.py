@@ -6,14 +6,14 @@ from typing import Final
 
 from jinja2 import nodes
 
-from galaxy_mail.rendering.catalog_problems import Problem, error
+from galaxy_mail.rendering.catalog_problems import CatalogProblem, error
 
 _TAG_START: Final = re.compile(r"<[A-Za-z/]")
 _RAW_TEXT: Final = re.compile(r"<(/?)(script|style)\b", re.IGNORECASE)
 _PLACEHOLDER: Final = "x"  # replaces a value in the checked source
 
 
-def check_markup(file: str, tree: nodes.Template) -> Iterator[Problem]:
+def check_markup(file: str, tree: nodes.Template) -> Iterator[CatalogProblem]:
     """Finds values in a tag outside of quotes and values in scripts and styles."""
     tail = ""  # the source from the last `<` on, with values replaced
     raw = ""  # the element's name inside of "script" or "style"

@@ -9,7 +9,7 @@ from jinja2.environment import Template
 from jinja2.meta import find_undeclared_variables
 
 from galaxy_mail.domain.errors import GalaxyMailError
-from galaxy_mail.rendering.catalog_problems import Problem, Severity, error, warning
+from galaxy_mail.rendering.catalog_problems import CatalogProblem, Severity, error, warning
 from galaxy_mail.rendering.failures import Refused, RenderFailureCode
 from galaxy_mail.rendering.filters import FILTERS
 from galaxy_mail.rendering.language import TOO_DEEP, check_language
@@ -18,7 +18,7 @@ from galaxy_mail.rendering.markup import check_markup
 from galaxy_mail.rendering.metering import INTERNAL_FILTERS, Metering
 from galaxy_mail.rendering.predicates import PREDICATES
 from galaxy_mail.rendering.sandbox import FUNCTIONS, MailEnvironment, MeteredContext
-from galaxy_mail.rendering.sources import Source
+from galaxy_mail.rendering.sources import PartSource
 
 # The summary for an exception, whose own text may contain a variable's value.
 SAFE_SUMMARIES: Final[tuple[tuple[type[Exception], str], ...]] = (
@@ -44,7 +44,7 @@ class PartFailed(GalaxyMailError):
 class Part:
     """A compiled part. Immutable; several threads may render it at once."""
 
-    def __init__(self, source: Source, template: Template, names: Mapping[str, int]) -> None:
+    def __init__(self, source: PartSource, template: Template, names: Mapping[str, int]) -> None:
         self.source = source
         self.names = names  # required variable -> line of its first use
         self._template = template
@@ -89,7 +89,9 @@ def new_environment() -> MailEnvironment:
     return MailEnvironment(filters={**FILTERS, **INTERNAL_FILTERS}, tests=PREDICATES)
 
 
-def compile_part(environment: MailEnvironment, source: Source) -> tuple[Part | None, list[Problem]]:
+def compile_part(
+    environment: MailEnvironment, source: PartSource
+) -> tuple[Part | None, list[CatalogProblem]]:
     """The part and its problems. The part is None if a problem is an error."""
     file = source.file
     try:
@@ -129,7 +131,7 @@ def _first_uses(tree: nodes.Template) -> dict[str, int]:
     return {name: lines.get(name, 1) for name in sorted(undeclared)}
 
 
-def _check_one_line(file: str, tree: nodes.Template) -> Iterator[Problem]:
+def _check_one_line(file: str, tree: nodes.Template) -> Iterator[CatalogProblem]:
     """Finds a line break that the subject would have with any variables."""
     begun = broken = False  # something was printed; a line break followed
     for output in tree.body:
@@ -145,9 +147,9 @@ def _check_one_line(file: str, tree: nodes.Template) -> Iterator[Problem]:
                 begun = begun or bool(line.strip())
 
 
-def _check_guards(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[Problem]:
+def _check_guards(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[CatalogProblem]:
     """Finds `is defined` and `default` on a variable, which have no effect, because every variable is required."""
-    problems: list[Problem] = []
+    problems: list[CatalogProblem] = []
     for guard in tree.find_all((nodes.Test, nodes.Filter)):
         if not isinstance(guard.node, nodes.Name) or guard.node.name not in names:
             continue
@@ -164,9 +166,9 @@ def _check_guards(file: str, tree: nodes.Template, names: Mapping[str, int]) -> 
     return problems
 
 
-def _check_sets(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[Problem]:
+def _check_sets(file: str, tree: nodes.Template, names: Mapping[str, int]) -> list[CatalogProblem]:
     """Finds names that are set in some branches only. Callers must give them, which is seldom intended."""
-    problems: list[Problem] = []
+    problems: list[CatalogProblem] = []
     settings: list[nodes.Assign | nodes.AssignBlock] = [
         *tree.find_all(nodes.Assign),
         *tree.find_all(nodes.AssignBlock),

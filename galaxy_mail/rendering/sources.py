@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from galaxy_mail.domain.ids import TEMPLATE_ID
 from galaxy_mail.domain.locales import DEFAULT_LOCALE, BadLocale, parse_locale
-from galaxy_mail.rendering.catalog_problems import Problem, error
+from galaxy_mail.rendering.catalog_problems import CatalogProblem, error
 
 PARTS: Final = ("subject", "text", "html")
 REQUIRED_PARTS: Final = ("subject", "text")
@@ -16,7 +16,7 @@ SOURCE_MAX_BYTES: Final = 512 * 1024
 BESIDE_TEMPLATES: Final = frozenset({"README.md"})
 
 
-class Source(Struct, frozen=True, kw_only=True):
+class PartSource(Struct, frozen=True, kw_only=True):
     """One part of a template in one locale, as its author wrote it."""
 
     template_id: str
@@ -33,12 +33,12 @@ def part_file(template_id: str, locale: str, part: str) -> str:
     return f"{template_id}/{locale}/{part}.tmpl"
 
 
-def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
+def read_sources(folder: Path) -> tuple[list[PartSource], list[CatalogProblem]]:
     """All sources in order, and the problems of the folder's structure.
 
     Hidden names are ignored, because a mounted ConfigMap and version control have some. Links are followed.
     """
-    problems: list[Problem] = []
+    problems: list[CatalogProblem] = []
     sources = [
         source
         for template_id in _children(folder, ".", problems, folders=True, beside=BESIDE_TEMPLATES)
@@ -49,7 +49,7 @@ def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
     return sources, problems
 
 
-def _template(folder: Path, template_id: str, problems: list[Problem]) -> Iterator[Source]:
+def _template(folder: Path, template_id: str, problems: list[CatalogProblem]) -> Iterator[PartSource]:
     if not TEMPLATE_ID.fullmatch(template_id):
         rule = "a template's name must be words of A-Z a-z 0-9 _ - joined by dots, at most 128 characters"
         problems.append(error(template_id, 1, rule))
@@ -63,7 +63,9 @@ def _template(folder: Path, template_id: str, problems: list[Problem]) -> Iterat
         yield from _locale(folder / locale, template_id, locale, problems)
 
 
-def _locale(folder: Path, template_id: str, locale: str, problems: list[Problem]) -> Iterator[Source]:
+def _locale(
+    folder: Path, template_id: str, locale: str, problems: list[CatalogProblem]
+) -> Iterator[PartSource]:
     place = f"{template_id}/{locale}"
     try:
         spelling = parse_locale(locale)
@@ -79,7 +81,7 @@ def _locale(folder: Path, template_id: str, locale: str, problems: list[Problem]
         if f"{part}.tmpl" in names:
             text = _text(folder / f"{part}.tmpl", file, problems)
             if text is not None:
-                yield Source(template_id=template_id, locale=locale, part=part, text=text)
+                yield PartSource(template_id=template_id, locale=locale, part=part, text=text)
         elif part in REQUIRED_PARTS:
             problems.append(error(file, 1, "missing"))
     known = {f"{part}.tmpl" for part in PARTS}
@@ -91,7 +93,12 @@ def _locale(folder: Path, template_id: str, locale: str, problems: list[Problem]
 
 
 def _children(
-    folder: Path, place: str, problems: list[Problem], *, folders: bool, beside: frozenset[str] = frozenset()
+    folder: Path,
+    place: str,
+    problems: list[CatalogProblem],
+    *,
+    folders: bool,
+    beside: frozenset[str] = frozenset(),
 ) -> list[str]:
     """The sorted names of a folder's folders or files. Names of the other kind are problems."""
     names: list[str] = []
@@ -109,7 +116,7 @@ def _children(
     return names
 
 
-def _text(path: Path, file: str, problems: list[Problem]) -> str | None:
+def _text(path: Path, file: str, problems: list[CatalogProblem]) -> str | None:
     try:
         with path.open("rb") as stream:
             data = stream.read(SOURCE_MAX_BYTES + 1)

@@ -1,9 +1,10 @@
 """Reads environment variables into a validated record of settings."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
+from typing import ClassVar, Final, NamedTuple, Self, TypeVar
 
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.settings.kinds import hidden_credentials
@@ -15,7 +16,7 @@ SECRET_FILE_MAX_BYTES: Final = 64 * 1024
 _SETTING: Final = "galaxy_mail.setting"
 
 
-class Problem(NamedTuple):
+class SettingProblem(NamedTuple):
     """A problem of one variable. The message contains no secret."""
 
     variable: str
@@ -27,7 +28,7 @@ class ConfigError(GalaxyMailError):
 
     exit_status: Final = 2
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[SettingProblem, ...]) -> None:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = (f"  {problem.variable}: {problem.message}" for problem in problems)
         super().__init__("\n".join((f"the configuration has {count}", *lines)))
@@ -63,8 +64,11 @@ def setting(
 
     `mask` marks a secret and returns what may be shown of it.
     """
-    given = {} if default is None else {"default": parse(default)}
-    made: T = _field(given, variable, parse, default, meaning, mask, is_gate=False)
+    about = partial(
+        Setting, variable=variable, parse=parse, default=default, meaning=meaning, mask=mask, is_gate=False
+    )
+    value = MISSING if default is None else parse(default)
+    made: T = field(default=value, repr=mask is None, metadata={_SETTING: about})  # type: ignore[assignment]  # MISSING
     return made
 
 
@@ -80,29 +84,11 @@ def gate(
 
     An empty value is a problem: a mistake in a deployment's templates must not grant access.
     """
-    made: T = _field({"default": absent}, variable, parse, "", meaning, mask, is_gate=True)
+    about = partial(
+        Setting, variable=variable, parse=parse, default="", meaning=meaning, mask=mask, is_gate=True
+    )
+    made: T = field(default=absent, repr=mask is None, metadata={_SETTING: about})
     return made
-
-
-def _field(
-    given: Mapping[str, object],
-    variable: str,
-    parse: Callable[[str], object],
-    default: str | None,
-    meaning: str,
-    mask: Callable[[str], str] | None,
-    *,
-    is_gate: bool,
-) -> Any:
-    about = {
-        "variable": variable,
-        "parse": parse,
-        "default": default,
-        "meaning": meaning,
-        "mask": mask,
-        "is_gate": is_gate,
-    }
-    return field(**given, repr=mask is None, metadata={_SETTING: about})  # type: ignore[call-overload]  # `given` has one key at most
 
 
 class Effective(NamedTuple):
@@ -122,7 +108,7 @@ class Settings:
     def settings(cls) -> tuple[Setting, ...]:
         """All settings in the order of the docs."""
         own = fields(cls)  # type: ignore[arg-type]  # every class of settings is a dataclass
-        return tuple(Setting(field=one.name, **one.metadata[_SETTING]) for one in own)
+        return tuple(one.metadata[_SETTING](field=one.name) for one in own)
 
     @classmethod
     def variables(cls) -> tuple[str, ...]:
@@ -134,7 +120,7 @@ class Settings:
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """The effective settings. Raises ConfigError with all problems."""
         settings = cls.settings()
-        problems: list[Problem] = []
+        problems: list[SettingProblem] = []
         wrong: set[str] = set()
         values: dict[str, object] = {}
         for one in settings:
@@ -152,7 +138,9 @@ class Settings:
         made = cls(**values)
         # A conflict with an invalid value is not reported.
         problems += [
-            Problem(about[0], message) for about, message in made.conflicts() if wrong.isdisjoint(about)
+            SettingProblem(about[0], message)
+            for about, message in made.conflicts()
+            if wrong.isdisjoint(about)
         ]
         order = {name: number for number, name in enumerate(cls.variables())}
         problems.sort(key=lambda problem: order[problem.variable])
@@ -181,7 +169,7 @@ class _Bad(Exception):
 
     def __init__(self, variable: str, message: str) -> None:
         super().__init__(variable, message)
-        self.problem = Problem(variable, message)
+        self.problem = SettingProblem(variable, message)
 
 
 def _raw(one: Setting, env: Mapping[str, str]) -> tuple[str | None, str]:
@@ -224,14 +212,14 @@ def _parsed(one: Setting, raw: str, origin: str) -> object:
         raise _Bad(variable, f"{seen if len(seen) <= 60 else seen[:57] + '...'!r} {error}") from None
 
 
-def _unknown(env: Mapping[str, str], accepts: str) -> Iterator[Problem]:
+def _unknown(env: Mapping[str, str], accepts: str) -> Iterator[SettingProblem]:
     known = {variable for kind in _kinds_of(Settings) for variable in kind.variables()}
     for variable in sorted(env):
         if variable.startswith(accepts) and variable not in known:
             import difflib  # imported only for an error
 
             near = difflib.get_close_matches(variable, sorted(known), n=1)
-            yield Problem(
+            yield SettingProblem(
                 variable, f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"
             )
 

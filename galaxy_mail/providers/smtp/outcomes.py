@@ -54,7 +54,7 @@ class Ending(StrEnum):
     CUT_OFF = "cut_off"  # the grace of a stop ended
 
 
-class Outcome(Struct, frozen=True):
+class ExchangeOutcome(Struct, frozen=True):
     result: Result
     status: AttemptStatus
     failure_code: str | None
@@ -62,44 +62,31 @@ class Outcome(Struct, frozen=True):
     keeps_connection: bool = False
 
 
-def _refused(code: str) -> Outcome:
-    """A permanent refusal; the connection stays usable."""
-    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+def _refused(code: str, *, early: bool = False) -> ExchangeOutcome:
+    """A permanent refusal. Early, in the middle of the message, the relay would read the rest as commands."""
+    return ExchangeOutcome(
+        Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=not early
+    )
 
 
-def _deferred(code: str) -> Outcome:
-    """A temporary refusal; the connection stays usable."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+def _deferred(code: str, *, early: bool = False) -> ExchangeOutcome:
+    """A temporary refusal. `early` as for `_refused`, or the relay closes the connection."""
+    return ExchangeOutcome(
+        Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=not early
+    )
 
 
-def _refused_early(code: str) -> Outcome:
-    """A refusal in the middle of the message. The relay would read the rest as commands, so we drop the connection."""
-    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
-
-
-def _deferred_early(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
-
-
-def _failed(code: str) -> Outcome:
+def _failed(code: str, *, unknown: bool = False) -> ExchangeOutcome:
     """A fault of the network or of the relay, not of the message."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code)
+    return ExchangeOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, unknown)
 
 
-def _late(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code)
-
-
-def _failed_undecided(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, outcome_unknown=True)
-
-
-def _late_undecided(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, outcome_unknown=True)
+def _late(code: str, *, unknown: bool = False) -> ExchangeOutcome:
+    return ExchangeOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, unknown)
 
 
 X = Exchange
-OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
+OUTCOMES: Final[Mapping[tuple[Exchange, Ending], ExchangeOutcome]] = {
     (X.CONNECT, Ending.UNRESOLVED): _failed("name_not_resolved"),
     (X.CONNECT, Ending.UNREACHABLE): _failed("connect_failed"),
     (X.CONNECT, Ending.TIMED_OUT): _late("connect_timed_out"),
@@ -149,56 +136,49 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.MAIL, Ending.MALFORMED): _refused("message_malformed"),
     (X.MAIL, Ending.PERMANENT): _refused("sender_refused"),
     (X.MAIL, Ending.TRANSIENT): _deferred("sender_deferred"),
-    (X.MAIL, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.MAIL, Ending.CLOSING): _deferred("service_closing", early=True),
     (X.MAIL, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.MAIL, Ending.HUNG_UP): _failed("disconnected"),
     (X.MAIL, Ending.TIMED_OUT): _late("envelope_timed_out"),
     #
     (X.RCPT, Ending.PERMANENT): _refused("recipient_refused"),
     (X.RCPT, Ending.TRANSIENT): _deferred("recipient_deferred"),
-    (X.RCPT, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.RCPT, Ending.CLOSING): _deferred("service_closing", early=True),
     (X.RCPT, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.RCPT, Ending.HUNG_UP): _failed("disconnected"),
     (X.RCPT, Ending.TIMED_OUT): _late("envelope_timed_out"),
     #
     (X.DATA, Ending.PERMANENT): _refused("data_refused"),
     (X.DATA, Ending.TRANSIENT): _deferred("data_deferred"),
-    (X.DATA, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.DATA, Ending.CLOSING): _deferred("service_closing", early=True),
     (X.DATA, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.DATA, Ending.HUNG_UP): _failed("disconnected"),
     (X.DATA, Ending.TIMED_OUT): _late("envelope_timed_out"),
     # Replies that come before the relay has the complete message.
-    (X.BODY, Ending.PERMANENT): _refused_early("message_refused"),
-    (X.BODY, Ending.TRANSIENT): _deferred_early("message_deferred"),
-    (X.BODY, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.BODY, Ending.PERMANENT): _refused("message_refused", early=True),
+    (X.BODY, Ending.TRANSIENT): _deferred("message_deferred", early=True),
+    (X.BODY, Ending.CLOSING): _deferred("service_closing", early=True),
     (X.BODY, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.BODY, Ending.HUNG_UP): _failed("disconnected"),
     (X.BODY, Ending.TIMED_OUT): _late("body_timed_out"),
     (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out"),
     # RFC 1047: a retry after a lost reply may send a second copy.
-    (X.FINAL, Ending.ACCEPTED): Outcome(
+    (X.FINAL, Ending.ACCEPTED): ExchangeOutcome(
         Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, keeps_connection=True
     ),
     (X.FINAL, Ending.PERMANENT): _refused("message_refused"),
     (X.FINAL, Ending.TRANSIENT): _deferred("message_deferred"),
-    (X.FINAL, Ending.CLOSING): _deferred_early("service_closing"),
-    (X.FINAL, Ending.BAD_REPLY): _failed_undecided("bad_reply"),
-    (X.FINAL, Ending.HUNG_UP): _failed_undecided("disconnected"),
-    (X.FINAL, Ending.TIMED_OUT): _late_undecided("final_timed_out"),
-    (X.FINAL, Ending.CUT_OFF): _late_undecided("stop_cut_off"),
+    (X.FINAL, Ending.CLOSING): _deferred("service_closing", early=True),
+    (X.FINAL, Ending.BAD_REPLY): _failed("bad_reply", unknown=True),
+    (X.FINAL, Ending.HUNG_UP): _failed("disconnected", unknown=True),
+    (X.FINAL, Ending.TIMED_OUT): _late("final_timed_out", unknown=True),
+    (X.FINAL, Ending.CUT_OFF): _late("stop_cut_off", unknown=True),
 }
 
 # The first digit of the reply that accepts. For AUTH, 3yz asks for more.
 GOES_ON: Final[Mapping[Exchange, int]] = {
-    X.GREETING: 2,
-    X.EHLO: 2,
-    X.STARTTLS: 2,
-    X.AUTH: 2,
-    X.RSET: 2,
-    X.MAIL: 2,
-    X.RCPT: 2,
+    **dict.fromkeys((X.GREETING, X.EHLO, X.STARTTLS, X.AUTH, X.RSET, X.MAIL, X.RCPT, X.FINAL), 2),
     X.DATA: 3,
-    X.FINAL: 2,
 }
 
 
@@ -241,7 +221,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     detail: str = ""  # for people: from us or the operating system, not from the relay
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ExchangeOutcome:
         return OUTCOMES[self.exchange, self.ending]
 
     def result(self, summary: str) -> SendResult:

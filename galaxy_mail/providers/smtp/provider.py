@@ -14,7 +14,7 @@ from galaxy_mail.providers import mime
 from galaxy_mail.providers.mime import MailFrom
 from galaxy_mail.providers.provider import Message, SendDeadline
 from galaxy_mail.providers.smtp.conversation import ExchangeEnded
-from galaxy_mail.providers.smtp.opening import Connect
+from galaxy_mail.providers.smtp.opening import Connect, open_conversation
 from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange
 from galaxy_mail.providers.smtp.protocol import Extensions, dot_stuffed
 from galaxy_mail.providers.smtp.session import Mail, Session, StaleConnection
@@ -69,7 +69,7 @@ class SmtpProvider:
 
     async def _send_on(self, session: Session, message: Message, may_finish: SendDeadline) -> SendResult:
         try:
-            mail = await self._mail(message, session.conversation.extensions)
+            mail = await self._mail(message, session.conversation.smtp.extensions)
             if isinstance(mail, Ended):
                 return mail.result(describe(mail, message=message, wire=b""))
             ended = await session.transact(mail, may_finish=may_finish)
@@ -126,7 +126,7 @@ class SmtpProvider:
         return None
 
     async def _new_session(self) -> Session:
-        self._session = await Session.open(self._settings, self._tls, self._connect)
+        self._session = Session(await open_conversation(self._settings, self._tls, self._connect))
         return self._session
 
     async def _connect_tcp(self) -> ConversationStream:

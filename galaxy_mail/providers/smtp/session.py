@@ -11,9 +11,8 @@ failed, the final line is incomplete, and the relay must discard the message. On
 open. `send_at_once`, which sends most messages, is cancelled either before it has sent a byte or not at all.
 """
 
-import ssl
 from math import inf
-from typing import Final, Self
+from typing import Final
 
 import trio
 from msgspec import Struct
@@ -27,7 +26,6 @@ from galaxy_mail.providers.smtp.conversation import (
     body_ended,
     require,
 )
-from galaxy_mail.providers.smtp.opening import Connect, open_conversation
 from galaxy_mail.providers.smtp.outcomes import (
     Answered,
     Ended,
@@ -39,7 +37,6 @@ from galaxy_mail.providers.smtp.outcomes import (
 )
 from galaxy_mail.providers.smtp.protocol import State
 from galaxy_mail.providers.smtp.replies import NotSmtp, Reply
-from galaxy_mail.providers.smtp.settings import SmtpSettings
 
 _CHUNK_BYTES: Final = 32_768  # the time-out is per chunk: 2 kB/s are enough to stay within 15 s
 _EARLY_REPLY_WITHIN_S: Final = 0.5  # for the rest of a reply that the relay began in the middle of a message
@@ -67,11 +64,6 @@ class Session:
         self._smtp = conversation.smtp
         self._messages = 0
         self._idle_since_s = trio.current_time()
-
-    @classmethod
-    async def open(cls, settings: SmtpSettings, tls: ssl.SSLContext | None, connect: Connect) -> Self:
-        """A session that is ready for a message. Raises ExchangeEnded."""
-        return cls(await open_conversation(settings, tls, connect))
 
     def is_reusable(self) -> bool:
         """Whether another message may be sent. Not if the relay has sent anything or closed the connection meanwhile."""

@@ -62,10 +62,12 @@ class Reading:
     async def exist(self, keys: Sequence[str]) -> list[bool]:
         return [reply == 1 for reply in await self.run([("EXISTS", key) for key in keys])]
 
-    async def records(self, ids: Sequence[str]) -> "dict[str, Record]":
+    async def records(self, ids: Sequence[str]) -> "dict[str, StoredDelivery]":
         ids = list(dict.fromkeys(ids))
         found = await self.values([self.keys.delivery(delivery_id) for delivery_id in ids])
-        return {i: Record(data, readable_delivery(data, i)) for i, data in zip(ids, found, strict=True)}
+        return {
+            i: StoredDelivery(data, readable_delivery(data, i)) for i, data in zip(ids, found, strict=True)
+        }
 
     async def scan(self, prefix: str) -> AsyncIterator[list[str]]:
         """Every key with this prefix, in batches. A key may come twice."""
@@ -109,7 +111,7 @@ class Reading:
                 return
 
 
-class Record:
+class StoredDelivery:
     """The value of a delivery's key. `delivery` is None if there is none or it can't be decoded."""
 
     __slots__ = ("data", "delivery")

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from galaxy_mail import cli
 from galaxy_mail.cli import COMMANDS, main
-from galaxy_mail.config import ConfigError, Problem
+from galaxy_mail.config import ConfigError, SettingProblem
 from galaxy_mail.domain.errors import GalaxyMailError
 
 BUILT = [name for name, lazy in COMMANDS.items() if find_spec(f"galaxy_mail.cli.{lazy.module}")]
@@ -83,7 +83,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     ("error", "status", "shown"),
     [
         (GalaxyMailError("Redis is away"), 1, ["Redis is away"]),
-        (ConfigError((Problem("MAIL_X", "is wrong"),)), 2, ["MAIL_X: is wrong"]),
+        (ConfigError((SettingProblem("MAIL_X", "is wrong"),)), 2, ["MAIL_X: is wrong"]),
         (
             ExceptionGroup(
                 "nursery", [GalaxyMailError("one"), ExceptionGroup("inner", [GalaxyMailError("two")])]
