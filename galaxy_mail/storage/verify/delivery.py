@@ -1,6 +1,6 @@
 """Checks one delivery: its record against everything else that is stored about it at the same moment."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 from msgspec import DecodeError, Struct
@@ -29,24 +29,23 @@ from galaxy_mail.storage.verify.violation import Repair, Violation, add, expire_
 QUARANTINED: Final = float("inf")
 
 
-async def deliveries(reading: Reading, ids: Sequence[str]) -> list[Violation]:
+async def deliveries(reading: Reading, ids: Sequence[str]) -> AsyncIterator[Violation]:
     """The violations of these deliveries. One that changes during the check is left out."""
-    found: list[Violation] = []
     for delivery_id, data in zip(ids, await reading.values([*map(reading.keys.delivery, ids)]), strict=True):
         if data is None:
             continue  # purged meanwhile
         try:
             delivery = decode_delivery(data, delivery_id)
         except DecodeError as error:
-            found.append(Violation(where=delivery_id, what=f"its record can't be read: {error}"))
+            yield Violation(where=delivery_id, what=f"its record can't be read: {error}")
             continue
         if delivery.delivery_id != delivery_id:
-            found.append(Violation(where=delivery_id, what=f"its record is that of {delivery.delivery_id}"))
+            yield Violation(where=delivery_id, what=f"its record is that of {delivery.delivery_id}")
             continue
         facts = await _facts(reading, data, delivery)
         if facts is not None:
-            found += _DeliveryCheck(reading, data, delivery, facts).violations()
-    return found
+            for violation in _DeliveryCheck(reading, data, delivery, facts).violations():
+                yield violation
 
 
 class _Facts(Struct, frozen=True, kw_only=True):
