@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from galaxy_mail.rendering.failures import Refused
 from galaxy_mail.rendering.limits import TEXTS
-from galaxy_mail.rendering.predicates import PREDICATES
+from galaxy_mail.rendering.predicates import LISTED, PREDICATES
 from galaxy_mail.rendering.sandbox import (
     INT_BITS_MAX,
     STRIPPED_MAX,
@@ -319,7 +319,7 @@ class Group(NamedTuple):
 def elements(context: MeteredContext, value: Any) -> list[Any]:
     """The elements that a loop over `value` would see."""
     demand(value)
-    if not isinstance(value, (list, tuple, dict, str, range)):
+    if not isinstance(value, LISTED):
         raise Refused("a value that is not a list")
     context.meter.touch(value)
     context.meter.step(len(value))
@@ -359,7 +359,7 @@ def comparable(context: MeteredContext, keys: Iterable[Any], case_sensitive: boo
 @named("length", "count")
 def length(_: MeteredContext, value: Any) -> int:
     demand(value)
-    if not isinstance(value, (list, tuple, dict, str, range)):
+    if not isinstance(value, LISTED):
         raise Refused("a value that is not text, a list or an object")
     return len(value)
 

@@ -123,6 +123,8 @@ class _DeliveryCheck:
         self.reading = reading
         self.keys = reading.keys
         self.delivery_id = delivery.delivery_id
+        self.key = reading.keys.delivery(delivery.delivery_id)
+        self.payload_key = reading.keys.payload(delivery.delivery_id)
         self.data = data
         self.delivery = delivery
         self.facts = facts
@@ -146,7 +148,7 @@ class _DeliveryCheck:
         return Violation(where=self.delivery_id, what=what, repair=repair)
 
     def _add(self, index: str, at: int) -> Repair:
-        return add(self.keys.delivery(self.delivery_id), self.data, index, self.delivery_id, at)
+        return add(self.key, self.data, index, self.delivery_id, at)
 
     # Attempts and indexes
 
@@ -171,10 +173,8 @@ class _DeliveryCheck:
             if found is None:
                 yield self._wrong(f"is not in {index}", self._add(index, created_at_ms))
             elif found != created_at_ms:
-                yield self._wrong(
-                    f"is in {index} with the score {found:.0f}, but was created at {created_at_ms}",
-                    self._add(index, created_at_ms),
-                )
+                what = f"is in {index} with the score {found:.0f}, but was created at {created_at_ms}"
+                yield self._wrong(what, self._add(index, created_at_ms))
 
     # The schedule
 
@@ -230,21 +230,14 @@ class _DeliveryCheck:
         finished_at_ms = delivery.finished_at_ms or delivery.updated_at_ms
         expires_ms = facts.expires_ms
         if expires_ms is None:
-            yield self._wrong(
-                f"is {status}, but would never be purged",
-                self._add(self.keys.expires_index, purge_at_ms),
-            )
+            repair = self._add(self.keys.expires_index, purge_at_ms)
+            yield self._wrong(f"is {status}, but would never be purged", repair)
         elif not finished_at_ms <= expires_ms < QUARANTINED:
-            yield self._wrong(
-                f"is {status} since {finished_at_ms}, but would be purged at {expires_ms:.0f}",
-                self._add(self.keys.expires_index, purge_at_ms),
-            )
+            repair = self._add(self.keys.expires_index, purge_at_ms)
+            what = f"is {status} since {finished_at_ms}, but would be purged at {expires_ms:.0f}"
+            yield self._wrong(what, repair)
         kept_ms = purge_at_ms if expires_ms is None or expires_ms == QUARANTINED else int(expires_ms)
-        own = expire_at(
-            max(kept_ms, purge_at_ms) + BACKSTOP_MS,
-            self.keys.delivery(self.delivery_id),
-            self.keys.payload(self.delivery_id),
-        )
+        own = expire_at(max(kept_ms, purge_at_ms) + BACKSTOP_MS, self.key, self.payload_key)
         ends = [facts.ends_ms, *([facts.payload_ends_ms] if facts.content is not None else [])]
         if NEVER in ends:
             yield self._wrong(f"is {status}, but its keys have no time to live", own)
@@ -252,10 +245,8 @@ class _DeliveryCheck:
             yield self._wrong(f"is {status}, but its keys expire before it is purged", own)
         attempts_end_ms = finished_at_ms + self.reading.retention.attempt_ms
         for number, ends_ms in enumerate(facts.attempt_ends_ms, start=1):
-            repair = expire_at(
-                max(attempts_end_ms, kept_ms) + BACKSTOP_MS,
-                self.keys.attempt(self.delivery_id, number),
-            )
+            key = self.keys.attempt(self.delivery_id, number)
+            repair = expire_at(max(attempts_end_ms, kept_ms) + BACKSTOP_MS, key)
             if ends_ms == NEVER:
                 yield self._wrong(f"is {status}, but attempt {number} has no time to live", repair)
             elif 0 <= ends_ms < kept_ms:
@@ -265,16 +256,11 @@ class _DeliveryCheck:
         """Before it is terminal, none of its keys has a time to live."""
         facts, status = self.facts, self.delivery.status
         if facts.expires_ms is not None:
-            out = remove(
-                self.keys.delivery(self.delivery_id),
-                self.data,
-                self.keys.expires_index,
-                self.delivery_id,
-            )
+            out = remove(self.key, self.data, self.keys.expires_index, self.delivery_id)
             yield self._wrong(f"is {status}, but would be purged", out)
         keys = {
-            self.keys.delivery(self.delivery_id): facts.ends_ms,
-            self.keys.payload(self.delivery_id): facts.payload_ends_ms,
+            self.key: facts.ends_ms,
+            self.payload_key: facts.payload_ends_ms,
             **{
                 self.keys.attempt(self.delivery_id, n): end
                 for n, end in enumerate(facts.attempt_ends_ms, start=1)
