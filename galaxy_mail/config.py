@@ -11,20 +11,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from galaxy_mail.settings import ConfigError, SettingProblem, Settings, gate, kinds, markdown_table, setting
+from galaxy_mail.settings import ConfigError, Settings, gate, kinds, markdown_table, setting
 from galaxy_mail.settings.kinds import HostPort
 from galaxy_mail.settings.redis_address import RedisAddress
 from galaxy_mail.storage.records.keys import Keys
 
-__all__ = [
-    "ClientConfig",
-    "Config",
-    "ConfigError",
-    "HostPort",
-    "SettingProblem",
-    "StoreConfig",
-    "markdown_table",
-]
+__all__ = ["ClientConfig", "Config", "ConfigError", "HostPort", "StoreConfig", "markdown_table"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ from typing import Final
 
 import click
 
-from galaxy_mail.config import Config, ConfigError, HostPort, SettingProblem
+from galaxy_mail.config import Config, ConfigError, HostPort
 from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.settings import SettingProblem
 
 ADDRESS: Final = "MAIL_INTERNAL_HTTP_ADDR"
 CERT: Final = "MAIL_TLS_CERT_FILE"

@@ -56,7 +56,7 @@ class BadMessage(GalaxyMailError, ValueError):
     """
 
 
-class _Part(NamedTuple):
+class _MimePart(NamedTuple):
     chunks: tuple[bytes, ...]  # header fields, blank line, body
     eight_bit: bool = False
     verbatim: bytes = b""  # an unencoded body, which may contain a boundary; encoded ones never contain "=_"
@@ -253,10 +253,10 @@ def _utf8(where: str, text: str) -> bytes:
 # Body
 
 
-def _body(message: Message, *, eight_bit: bool) -> _Part:
+def _body(message: Message, *, eight_bit: bool) -> _MimePart:
     content = message.content
-    inline: list[_Part] = []
-    attached: list[_Part] = []
+    inline: list[_MimePart] = []
+    attached: list[_MimePart] = []
     for at, attachment in enumerate(message.attachments):
         part = _attachment(f"attachments[{at}]", attachment)
         # Without HTML nothing refers to an inline attachment, and only multipart/mixed reliably shows it.
@@ -288,7 +288,7 @@ def _marker(delivery_id: str, *verbatim: bytes) -> bytes:
     raise BadMessage("text_body, html_body: every possible boundary occurs in the content")
 
 
-def _multipart(subtype: bytes, boundary: bytes, *children: _Part) -> _Part:
+def _multipart(subtype: bytes, boundary: bytes, *children: _MimePart) -> _MimePart:
     eight_bit = any(child.eight_bit for child in children)
     chunks: list[bytes] = [
         b'Content-Type: multipart/%b;\r\n boundary="%b"\r\n' % (subtype, boundary),
@@ -299,13 +299,13 @@ def _multipart(subtype: bytes, boundary: bytes, *children: _Part) -> _Part:
     for child in children:
         chunks += (delimiter, CRLF, *child.chunks)
     chunks.append(delimiter + b"--")
-    return _Part(tuple(chunks), eight_bit)
+    return _MimePart(tuple(chunks), eight_bit)
 
 
 _UNPRINTABLE: Final = bytes({*range(32), 127} - {*b"\t\n"})  # always encoded; SMTP forbids NUL
 
 
-def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _Part:
+def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _MimePart:
     """A text part: unencoded if relays may not change it, else in the shorter encoding."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -320,13 +320,13 @@ def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _Part:
         and len(data.translate(None, _UNPRINTABLE)) == len(data)
     ):
         body = data.replace(b"\n", CRLF)
-        return _Part((head % (b"7bit" if ascii_only else b"8bit"), body), not ascii_only, body)
+        return _MimePart((head % (b"7bit" if ascii_only else b"8bit"), body), not ascii_only, body)
     # b2a_qp gets LF, not CRLF: with CRLF, it would end its soft line breaks in CRLF, too.
     encoded = b2a_qp(data)
     if len(encoded) <= len(data) // 3 * 4:
-        return _Part((head % b"quoted-printable", encoded.replace(b"\n", CRLF)))
+        return _MimePart((head % b"quoted-printable", encoded.replace(b"\n", CRLF)))
     in_base64 = b2a_base64(data.replace(b"\n", CRLF), newline=False)
-    return _Part((head % b"base64", _base64_lines(in_base64)))
+    return _MimePart((head % b"base64", _base64_lines(in_base64)))
 
 
 def _has_long_line(data: bytes) -> bool:
@@ -340,7 +340,7 @@ def _has_long_line(data: bytes) -> bool:
     return False
 
 
-def _attachment(where: str, attachment: Attachment) -> _Part:
+def _attachment(where: str, attachment: Attachment) -> _MimePart:
     content_id = attachment.content_id
     head = _content_type(where, attachment.content_type) + "Content-Transfer-Encoding: base64\r\n"
     if content_id is not None:
@@ -351,7 +351,7 @@ def _attachment(where: str, attachment: Attachment) -> _Part:
         head += f"Content-ID: <{content_id}>\r\n"
     disposition = "attachment" if content_id is None else "inline"
     head += f"Content-Disposition: {disposition}{_filename(where, attachment.filename)}\r\n\r\n"
-    return _Part((head.encode(), _base64_lines(_base64(where, attachment.content_base64))))
+    return _MimePart((head.encode(), _base64_lines(_base64(where, attachment.content_base64))))
 
 
 @lru_cache(maxsize=64)

@@ -17,13 +17,13 @@ class RenderFailureCode(StrEnum):
     CONTENT_TOO_LARGE = "content_too_large"
 
 
-class Refused(TemplateRuntimeError):
+class TemplateRefused(TemplateRuntimeError):
     """A template did what the sandbox doesn't allow. The message may quote the template, but no values."""
 
     code = RenderFailureCode.RENDER_ERROR
 
 
-class TooLarge(Refused):
+class TooLarge(TemplateRefused):
     """The template builds more text than the limit allows."""
 
     code = RenderFailureCode.CONTENT_TOO_LARGE

@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus
 from jinja2 import Undefined, pass_context
 from markupsafe import Markup, escape
 
-from galaxy_mail.rendering.failures import Refused
+from galaxy_mail.rendering.failures import TemplateRefused
 from galaxy_mail.rendering.limits import TEXTS
 from galaxy_mail.rendering.predicates import LISTED, PREDICATES
 from galaxy_mail.rendering.sandbox import (
@@ -87,7 +87,7 @@ def title(context: MeteredContext, value: Any) -> str:
 @named("trim")
 def trim(context: MeteredContext, value: Any, chars: str | None = None) -> str:
     if chars is not None and len(chars) > STRIPPED_MAX:
-        raise Refused(f"trim of more than {STRIPPED_MAX} different characters")
+        raise TemplateRefused(f"trim of more than {STRIPPED_MAX} different characters")
     return text_of(context, value).strip(chars)
 
 
@@ -112,7 +112,7 @@ def truncate(
 ) -> str:
     text = text_of(context, value)
     if length < len(end) or leeway < 0:
-        raise Refused("truncate to fewer characters than its end mark has")
+        raise TemplateRefused("truncate to fewer characters than its end mark has")
     if len(text) <= length + leeway:
         return text
     kept = text[: length - len(end)]
@@ -146,7 +146,7 @@ def wordwrap(context: MeteredContext, value: Any, width: int = 79, break_long_wo
     text = text_of(context, value)
     width = bounded(width, WIDTH_MAX)
     if width < 1:
-        raise Refused("wordwrap to a width of 0")
+        raise TemplateRefused("wordwrap to a width of 0")
     lines: list[str] = []
     for paragraph in str(text).split("\n"):
         line: list[str] = []
@@ -176,7 +176,7 @@ def wordcount(context: MeteredContext, value: Any) -> int:
 @named("format")
 def format_(context: MeteredContext, value: Any, *args: Any, **kwargs: Any) -> str:
     if args and kwargs:
-        raise Refused("format takes positional or named values, not both")
+        raise TemplateRefused("format takes positional or named values, not both")
     return printf(context.meter, text_of(context, value), kwargs or args)
 
 
@@ -233,7 +233,7 @@ def like(model: str, text: str) -> str:
 
 def bounded(number: Any, limit: int) -> int:
     if type(number) is not int or not -limit <= number <= limit:
-        raise Refused(f"a width, count or precision that is not a whole number up to {limit}")
+        raise TemplateRefused(f"a width, count or precision that is not a whole number up to {limit}")
     return max(number, 0)
 
 
@@ -248,7 +248,7 @@ def abs_(_: MeteredContext, value: Any) -> int | float:
 @named("round")
 def round_(_: MeteredContext, value: Any, precision: int = 0, method: str = "common") -> int | float:
     if type(precision) is not int or abs(precision) > PRECISION_MAX:
-        raise Refused(f"a precision beyond {PRECISION_MAX}")
+        raise TemplateRefused(f"a precision beyond {PRECISION_MAX}")
     number, scale = number_of(value), float(10**precision)
     match method:
         case "common":
@@ -258,7 +258,7 @@ def round_(_: MeteredContext, value: Any, precision: int = 0, method: str = "com
         case "floor":
             return math.floor(number * scale) / scale
         case _:
-            raise Refused("round knows common, ceil and floor")
+            raise TemplateRefused("round knows common, ceil and floor")
 
 
 @named("int")
@@ -273,7 +273,7 @@ def int_(context: MeteredContext, value: Any, default: Any = 0, base: int = 10) 
     except (ValueError, OverflowError):
         return default
     if number.bit_length() > INT_BITS_MAX:
-        raise Refused("a number too large")
+        raise TemplateRefused("a number too large")
     return number
 
 
@@ -320,7 +320,7 @@ def elements(context: MeteredContext, value: Any) -> list[Any]:
     """The elements that a loop over `value` would see."""
     demand(value)
     if not isinstance(value, LISTED):
-        raise Refused("a value that is not a list")
+        raise TemplateRefused("a value that is not a list")
     context.meter.touch(value)
     context.meter.step(len(value))
     return list(value)
@@ -332,7 +332,7 @@ def resolved(context: MeteredContext, value: Any, attribute: Any, default: Any =
     if attribute is None:
         return items
     if not isinstance(attribute, (str, int)):
-        raise Refused("an attribute that is not a name")
+        raise TemplateRefused("an attribute that is not a name")
     path = [int(part) if part.isascii() and part.isdigit() else part for part in str(attribute).split(".")]
     context.meter.step(len(path) * len(items))
     return [_member(context, item, path, default) for item in items]
@@ -360,7 +360,7 @@ def comparable(context: MeteredContext, keys: Iterable[Any], case_sensitive: boo
 def length(_: MeteredContext, value: Any) -> int:
     demand(value)
     if not isinstance(value, LISTED):
-        raise Refused("a value that is not text, a list or an object")
+        raise TemplateRefused("a value that is not text, a list or an object")
     return len(value)
 
 
@@ -398,7 +398,7 @@ def items_(context: MeteredContext, value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, Undefined):
         return []
     if not isinstance(value, dict):
-        raise Refused("a value that is not an object")
+        raise TemplateRefused("a value that is not an object")
     context.meter.touch(value)
     return list(value.items())
 
@@ -432,7 +432,7 @@ def dictsort(
     context: MeteredContext, value: Any, case_sensitive: bool = False, by: str = "key", reverse: bool = False
 ) -> list[tuple[Any, Any]]:
     if by not in ("key", "value"):
-        raise Refused("dictsort sorts by key or value")
+        raise TemplateRefused("dictsort sorts by key or value")
     pairs = items_(context, value)
     keys = comparable(context, (pair[by == "value"] for pair in pairs), case_sensitive)
     return [pairs[at] for at in sorted(range(len(pairs)), key=keys.__getitem__, reverse=reverse)]
@@ -485,7 +485,7 @@ def batch(context: MeteredContext, value: Any, linecount: int, fill_with: Any = 
     items = elements(context, value)
     size = bounded(linecount, WIDTH_MAX)
     if size < 1:
-        raise Refused("batches of 0 elements")
+        raise TemplateRefused("batches of 0 elements")
     batches = [items[at : at + size] for at in range(0, len(items), size)]
     if batches and fill_with is not None:
         batches[-1] += [fill_with] * (size - len(batches[-1]))
@@ -498,7 +498,7 @@ def slice_(context: MeteredContext, value: Any, slices: int, fill_with: Any = No
     items = elements(context, value)
     count = bounded(slices, WIDTH_MAX)
     if count < 1:
-        raise Refused("0 slices")
+        raise TemplateRefused("0 slices")
     context.meter.step(count)
     short, longer = divmod(len(items), count)
     parts: list[list[Any]] = []
@@ -534,12 +534,12 @@ def map_(context: MeteredContext, value: Any, *args: Any, **kwargs: Any) -> list
     """A member of each element (`attribute=`), or a filter's result for each."""
     if not args:
         if "attribute" not in kwargs or kwargs.keys() - {"attribute", "default"}:
-            raise Refused("map takes a filter's name, or attribute= and default=")
+            raise TemplateRefused("map takes a filter's name, or attribute= and default=")
         return resolved(context, value, kwargs["attribute"], kwargs.get("default"))
     items = elements(context, value)
     name, *others = args
     if name not in FILTERS:
-        raise Refused("map with an unknown filter")
+        raise TemplateRefused("map with an unknown filter")
     return [FILTERS[name](context, item, *others, **kwargs) for item in items]
 
 
@@ -574,7 +574,7 @@ def _selected(
     if args:
         name, *others = args
         if name not in PREDICATES:
-            raise Refused("selection by an unknown test")
+            raise TemplateRefused("selection by an unknown test")
         verdicts = [bool(PREDICATES[name](context, subject, *others)) for subject in subjects]
     else:
         verdicts = [bool(subject) for subject in subjects]

@@ -11,7 +11,7 @@ from jinja2 import Undefined
 from markupsafe import Markup
 from msgspec import Struct
 
-from galaxy_mail.rendering.failures import Refused, TooLarge
+from galaxy_mail.rendering.failures import TemplateRefused, TooLarge
 
 OUTPUT_BYTES_MAX: Final = 1_048_576
 ITERATIONS_MAX: Final = 10_000
@@ -33,7 +33,7 @@ class RenderLimits(Struct, frozen=True, kw_only=True):
 
 
 class Meter:
-    """What one render may still do. Each method subtracts its cost and raises Refused if too little is left."""
+    """What one render may still do. Each method subtracts its cost and raises TemplateRefused if too little is left."""
 
     __slots__ = (
         "chars",
@@ -56,14 +56,14 @@ class Meter:
         """Pays for one run of a loop's or macro's body with this many nodes and characters of literal text."""
         self.iterations -= 1
         if self.iterations < 0:
-            raise Refused(f"more than {self.iterations_max} iterations")
+            raise TemplateRefused(f"more than {self.iterations_max} iterations")
         self.step(nodes)
         self.build(chars)
 
     def step(self, count: int) -> None:
         self.steps -= count
         if self.steps < 0:
-            raise Refused("too much work for one mail")
+            raise TemplateRefused("too much work for one mail")
 
     def build(self, chars: int) -> None:
         """Pays for this many characters of new text, in the output or in an intermediate value."""
@@ -73,7 +73,7 @@ class Meter:
 
     def enter(self) -> None:
         if self.depth == 0:
-            raise Refused(f"macros or recursive loops nested deeper than {CALL_DEPTH_MAX}")
+            raise TemplateRefused(f"macros or recursive loops nested deeper than {CALL_DEPTH_MAX}")
         self.depth -= 1
 
     def leave(self) -> None:
@@ -113,11 +113,11 @@ class Meter:
                 elif isinstance(item, Undefined):
                     str(item)  # raises an error with its name
                 else:
-                    raise Refused("macros, functions and namespaces are not values")
+                    raise TemplateRefused("macros, functions and namespaces are not values")
             if not below:
                 return
             level = below
-        raise Refused(f"lists or objects nested deeper than {VALUE_DEPTH_MAX}")
+        raise TemplateRefused(f"lists or objects nested deeper than {VALUE_DEPTH_MAX}")
 
     def too_large(self) -> TooLarge:
         return TooLarge(f"more than {self.output_bytes_max} bytes")

@@ -10,7 +10,7 @@ from jinja2.meta import find_undeclared_variables
 
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.rendering.catalog_problems import CatalogProblem, Severity, error, warning
-from galaxy_mail.rendering.failures import Refused, RenderFailureCode
+from galaxy_mail.rendering.failures import RenderFailureCode, TemplateRefused
 from galaxy_mail.rendering.filters import FILTERS
 from galaxy_mail.rendering.language import TOO_DEEP, check_language
 from galaxy_mail.rendering.limits import Meter
@@ -18,7 +18,7 @@ from galaxy_mail.rendering.markup import check_markup
 from galaxy_mail.rendering.metering import INTERNAL_FILTERS, Metering
 from galaxy_mail.rendering.predicates import PREDICATES
 from galaxy_mail.rendering.sandbox import FUNCTIONS, MailEnvironment, MeteredContext
-from galaxy_mail.rendering.sources import PartSource
+from galaxy_mail.rendering.sources import TemplateSource
 
 # The summary for an exception, whose own text may contain a variable's value.
 SAFE_SUMMARIES: Final[tuple[tuple[type[Exception], str], ...]] = (
@@ -44,7 +44,7 @@ class PartFailed(GalaxyMailError):
 class Part:
     """A compiled part. Immutable; several threads may render it at once."""
 
-    def __init__(self, source: PartSource, template: Template, names: Mapping[str, int]) -> None:
+    def __init__(self, source: TemplateSource, template: Template, names: Mapping[str, int]) -> None:
         self.source = source
         self.names = names  # required variable -> line of its first use
         self._template = template
@@ -68,7 +68,7 @@ class Part:
             meter.output_bytes -= len(text) if text.isascii() else len(text.encode())
             if meter.output_bytes < 0:
                 raise meter.too_large()
-        except Refused as refused:
+        except TemplateRefused as refused:
             raise self._failed(refused.code, str(refused), refused) from None
         except UndefinedError as undefined:
             raise self._failed(RenderFailureCode.RENDER_ERROR, str(undefined), undefined) from None
@@ -90,7 +90,7 @@ def new_environment() -> MailEnvironment:
 
 
 def compile_part(
-    environment: MailEnvironment, source: PartSource
+    environment: MailEnvironment, source: TemplateSource
 ) -> tuple[Part | None, list[CatalogProblem]]:
     """The part and its problems. The part is None if a problem is an error."""
     file = source.file

@@ -17,7 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from markupsafe import Markup
 
-from galaxy_mail.rendering.failures import Refused
+from galaxy_mail.rendering.failures import TemplateRefused
 from galaxy_mail.rendering.limits import LISTS, SCALARS, TEXTS, Meter, RenderLimits
 
 INT_BITS_MAX: Final = 4_096  # enough for any amount, and arithmetic stays fast
@@ -104,7 +104,7 @@ class Method:
             for arg in args:
                 meter.touch(arg)
                 if self.name.endswith("strip") and type(arg) in TEXTS and len(arg) > STRIPPED_MAX:
-                    raise Refused(f"{self.name} of more than {STRIPPED_MAX} different characters")
+                    raise TemplateRefused(f"{self.name} of more than {STRIPPED_MAX} different characters")
         result = getattr(self.receiver, self.name)(*args, **kwargs)
         if isinstance(self.receiver, dict) and self.name != "get":
             result = list(result)  # a view is not a JSON value
@@ -119,7 +119,7 @@ def bounded_range(meter: Meter, *args: Any) -> range:
     except OverflowError:  # len() ends at sys.maxsize
         length = meter.iterations_max + 1
     if length > meter.iterations_max:
-        raise Refused(f"range of more than {meter.iterations_max} numbers")
+        raise TemplateRefused(f"range of more than {meter.iterations_max} numbers")
     return numbers
 
 
@@ -168,7 +168,7 @@ def as_text(meter: Meter, value: object) -> str:
         return text
     if isinstance(value, Undefined):
         return str(value)  # raises, except for an `if` without `else`, which is empty text
-    raise Refused("only values can be printed, not macros, functions, ranges or namespaces")
+    raise TemplateRefused("only values can be printed, not macros, functions, ranges or namespaces")
 
 
 @pass_context
@@ -248,7 +248,7 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
             kwargs.pop("_block_vars", None)
             return obj.call(meter, *args, **kwargs)
         demand(obj)
-        raise Refused("only macros and functions can be called")
+        raise TemplateRefused("only macros and functions can be called")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         return compute(meter_of(context), operator, left, right)
@@ -267,7 +267,7 @@ def compute(meter: Meter, sign: str, left: Any, right: Any) -> Any:
     """`left sign right`. Refuses if the result would be too large."""
     if type(left) in SCALARS and type(right) in SCALARS:
         if type(left) is int and type(right) is int and _bits(sign, left, right) > INT_BITS_MAX:
-            raise Refused("a number too large")
+            raise TemplateRefused("a number too large")
         return ARITHMETIC[sign](left, right)
     demand(left)
     demand(right)
@@ -280,7 +280,7 @@ def compute(meter: Meter, sign: str, left: Any, right: Any) -> Any:
         case "%" if type(left) in TEXTS:
             return printf(meter, left, right if isinstance(right, (tuple, dict)) else (right,))
         case _:
-            raise Refused(f"values of types that {sign!r} does not support")
+            raise TemplateRefused(f"values of types that {sign!r} does not support")
     result = ARITHMETIC[sign](left, right)
     if type(result) in TEXTS:  # escaping may have made it longer
         meter.build(len(result))
@@ -312,13 +312,13 @@ def _bits(sign: str, left: int, right: int) -> int:
 def _pay_repeated(meter: Meter, left: Any, right: Any) -> None:
     sequence, times = (right, left) if type(left) in SCALARS else (left, right)
     if type(times) not in (int, bool):
-        raise Refused("values of types that '*' does not support")
+        raise TemplateRefused("values of types that '*' does not support")
     if type(sequence) in TEXTS:
         meter.build(len(sequence) * max(times, 0))
     elif type(sequence) in LISTS:
         meter.step(len(sequence) * max(times, 0))
     else:
-        raise Refused("values of types that '*' does not support")
+        raise TemplateRefused("values of types that '*' does not support")
 
 
 def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]) -> str:
@@ -328,13 +328,13 @@ def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]
     for value in values.values() if isinstance(values, dict) else values:
         demand(value)
         if type(value) not in SCALARS and type(value) not in TEXTS:
-            raise Refused("only text and numbers can be formatted")
+            raise TemplateRefused("only text and numbers can be formatted")
         meter.touch(value)
     at = template.find("%")
     while at >= 0:
         conversion = CONVERSION.match(template, at)
         if not conversion:
-            raise Refused("an unknown format")
+            raise TemplateRefused("an unknown format")
         meter.build(int(conversion["width"] or 0) + int(conversion["precision"] or 0))
         if isinstance(values, dict):
             meter.touch(values.get(conversion["name"]))  # each use counts
@@ -347,7 +347,7 @@ def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]
 def number_of(value: Any) -> int | float:
     demand(value)
     if type(value) not in (int, float, bool):
-        raise Refused("a value that is not a number")
+        raise TemplateRefused("a value that is not a number")
     number: int | float = value
     return number
 

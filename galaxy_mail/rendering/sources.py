@@ -16,7 +16,7 @@ SOURCE_MAX_BYTES: Final = 512 * 1024
 BESIDE_TEMPLATES: Final = frozenset({"README.md"})
 
 
-class PartSource(Struct, frozen=True, kw_only=True):
+class TemplateSource(Struct, frozen=True, kw_only=True):
     """One part of a template in one locale, as its author wrote it."""
 
     template_id: str
@@ -33,7 +33,7 @@ def part_file(template_id: str, locale: str, part: str) -> str:
     return f"{template_id}/{locale}/{part}.tmpl"
 
 
-def read_sources(folder: Path) -> tuple[list[PartSource], list[CatalogProblem]]:
+def read_sources(folder: Path) -> tuple[list[TemplateSource], list[CatalogProblem]]:
     """All sources in order, and the problems of the folder's structure.
 
     Hidden names are ignored, because a mounted ConfigMap and version control have some. Links are followed.
@@ -49,7 +49,7 @@ def read_sources(folder: Path) -> tuple[list[PartSource], list[CatalogProblem]]:
     return sources, problems
 
 
-def _template(folder: Path, template_id: str, problems: list[CatalogProblem]) -> Iterator[PartSource]:
+def _template(folder: Path, template_id: str, problems: list[CatalogProblem]) -> Iterator[TemplateSource]:
     if not TEMPLATE_ID.fullmatch(template_id):
         rule = "a template's name must be words of A-Z a-z 0-9 _ - joined by dots, at most 128 characters"
         problems.append(error(template_id, 1, rule))
@@ -65,7 +65,7 @@ def _template(folder: Path, template_id: str, problems: list[CatalogProblem]) ->
 
 def _locale(
     folder: Path, template_id: str, locale: str, problems: list[CatalogProblem]
-) -> Iterator[PartSource]:
+) -> Iterator[TemplateSource]:
     place = f"{template_id}/{locale}"
     try:
         spelling = parse_locale(locale)
@@ -81,7 +81,7 @@ def _locale(
         if f"{part}.tmpl" in names:
             text = _text(folder / f"{part}.tmpl", file, problems)
             if text is not None:
-                yield PartSource(template_id=template_id, locale=locale, part=part, text=text)
+                yield TemplateSource(template_id=template_id, locale=locale, part=part, text=text)
         elif part in REQUIRED_PARTS:
             problems.append(error(file, 1, "missing"))
     known = {f"{part}.tmpl" for part in PARTS}

@@ -54,7 +54,7 @@ class Ending(StrEnum):
     CUT_OFF = "cut_off"  # the grace of a stop ended
 
 
-class ExchangeOutcome(Struct, frozen=True):
+class SmtpOutcome(Struct, frozen=True):
     result: Result
     status: AttemptStatus
     failure_code: str | None
@@ -62,31 +62,31 @@ class ExchangeOutcome(Struct, frozen=True):
     keeps_connection: bool = False
 
 
-def _refused(code: str, *, early: bool = False) -> ExchangeOutcome:
+def _refused(code: str, *, early: bool = False) -> SmtpOutcome:
     """A permanent refusal. Early, in the middle of the message, the relay would read the rest as commands."""
-    return ExchangeOutcome(
+    return SmtpOutcome(
         Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=not early
     )
 
 
-def _deferred(code: str, *, early: bool = False) -> ExchangeOutcome:
+def _deferred(code: str, *, early: bool = False) -> SmtpOutcome:
     """A temporary refusal. `early` as for `_refused`, or the relay closes the connection."""
-    return ExchangeOutcome(
+    return SmtpOutcome(
         Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=not early
     )
 
 
-def _failed(code: str, *, unknown: bool = False) -> ExchangeOutcome:
+def _failed(code: str, *, unknown: bool = False) -> SmtpOutcome:
     """A fault of the network or of the relay, not of the message."""
-    return ExchangeOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, unknown)
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, unknown)
 
 
-def _late(code: str, *, unknown: bool = False) -> ExchangeOutcome:
-    return ExchangeOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, unknown)
+def _late(code: str, *, unknown: bool = False) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, unknown)
 
 
 X = Exchange
-OUTCOMES: Final[Mapping[tuple[Exchange, Ending], ExchangeOutcome]] = {
+OUTCOMES: Final[Mapping[tuple[Exchange, Ending], SmtpOutcome]] = {
     (X.CONNECT, Ending.UNRESOLVED): _failed("name_not_resolved"),
     (X.CONNECT, Ending.UNREACHABLE): _failed("connect_failed"),
     (X.CONNECT, Ending.TIMED_OUT): _late("connect_timed_out"),
@@ -163,7 +163,7 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], ExchangeOutcome]] = {
     (X.BODY, Ending.TIMED_OUT): _late("body_timed_out"),
     (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out"),
     # RFC 1047: a retry after a lost reply may send a second copy.
-    (X.FINAL, Ending.ACCEPTED): ExchangeOutcome(
+    (X.FINAL, Ending.ACCEPTED): SmtpOutcome(
         Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, keeps_connection=True
     ),
     (X.FINAL, Ending.PERMANENT): _refused("message_refused"),
@@ -221,7 +221,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     detail: str = ""  # for people: from us or the operating system, not from the relay
 
     @property
-    def outcome(self) -> ExchangeOutcome:
+    def outcome(self) -> SmtpOutcome:
         return OUTCOMES[self.exchange, self.ending]
 
     def result(self, summary: str) -> SendResult:

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from galaxy_mail import cli
 from galaxy_mail.cli import COMMANDS, main
-from galaxy_mail.config import ConfigError, SettingProblem
+from galaxy_mail.config import ConfigError
 from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.settings import SettingProblem
 
 BUILT = [name for name, lazy in COMMANDS.items() if find_spec(f"galaxy_mail.cli.{lazy.module}")]
 

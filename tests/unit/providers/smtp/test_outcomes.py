@@ -17,7 +17,7 @@ from galaxy_mail.providers.smtp.outcomes import (
     OUTCOMES,
     Ending,
     Exchange,
-    ExchangeOutcome,
+    SmtpOutcome,
     classify,
     costs_no_attempt,
 )
@@ -280,7 +280,7 @@ async def test_an_exchange_that_ends_so_means_this(row: Row, autojump_clock: tri
         )
         if ended.failure:
             assert ended.failure.summary.startswith(row.exchange)
-        assert OUTCOMES[row.exchange, row.ending] == ExchangeOutcome(
+        assert OUTCOMES[row.exchange, row.ending] == SmtpOutcome(
             row.result, row.status, row.code, row.unknown, row.keeps
         )
         before = there.connections
