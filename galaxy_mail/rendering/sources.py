@@ -1,4 +1,4 @@
-"""Finds the files of a template folder: `<template_id>/<locale>/<part>.tmpl`."""
+"""Reads the files of a template folder: `<template_id>/<locale>/<part>.tmpl`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,9 +34,9 @@ def part_file(template_id: str, locale: str, part: str) -> str:
 
 
 def read_sources(folder: Path) -> tuple[list[TemplateSource], list[CatalogProblem]]:
-    """All sources in order, and what is wrong with the folder's shape.
+    """All sources in order, and the problems of the folder's structure.
 
-    Hidden names are passed over: a mounted ConfigMap and version control have some. Links are followed.
+    Hidden names are ignored, because a mounted ConfigMap and version control have some. Links are followed.
     """
     problems: list[CatalogProblem] = []
     sources = [
@@ -45,18 +45,20 @@ def read_sources(folder: Path) -> tuple[list[TemplateSource], list[CatalogProble
         for source in _template(folder / template_id, template_id, problems)
     ]
     if not sources and not problems:
-        problems.append(error(".", 1, "no templates here"))
+        problems.append(error(".", 1, "contains no templates"))
     return sources, problems
 
 
 def _template(folder: Path, template_id: str, problems: list[CatalogProblem]) -> Iterator[TemplateSource]:
     if not TEMPLATE_ID.fullmatch(template_id):
-        rule = "a template's name is dot-separated runs of A-Z a-z 0-9 _ -, at most 128 characters in all"
+        rule = "a template's name must be words of A-Z a-z 0-9 _ - joined by dots, at most 128 characters"
         problems.append(error(template_id, 1, rule))
         return
     locales = _children(folder, template_id, problems, folders=True)
     if DEFAULT_LOCALE not in locales:
-        problems.append(error(template_id, 1, f"no locale {DEFAULT_LOCALE!r}, which all others fall back to"))
+        problems.append(
+            error(template_id, 1, f"lacks the locale {DEFAULT_LOCALE!r}, the fallback of all others")
+        )
     for locale in locales:
         yield from _locale(folder / locale, template_id, locale, problems)
 
@@ -71,7 +73,7 @@ def _locale(
         problems.append(error(place, 1, str(bad)))
         return
     if spelling != locale:
-        problems.append(error(place, 1, f"this locale is spelt {spelling!r}"))
+        problems.append(error(place, 1, f"this locale must be written {spelling!r}"))
         return
     names = _children(folder, place, problems, folders=False)
     for part in PARTS:
@@ -84,7 +86,7 @@ def _locale(
             problems.append(error(file, 1, "missing"))
     known = {f"{part}.tmpl" for part in PARTS}
     problems += [
-        error(f"{place}/{name}", 1, "not subject.tmpl, text.tmpl or html.tmpl")
+        error(f"{place}/{name}", 1, "must be subject.tmpl, text.tmpl or html.tmpl")
         for name in names
         if name not in known
     ]
@@ -98,7 +100,7 @@ def _children(
     folders: bool,
     beside: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """The names in a folder, sorted, all folders or all files; the others are problems."""
+    """The sorted names of a folder's folders or files. Names of the other kind are problems."""
     names: list[str] = []
     try:
         for child in sorted(folder.iterdir()):
@@ -108,7 +110,7 @@ def _children(
                 names.append(child.name)
             else:
                 file = child.name if place == "." else f"{place}/{child.name}"
-                problems.append(error(file, 1, f"a {'folder' if folders else 'file'} is needed here"))
+                problems.append(error(file, 1, f"must be a {'folder' if folders else 'file'}"))
     except OSError as failed:
         problems.append(error(place, 1, f"cannot be read: {failed.strerror}"))
     return names
@@ -125,7 +127,7 @@ def _text(path: Path, file: str, problems: list[CatalogProblem]) -> str | None:
         problems.append(error(file, 1, f"more than {SOURCE_MAX_BYTES} bytes"))
         return None
     try:
-        return data.decode("utf-8-sig")  # some editors write a byte order mark, which no reader should see
+        return data.decode("utf-8-sig")  # drops the byte order mark that some editors write
     except UnicodeDecodeError as failed:
         line = data.count(b"\n", 0, failed.start) + 1
         problems.append(error(file, line, "not UTF-8"))

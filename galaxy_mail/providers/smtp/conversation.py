@@ -10,7 +10,7 @@ import trio
 
 from galaxy_mail.network.socket_stream import ConversationStream
 from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange, classify
-from galaxy_mail.providers.smtp.protocol import Extensions, OutOfTurn, SmtpClient
+from galaxy_mail.providers.smtp.protocol import OutOfTurn, SmtpClient
 from galaxy_mail.providers.smtp.replies import NotSmtp, Reply
 from galaxy_mail.providers.smtp.settings import SmtpSettings
 
@@ -35,11 +35,6 @@ class Conversation:
         self.smtp = SmtpClient()
         self.handshaking_tls = False
         self.is_broken = False  # nothing more can be sent
-
-    @property
-    def extensions(self) -> Extensions:
-        """The extensions that the relay offers now."""
-        return self.smtp.extensions
 
     def encode(self, verb: str, argument: bytes = b"") -> bytes:
         """The bytes of a command. Raises ExchangeEnded if the relay has sent an unexpected reply."""

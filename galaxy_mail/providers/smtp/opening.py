@@ -138,7 +138,7 @@ async def _handshake(conversation: Conversation, tls: TlsClient | None) -> None:
     settings = conversation.settings
     await _hello(conversation)
     if not settings.implicit_tls and settings.tls is not TlsMode.NONE:
-        if "STARTTLS" in conversation.extensions:
+        if "STARTTLS" in conversation.smtp.extensions:
             await conversation.command("STARTTLS")
             if not conversation.smtp.is_quiet:
                 raise conversation.ended(Ending.INJECTED)  # RFC 3207 §6; the attack of CVE-2011-0411
@@ -188,7 +188,7 @@ async def _authenticate(conversation: Conversation) -> None:
     if not (isinstance(conversation.stream, trio.SSLStream) or is_loopback(settings.host)):
         raise ExchangeEnded(Ended(exchange=Exchange.AUTH, ending=Ending.IN_CLEAR))
     username, password = settings.username.encode(), settings.password.encode()
-    match _mechanism(conversation.extensions.get("AUTH", "")):
+    match _mechanism(conversation.smtp.extensions.get("AUTH", "")):
         case "PLAIN":  # RFC 4616
             secret = b64encode(b"\0" + username + b"\0" + password)
             if len(b"AUTH PLAIN \r\n") + len(secret) <= _COMMAND_LINE_MAX_BYTES:

@@ -1,7 +1,6 @@
-"""How every exchange with a relay may end, and what each ending means for the attempt.
+"""How every exchange with a relay can end, and what each ending means for the attempt: the table `OUTCOMES`.
 
-`OUTCOMES` is the one place that says so. An exchange is a step of the way from the host name to the answer to the
-final dot; an ending is what came of it where that is not simply the next step.
+An exchange is one step between resolving the host name and the reply to the final dot. An ending is how a step went.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from galaxy_mail.providers.smtp.replies import Reply
 
 
 class Exchange(StrEnum):
-    """The steps in the order in which a first message takes them. The values are for people."""
+    """The steps in the order of a connection's first message. People read the values."""
 
     CONNECT = "connect"
     TLS = "TLS handshake"
@@ -27,32 +26,34 @@ class Exchange(StrEnum):
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
-    BODY = "message"  # from the 354 until the final dot has left whole: the relay can't have the message
-    FINAL = "final dot"  # from then on until its answer: the relay may have it
-    QUIT = "QUIT"  # after the last message: no row below, for it ends no attempt
+    BODY = (
+        "message"  # from the 354 until the final dot was written completely: the relay can't have the message
+    )
+    FINAL = "final dot"  # from then on until the reply: the relay may have the message
+    QUIT = "QUIT"  # after the last message; not in OUTCOMES, because it ends no attempt
 
 
 class Ending(StrEnum):
     ACCEPTED = "accepted"
     PERMANENT = "permanent"  # 5yz
     TRANSIENT = "transient"  # 4yz
-    CLOSING = "closing"  # 421: the relay gives up the connection and not the message
-    BAD_REPLY = "bad_reply"  # no SMTP, a digit that is not legal here, or an answer that nobody asked for
+    CLOSING = "closing"  # 421: the relay closes the connection; the message may be retried
+    BAD_REPLY = "bad_reply"  # not SMTP, a first digit that is not allowed here, or an unexpected reply
     HUNG_UP = "hung_up"
     TIMED_OUT = "timed_out"
     UNRESOLVED = "unresolved"  # the relay's name
     UNREACHABLE = "unreachable"
     NO_RESOURCES = "no_resources"  # this host has no file descriptor, port, memory or thread left
     UNVERIFIED = "unverified"  # the relay's certificate
-    BROKEN = "broken"  # the handshake, other than by the certificate
-    INJECTED = "injected"  # bytes in clear that would have been read as if TLS had protected them
+    BROKEN = "broken"  # the TLS handshake failed, but not because of the certificate
+    INJECTED = "injected"  # clear-text bytes that would have been read as protected by TLS
     NOT_OFFERED = "not_offered"
-    IN_CLEAR = "in_clear"  # would give the password away
+    IN_CLEAR = "in_clear"  # the password would be sent without TLS
     TOO_LARGE = "too_large"
     TOO_MANY = "too_many"  # recipients in one transaction
-    MALFORMED = "malformed"  # ours: the message has no spelling as a mail
-    CLAIM_SHORT = "claim_short"  # too little of the claim is left to start what can't be undone
-    CUT_OFF = "cut_off"  # by the end of a stop's grace
+    MALFORMED = "malformed"  # our side: the message can't be encoded as a mail
+    CLAIM_SHORT = "claim_short"  # the claim ends too soon for the final dot, which can't be undone
+    CUT_OFF = "cut_off"  # the grace of a stop ended
 
 
 class SmtpOutcome(Struct, frozen=True):
@@ -60,50 +61,34 @@ class SmtpOutcome(Struct, frozen=True):
     status: AttemptStatus
     failure_code: str | None
     blame: Blame | None = Blame.MESSAGE  # unless the reply says otherwise (`Ended.blame`)
-    outcome_unknown: bool = False  # the relay may have the message all the same
+    outcome_unknown: bool = False  # the relay may have the message in spite of the failure
     intact: bool = False  # the connection: QUIT can be sent
 
 
-def _refused(code: str, blame: Blame = Blame.MESSAGE) -> SmtpOutcome:
-    """The relay refused for good, and the connection is intact."""
-    return SmtpOutcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=True)
-
-
-def _deferred(code: str, blame: Blame = Blame.MESSAGE) -> SmtpOutcome:
-    """The relay refused for now, and the connection is intact."""
-    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=True)
-
-
-def _refused_early(code: str) -> SmtpOutcome:
-    """The relay refused before it had the whole message: it takes the rest for commands, so the connection is lost."""
-    return SmtpOutcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
-
-
-def _deferred_early(code: str) -> SmtpOutcome:
-    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
-
-
-def _closing() -> SmtpOutcome:
-    """The relay closes the connection (421) and does not have the message."""
+def _refused(code: str, blame: Blame = Blame.MESSAGE, *, early: bool = False) -> SmtpOutcome:
+    """A permanent refusal. Early, in the middle of the message, the relay would read the rest as commands."""
     return SmtpOutcome(
-        Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, "service_closing", Blame.RELAY
+        Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=not early
     )
 
 
-def _failed(code: str, blame: Blame = Blame.RELAY) -> SmtpOutcome:
-    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, blame)
+def _deferred(code: str, blame: Blame = Blame.MESSAGE, *, early: bool = False) -> SmtpOutcome:
+    """A temporary refusal. `early` as for `_refused`, or the relay closes the connection."""
+    return SmtpOutcome(
+        Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=not early
+    )
 
 
-def _late(code: str, blame: Blame = Blame.RELAY) -> SmtpOutcome:
-    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, blame)
+def _closing() -> SmtpOutcome:
+    return _deferred("service_closing", Blame.RELAY, early=True)
 
 
-def _failed_undecided(code: str) -> SmtpOutcome:
-    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, outcome_unknown=True)
+def _failed(code: str, blame: Blame = Blame.RELAY, *, unknown: bool = False) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, blame, unknown)
 
 
-def _late_undecided(code: str) -> SmtpOutcome:
-    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, outcome_unknown=True)
+def _late(code: str, blame: Blame = Blame.RELAY, *, unknown: bool = False) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, blame, unknown)
 
 
 X = Exchange
@@ -117,7 +102,7 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], SmtpOutcome]] = {
     (X.TLS, Ending.BROKEN): _failed("tls_failed"),
     (X.TLS, Ending.HUNG_UP): _failed("disconnected"),
     (X.TLS, Ending.TIMED_OUT): _late("tls_timed_out"),
-    # A relay or a configuration at fault, whatever the digit: the message is worth another try.
+    # The relay or the configuration is at fault, whatever the digit, so the message is retried.
     (X.GREETING, Ending.PERMANENT): _failed("greeting_refused"),
     (X.GREETING, Ending.TRANSIENT): _failed("greeting_refused"),
     (X.GREETING, Ending.CLOSING): _failed("greeting_refused"),
@@ -175,43 +160,36 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], SmtpOutcome]] = {
     (X.DATA, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.DATA, Ending.HUNG_UP): _failed("disconnected", Blame.MESSAGE),
     (X.DATA, Ending.TIMED_OUT): _late("envelope_timed_out", Blame.MESSAGE),
-    # Answers here come unasked, before the relay has the whole message.
-    (X.BODY, Ending.PERMANENT): _refused_early("message_refused"),
-    (X.BODY, Ending.TRANSIENT): _deferred_early("message_deferred"),
+    # Replies that come before the relay has the complete message.
+    (X.BODY, Ending.PERMANENT): _refused("message_refused", early=True),
+    (X.BODY, Ending.TRANSIENT): _deferred("message_deferred", early=True),
     (X.BODY, Ending.CLOSING): _closing(),
     (X.BODY, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.BODY, Ending.HUNG_UP): _failed("disconnected", Blame.MESSAGE),
     (X.BODY, Ending.TIMED_OUT): _late("body_timed_out", Blame.MESSAGE),
     (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out", Blame.SERVICE),
-    # RFC 1047: whoever gives up here without an answer may make a second copy.
+    # RFC 1047: a retry after a lost reply may send a second copy.
     (X.FINAL, Ending.ACCEPTED): SmtpOutcome(
         Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, None, intact=True
     ),
     (X.FINAL, Ending.PERMANENT): _refused("message_refused"),
     (X.FINAL, Ending.TRANSIENT): _deferred("message_deferred"),
     (X.FINAL, Ending.CLOSING): _closing(),
-    (X.FINAL, Ending.BAD_REPLY): _failed_undecided("bad_reply"),
-    (X.FINAL, Ending.HUNG_UP): _failed_undecided("disconnected"),
-    (X.FINAL, Ending.TIMED_OUT): _late_undecided("final_timed_out"),
-    (X.FINAL, Ending.CUT_OFF): _late_undecided("stop_cut_off"),
+    (X.FINAL, Ending.BAD_REPLY): _failed("bad_reply", Blame.MESSAGE, unknown=True),
+    (X.FINAL, Ending.HUNG_UP): _failed("disconnected", Blame.MESSAGE, unknown=True),
+    (X.FINAL, Ending.TIMED_OUT): _late("final_timed_out", Blame.MESSAGE, unknown=True),
+    (X.FINAL, Ending.CUT_OFF): _late("stop_cut_off", Blame.MESSAGE, unknown=True),
 }
 
-# The first digit with which each exchange goes on. AUTH's other one, 3yz, asks for more.
+# The first digit of the reply that accepts. For AUTH, 3yz asks for more.
 GOES_ON: Final[Mapping[Exchange, int]] = {
-    X.GREETING: 2,
-    X.EHLO: 2,
-    X.STARTTLS: 2,
-    X.AUTH: 2,
-    X.RSET: 2,
-    X.MAIL: 2,
-    X.RCPT: 2,
+    **dict.fromkeys((X.GREETING, X.EHLO, X.STARTTLS, X.AUTH, X.RSET, X.MAIL, X.RCPT, X.FINAL), 2),
     X.DATA: 3,
-    X.FINAL: 2,
 }
 
 
 def classify(exchange: Exchange, reply: Reply) -> Ending:
-    """What this answer makes of the exchange. Codes that RFC 5321 doesn't know count by their first digit."""
+    """How the reply ends the exchange. Codes that RFC 5321 doesn't define count by their first digit."""
     if reply.code == 421:
         return Ending.CLOSING
     digit = reply.code // 100
@@ -221,7 +199,7 @@ def classify(exchange: Exchange, reply: Reply) -> Ending:
 
 
 def may_be_stale(ended: "Ended", *, first: bool) -> bool:
-    """Whether this end on a reused connection may be about the connection and not about the message.
+    """Whether a reused connection, and not the message, may be the cause. Then the message is sent on a new connection.
 
     The relay closed it before it answered the first command of the message (`first`); or it refused MAIL, as some do after
     too many messages or too long a time; or it reported a network status (X.4.z). It can't have the message in any case.
@@ -237,7 +215,7 @@ def may_be_stale(ended: "Ended", *, first: bool) -> bool:
 
 
 class Answered(Struct, frozen=True):
-    """One command of the envelope with its answer: a yes, a no or a not now."""
+    """One command of the envelope and its reply."""
 
     exchange: Exchange
     address: str  # of RCPT; else empty
@@ -246,13 +224,13 @@ class Answered(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """How an attempt ended: where, how, and what the relay said to it."""
+    """How an attempt ended: at which exchange, how, and with which reply."""
 
     exchange: Exchange
     ending: Ending
     reply: Reply | None = None
     refused: tuple[RefusedRecipient, ...] = ()
-    detail: str = ""  # for people: ours or the operating system's words, none of the relay's
+    detail: str = ""  # for people: from us or the operating system, not from the relay
 
     @property
     def outcome(self) -> SmtpOutcome:
@@ -293,20 +271,18 @@ def _blame_by_reply(exchange: Exchange, reply: Reply) -> Blame | None:
     if status in TOO_LARGE:
         return Blame.MESSAGE
     if exchange is Exchange.MAIL and (reply.code in (552, 555) or status == NO_SMTPUTF8):
-        return (
-            Blame.MESSAGE
-        )  # 555 is about a parameter of this MAIL: its size, SMTPUTF8 or BODY (RFC 5321 §4.1.1.11)
+        return Blame.MESSAGE  # 555 refuses a parameter of this MAIL, such as BODY (RFC 5321 §4.1.1.11)
     if exchange is not Exchange.RCPT and reply.code < 500 and status.startswith(("3.", "4.")):
         return Blame.RELAY  # mail system or network status: a full disk, a route that is down
     return None
 
 
 def envelope_verdict(answers: Sequence[Answered]) -> Ended | None:
-    """What the answers so far decide against the message; None: nothing does.
+    """The refusal in the answers so far. None: there is no refusal.
 
-    A refused MAIL decides alone, for what was pipelined behind it then answers 503. Of refused recipients the worst
-    decides: a message that is refused for good to one of them is sent to nobody. DATA comes last, for a relay that
-    took no recipient refuses it too.
+    MAIL comes first, because a relay that refused it answers 503 to the commands pipelined behind it. Among recipients,
+    a permanent refusal comes before a temporary one: if one recipient is refused permanently, nobody gets the message.
+    DATA comes last, because a relay that accepted no recipient refuses it, too.
     """
     if too_many := _too_many_recipients(answers):
         return too_many

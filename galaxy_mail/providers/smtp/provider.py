@@ -1,4 +1,4 @@
-"""The SMTP provider: one slot's persistent connection, and the message in the spelling that its relay takes."""
+"""The SMTP provider: keeps one connection per sender slot and encodes each message for its relay."""
 
 import socket
 import ssl
@@ -16,23 +16,23 @@ from galaxy_mail.providers import mime
 from galaxy_mail.providers.mime import MailFrom
 from galaxy_mail.providers.provider import Message, SendDeadline
 from galaxy_mail.providers.smtp.conversation import ExchangeEnded
-from galaxy_mail.providers.smtp.opening import Addresses, Connect, TlsClient
+from galaxy_mail.providers.smtp.opening import Addresses, Connect, TlsClient, open_conversation
 from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange
 from galaxy_mail.providers.smtp.protocol import Extensions, dot_stuffed
 from galaxy_mail.providers.smtp.session import Mail, Session, StaleConnection
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, tls_context
 from galaxy_mail.providers.smtp.summaries import describe
 
-_LARGE_BYTES: Final = 262_144  # of attachments: building these would hold up other slots
+_LARGE_BYTES: Final = 262_144  # of attachments: building such a mail would block the other slots
 
-# While idle: notices a relay that vanished without a word, before the next message does.
+# Keepalive notices a lost relay while the connection is idle, before the next message is sent.
 _KEEPALIVE_S: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
 class SmtpProvider:
-    """A sender slot's own way to the relay. Opens its connection at the first message and keeps it.
+    """One sender slot's connection to the relay. Opens it for the first message and keeps it.
 
-    `tls` may be shared by all slots (`tls_context`); `addresses` replaces TCP in tests.
+    All slots may share `tls` (`tls_context`). Tests replace TCP by `addresses`.
     """
 
     name = "smtp"
@@ -63,7 +63,7 @@ class SmtpProvider:
         await self._leave()
 
     async def close_idle(self) -> None:
-        """Ends a connection that has been idle for too long. Not a message's: those are sent on a session that is in use."""
+        """Ends a connection that has been idle for too long."""
         if self._session is not None and not self._sending and self._session.is_idle:
             await self._leave()
 
@@ -76,7 +76,7 @@ class SmtpProvider:
         await session.conversation.quit()
 
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
-        """One attempt (`providers/provider.py` says what callers may rely on)."""
+        """One attempt, as `Provider` describes it."""
         self._sending = True
         try:
             session = await self._reusable_session() or await self._new_session()
@@ -84,14 +84,14 @@ class SmtpProvider:
                 return await self._send_on(session, message, may_finish)
             except StaleConnection:
                 return await self._send_on(await self._new_session(), message, may_finish)
-        except ExchangeEnded as raised:  # while opening: the relay has seen nothing of the message
+        except ExchangeEnded as raised:  # while opening: nothing of the message was sent
             return raised.ended.result(describe(raised.ended, message=message, wire=b""))
         finally:
             self._sending = False
 
     async def _send_on(self, session: Session, message: Message, may_finish: SendDeadline) -> SendResult:
         try:
-            mail = await self._mail(message, session.conversation.extensions)
+            mail = await self._mail(message, session.conversation.smtp.extensions)
             if isinstance(mail, Ended):
                 return mail.result(describe(mail, message=message, wire=b""))
             ended = await session.transact(mail, may_finish=may_finish)
@@ -103,7 +103,7 @@ class SmtpProvider:
                 await self._leave()
 
     async def _mail(self, message: Message, extensions: Extensions) -> Mail | Ended:
-        """The message for this relay, or why it takes it in no spelling."""
+        """The message, encoded for this relay, or why the relay can't take it."""
         smtputf8 = mime.needs_smtputf8(message, self._sender)
         if smtputf8 and "SMTPUTF8" not in extensions:
             return Ended(exchange=Exchange.MAIL, ending=Ending.NOT_OFFERED, detail=_NO_SMTPUTF8)
@@ -119,11 +119,11 @@ class SmtpProvider:
             return Ended(exchange=Exchange.MAIL, ending=Ending.MALFORMED, detail=str(bad))
         recipients = message.envelope.recipients()
         if len(recipients) > (most := _recipients_max(extensions)):
-            detail = f"{len(recipients)} recipients, and the relay takes {most} in one message"
+            detail = f"{len(recipients)} recipients, but the relay takes {most} in one message"
             return Ended(exchange=Exchange.MAIL, ending=Ending.TOO_MANY, detail=detail)
-        limit = extensions.get("SIZE", "")  # RFC 1870 §4; 0 or nothing: no fixed limit
+        limit = extensions.get("SIZE", "")  # RFC 1870 §4; 0 or empty: no fixed limit
         if limit.isdecimal() and 0 < int(limit) < len(content):
-            detail = f"{len(content)} bytes, and the relay takes {int(limit)}"
+            detail = f"the message has {len(content)} bytes; the relay accepts {int(limit)}"
             return Ended(exchange=Exchange.MAIL, ending=Ending.TOO_LARGE, detail=detail)
         parameters = b""
         if "SIZE" in extensions:
@@ -148,7 +148,7 @@ class SmtpProvider:
         return self._session
 
     async def _new_session(self) -> Session:
-        self._session = await Session.open(self._settings, self._tls, self._addresses)
+        self._session = Session(await open_conversation(self._settings, self._tls, self._addresses))
         return self._session
 
     async def _tcp_addresses(self) -> list[Connect]:
@@ -164,7 +164,7 @@ class SmtpProvider:
         stream = await trio.open_tcp_stream(*address)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE_S.items():
-            if (option := getattr(socket, name, None)) is not None:  # not all systems have all of them
+            if (option := getattr(socket, name, None)) is not None:  # not every system has all of them
                 stream.setsockopt(socket.IPPROTO_TCP, option, value)
         self._worked = address
         return ConversationStream.over(stream)
@@ -183,5 +183,5 @@ def _recipients_max(extensions: Extensions) -> float:
 
 
 def _encoded(address: str) -> bytes:
-    """The address in ASCII where it has such a spelling."""
+    """The address, in ASCII unless it needs SMTPUTF8."""
     return (address if needs_smtputf8(address) else to_ascii(address)).encode()

@@ -11,7 +11,7 @@ open. `send_at_once`, which sends most messages, is cancelled either before it h
 """
 
 from math import inf
-from typing import Final, Self
+from typing import Final
 
 import trio
 from msgspec import Struct
@@ -24,7 +24,6 @@ from galaxy_mail.providers.smtp.conversation import (
     ExchangeEnded,
     body_ended,
 )
-from galaxy_mail.providers.smtp.opening import Addresses, TlsClient, open_conversation
 from galaxy_mail.providers.smtp.outcomes import (
     Answered,
     Ended,
@@ -36,7 +35,6 @@ from galaxy_mail.providers.smtp.outcomes import (
 )
 from galaxy_mail.providers.smtp.protocol import State
 from galaxy_mail.providers.smtp.replies import NotSmtp, Reply
-from galaxy_mail.providers.smtp.settings import SmtpSettings
 
 _CHUNK_BYTES: Final = 32_768  # the time-out is per chunk: 2 kB/s are enough to stay within 15 s
 _EARLY_REPLY_WITHIN_S: Final = 0.5  # for the rest of a reply that the relay began in the middle of a message
@@ -52,7 +50,7 @@ class Mail(Struct, frozen=True, kw_only=True):
 
 
 class StaleConnection(Exception):
-    """The message may go better on a new connection than on this reused one. The relay can't have it."""
+    """The message may do better on a new connection than on this reused one. The relay can't have it."""
 
 
 class Session:
@@ -66,14 +64,9 @@ class Session:
         self._refused = False
         self._idle_since_s = trio.current_time()
 
-    @classmethod
-    async def open(cls, settings: SmtpSettings, tls: TlsClient | None, addresses: Addresses) -> Self:
-        """A session that is ready for a message. Raises ExchangeEnded."""
-        return cls(await open_conversation(settings, tls, addresses))
-
     @property
     def is_used_up(self) -> bool:
-        """Whether the connection ends after this message: relays count messages and refusals, and treat the rest badly."""
+        """Whether the connection ends after this message: relays count messages and refusals, and delay what follows."""
         return self.conversation.is_broken or self._refused or self._messages >= self._settings.messages_max
 
     @property

@@ -218,7 +218,7 @@ def test_without_rules_everything_is_accepted() -> None:
         ("{", "not JSON"),
         ('{"rules":[]} x', "not JSON"),
         ('{"default":["accepted"],"default":["timeout"]}', "`default` comes twice"),
-        ('{"rule":[]}', "the script: there is no `rule`"),
+        ('{"rule":[]}', "the script: unknown field `rule`"),
         ('{"rules":{}}', "rules: must be a list"),
         ('{"rules":[1]}', r"rules\[0\]: must be an object"),
         ('{"rules":[{"outcomes":["accepted"]}]}', r"rules\[0\]: `recipient` is missing"),
@@ -229,9 +229,9 @@ def test_without_rules_everything_is_accepted() -> None:
         ('{"rules":[{"recipient":"*","outcomes":"accepted"}]}', r"rules\[0\].outcomes: must be a list"),
         (
             '{"rules":[{"recipient":"*","outcomes":["accepted","sent"]}]}',
-            r"rules\[0\].outcomes\[1\]: is none of accepted, suppressed, transient_failure, .*disconnect",
+            r"rules\[0\].outcomes\[1\]: must be one of accepted, suppressed, transient_failure, .*disconnect",
         ),
-        ('{"rules":[{"recipient":"*","outcomes":[[]]}]}', r"rules\[0\].outcomes\[0\]: is none of"),
+        ('{"rules":[{"recipient":"*","outcomes":[[]]}]}', r"rules\[0\].outcomes\[0\]: must be one of"),
         (
             '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"fast"}]}',
             r"rules\[0\].latency: is not a dur",
@@ -246,10 +246,10 @@ def test_without_rules_everything_is_accepted() -> None:
         ),
         (
             '{"rules":[{"recipient":"*","outcomes":["accepted"],"delay":"1s"}]}',
-            r"rules\[0\]: there is no `delay`",
+            r"rules\[0\]: unknown field `delay`",
         ),
         ('{"default":"accepted"}', "default: must be a list"),
-        ('{"default":["nope"]}', r"default\[0\]: is none of"),
+        ('{"default":["nope"]}', r"default\[0\]: must be one of"),
     ],
 )
 def test_a_script_with_a_mistake_says_where_it_is(text: str, problem: str, tmp_path: Path) -> None:
