@@ -63,6 +63,14 @@ class Result(StrEnum):
     PERMANENT_FAILURE = "permanent_failure"
 
 
+class Blame(StrEnum):
+    """Whose fault a failed attempt is. Only a failure of the message uses up a retry or ends the delivery."""
+
+    MESSAGE = "message"
+    RELAY = "relay"
+    SERVICE = "service"  # this service or its host
+
+
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the stored records. Decoding ignores unknown members, so that an older release can read newer records."""
 

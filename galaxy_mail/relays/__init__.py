@@ -1,0 +1,1 @@
+"""Which relay takes mail now, and how much of it."""
