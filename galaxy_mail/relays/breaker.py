@@ -55,12 +55,8 @@ from galaxy_mail.relays.breaker_events import (
 )
 
 FAILURES_IN_A_ROW: Final = 3
-PROBED_AGAIN_IN_MS: Final = (
-    60_000  # a delivery that was refused as a probe is due again after it, behind others
-)
-CHECK_WITHIN_MS: Final = (
-    30_000  # other processes may have the lease for so long; then the relay is blamed unchecked
-)
+PROBED_AGAIN_IN_MS: Final = 60_000  # until a delivery that was refused as a probe is due again
+CHECK_WITHIN_MS: Final = 30_000  # a check without the lease for so long blames the relay
 REMEMBERED_MS: Final = 900_000  # a process without mail forgets the last pause after this time
 SPREAD: Final = 0.2
 
@@ -96,9 +92,7 @@ MOVES: Final[Mapping[type[Event], Mapping[State, frozenset[State]]]] = {
     Leased: {S.OPEN: frozenset({S.OPEN, S.PROBING})},
     ProbeWell: {
         S.CHECKING: _FREE,
-        S.PROBING: frozenset(
-            {S.OPEN, S.RECOVERING, S.CLOSED}
-        ),  # OPEN: a session does not lift a hold by delivery
+        S.PROBING: frozenset({S.OPEN, *_FREE}),  # OPEN: a session does not show that mail is taken
         S.RECOVERING: _FREE,
     },
     ProbeRefused: dict.fromkeys(set(S) - {S.OPEN}, frozenset({S.OPEN})),
@@ -122,12 +116,11 @@ class Breaker(Struct, frozen=True, kw_only=True):
     hold: Hold | None = None  # while not held: the last one, until a mail is accepted
     remembered_until_ms: int = 0
     probe: Probe | None = None  # under way in this process
-    row: tuple[
-        str | None, ...
-    ] = ()  # relay failures since the last accepted mail: None, or from MAIL on the delivery
+    # The relay's failures since the last accepted mail: from MAIL on the delivery, before it None.
+    row: tuple[str | None, ...] = ()
     checks: tuple[str, ...] = ()  # deliveries that wait for a probe at once
     check_until_ms: int = 0
-    accepted_ms: int | None = None
+    accepted_ms: int | None = None  # the last accepted mail
 
     @property
     def goes(self) -> bool:

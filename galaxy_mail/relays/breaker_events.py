@@ -31,7 +31,10 @@ class Probe(StrEnum):
 
 
 class Hold(Struct, frozen=True, kw_only=True):
-    """The breaker's hold of one relay, as it stands in `mail:holds`."""
+    """The breaker's hold of one relay, as it stands in `mail:holds`.
+
+    `pause_ms` is stored, too, so that any process can go on with the probes. Operators are not shown it.
+    """
 
     kind: Kind
     failure: Failure

@@ -46,7 +46,16 @@ SAFETY: Final = Check("breaker.pml", ASSERTED)
 OPERATOR: Final = Check("breaker.pml", {"operator_says": "OPERATOR"}, defines=("OPERATOR", "CRASHES=0"))
 OTHERS: Final = Check("breaker.pml", liveness="others", defines=("NO_EXPIRY",))
 ENDS: Final = Check("breaker.pml", liveness="ends", defines=("UNKNOWN_RELAY",))
-CHECKS: Final = {"safety": SAFETY, "operator": OPERATOR, "others": OTHERS, "ends": ENDS}
+CLAIM: Final = Check("claim.pml", {"claim==token": "FENCE", "!(terminal)": "ONCE", "copies==0": "COPIES"})
+CLAIM_ENDS: Final = Check("claim.pml", liveness="ends")
+CHECKS: Final = {
+    "claim": CLAIM,
+    "claim ends": CLAIM_ENDS,
+    "safety": SAFETY,
+    "operator": OPERATOR,
+    "others": OTHERS,
+    "ends": ENDS,
+}
 
 
 class Mutant(Struct, frozen=True):
@@ -116,6 +125,22 @@ MUTANTS: Final = {
     "whoever looks extends the hold": Mutant(
         ENDS, "ends", "     looked[i] = true;\n", "     looked[i] = true; hold_age = 0;\n"
     ),
+    "a stale owner records": Mutant(CLAIM, "FENCE", ":: claim == token -> /* FINISH */", ":: true ->"),
+    "a stale owner concludes a loss": Mutant(
+        CLAIM,
+        "ONCE",
+        ":: claim == token ->\n          claim = 0; expired = true;",
+        ":: true ->\n          claim = 0; expired = true;",
+    ),
+    "an attempt of a lost owner goes on": Mutant(
+        CLAIM, "COPIES", "lost = begun || losses >= LOSSES_MAX", "lost = losses >= LOSSES_MAX"
+    ),
+    "a stale owner begins": Mutant(
+        CLAIM, "COPIES", "claim == token && !expired -> begun = true /* BEGIN */", "true -> begun = true"
+    ),
+    "a claim does not expire": Mutant(
+        CLAIM_ENDS, "ends", "orphan -> expired = true } /* EXPIRES */", "orphan -> skip }"
+    ),
 }
 
 
@@ -161,5 +186,5 @@ def test_a_mutant_breaks_the_property_that_it_is_for(name: str, tmp_path: Path) 
 
 
 def test_every_property_has_a_mutant_that_breaks_it() -> None:
-    checked = {name for check in CHECKS.values() for name in check.properties()}
-    assert checked == {mutant.breaks for mutant in MUTANTS.values()}
+    checked = {(check.model, name) for check in CHECKS.values() for name in check.properties()}
+    assert checked == {(mutant.check.model, mutant.breaks) for mutant in MUTANTS.values()}

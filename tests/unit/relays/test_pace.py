@@ -16,7 +16,7 @@ def test_after_a_hold_one_slot_begins_and_each_quiet_second_doubles_it() -> None
     assert seen == [1, 1, 2, 2, 4, 4, 8, 8, 10, 10]
 
 
-def test_a_late_look_makes_up_for_the_seconds_that_passed() -> None:
+def test_a_late_call_makes_up_for_the_seconds_that_passed() -> None:
     assert passed(held(full(10), now_ms=0), now_ms=3_999).slots == 8
 
 
