@@ -15,9 +15,9 @@ The actor `relays` is the shell:
 * It renews the lease while it probes, and cancels the probe when it can't (`ProbeGivenUp`). After the answer and its
   actions it cuts the lease to 1 s instead of deleting it: then there is at most one probe a second over all processes.
 * `StartProbe(DELIVERY)`: the next due delivery is claimed, the priority lane first, and begun although the relay is
-  held. Its outcome is a `Probe...` event, not `Accepted` or `Failed`. No delivery is due: `ProbeGivenUp`.
+  held. Its outcome is a `Probe...` event, not `MailAccepted` or `Failed`. No delivery is due: `ProbeGivenUp`.
 * The slot whose attempt failed by the relay's fault waits for the `Charge` of its delivery before it concludes. It does
-  not report failures of this service, and asks `sameness` before it reports one of the message (`Answered`).
+  not report failures of this service, and asks `sameness` before it reports one of the message (`MessageFailed`).
 """
 
 from collections.abc import Mapping
@@ -33,15 +33,15 @@ from galaxy_mail.relays.breaker_events import (
     BY_DELIVERY,
     CHECKED,
     HOLD_AFTER_PROBE_MS,
-    Accepted,
     Action,
-    Answered,
+    BreakerHold,
     Charge,
     Event,
     Failed,
-    Hold,
     Kind,
     Leased,
+    MailAccepted,
+    MessageFailed,
     Probe,
     ProbeGivenUp,
     ProbeNow,
@@ -61,7 +61,7 @@ REMEMBERED_MS: Final = 900_000  # a process without mail forgets the last pause 
 SPREAD: Final = 0.2
 
 
-class State(StrEnum):
+class BreakerState(StrEnum):
     CLOSED = "closed"
     CHECKING = "checking"  # not held: a probe decides whose fault a refused sender, login or certificate is
     OPEN = "open"  # held, by this process or another
@@ -69,13 +69,13 @@ class State(StrEnum):
     RECOVERING = "recovering"  # not held, and no mail accepted since the last hold
 
 
-S = State
+S = BreakerState
 _FREE: Final = frozenset({S.CLOSED, S.RECOVERING})
 _HELD: Final = frozenset({S.OPEN, S.PROBING})
 
 # The states that may follow. What is not listed leaves the state as it is.
-MOVES: Final[Mapping[type[Event], Mapping[State, frozenset[State]]]] = {
-    Accepted: {S.RECOVERING: frozenset({S.CLOSED})},
+MOVES: Final[Mapping[type[Event], Mapping[BreakerState, frozenset[BreakerState]]]] = {
+    MailAccepted: {S.RECOVERING: frozenset({S.CLOSED})},
     Failed: {
         # PROBING: a probe at once, or one of a hold that has ended, is under way.
         S.CLOSED: frozenset({S.CLOSED, S.CHECKING, *_HELD}),
@@ -112,8 +112,8 @@ class IllegalStep(GalaxyMailError):
 
 
 class Breaker(Struct, frozen=True, kw_only=True):
-    state: State = State.CLOSED
-    hold: Hold | None = None  # while not held: the last one, until a mail is accepted
+    state: BreakerState = BreakerState.CLOSED
+    hold: BreakerHold | None = None  # while not held: the last one, until a mail is accepted
     remembered_until_ms: int = 0
     probe: Probe | None = None  # under way in this process
     # The relay's failures since the last accepted mail: from MAIL on the delivery, before it None.
@@ -145,12 +145,12 @@ def step(breaker: Breaker, event: Event, *, now_ms: int, luck: float) -> tuple[B
 
 def _step(b: Breaker, event: Event, now_ms: int, spread: float) -> tuple[Breaker, tuple[Action, ...]]:
     match event:
-        case Accepted():
+        case MailAccepted():
             if not b.goes:  # it began before the hold
                 return replace(b, accepted_ms=now_ms), ()
             state = S.CHECKING if b.state is S.CHECKING else S.CLOSED
             return replace(b, state=state, hold=None, row=(), accepted_ms=now_ms), ()
-        case Answered():  # so connections can be had
+        case MessageFailed():  # so connections can be had
             return replace(b, row=tuple(delivery_id for delivery_id in b.row if delivery_id is not None)), ()
         case Failed():
             return _failed(b, event, now_ms, spread)
@@ -249,7 +249,7 @@ def _open(
     if b.hold is not None and _pauses(b.hold.kind) == (pause_ms, longest_ms):
         pause_ms = min(2 * b.hold.pause_ms, longest_ms)
     stands = None if b.goes else b.hold
-    hold = Hold(
+    hold = BreakerHold(
         kind=kind,
         failure=failure,
         since_ms=stands.since_ms if stands else now_ms,
@@ -260,7 +260,7 @@ def _open(
     return held, (Replace(stands, hold), *charges)
 
 
-def _held(b: Breaker, hold: Hold) -> tuple[Breaker, tuple[Action, ...]]:
+def _held(b: Breaker, hold: BreakerHold) -> tuple[Breaker, tuple[Action, ...]]:
     settled, charges = _settle(b, Blame.RELAY)
     return replace(settled, state=S.PROBING if b.probe else S.OPEN, hold=hold, row=()), charges
 

@@ -30,7 +30,7 @@ class Probe(StrEnum):
     DELIVERY = "delivery"
 
 
-class Hold(Struct, frozen=True, kw_only=True):
+class BreakerHold(Struct, frozen=True, kw_only=True):
     """The breaker's hold of one relay, as it stands in `mail:holds`.
 
     `pause_ms` is stored, too, so that any process can go on with the probes. Operators are not shown it.
@@ -50,11 +50,11 @@ class Hold(Struct, frozen=True, kw_only=True):
 # Events
 
 
-class Accepted(Struct, frozen=True):
+class MailAccepted(Struct, frozen=True):
     """The relay accepted a mail."""
 
 
-class Answered(Struct, frozen=True):
+class MessageFailed(Struct, frozen=True):
     """The relay answered MAIL, and what failed then is the message's fault."""
 
 
@@ -69,7 +69,7 @@ class Failed(Struct, frozen=True, kw_only=True):
 class Seen(Struct, frozen=True):
     """What stands in Redis."""
 
-    hold: Hold | None
+    hold: BreakerHold | None
 
 
 class Leased(Struct, frozen=True):
@@ -103,8 +103,8 @@ class Tick(Struct, frozen=True):
 
 
 Event: TypeAlias = (
-    Accepted
-    | Answered
+    MailAccepted
+    | MessageFailed
     | Failed
     | Seen
     | Leased
@@ -122,8 +122,8 @@ Event: TypeAlias = (
 class Replace(Struct, frozen=True):
     """Open (`before` is None), change or lift (`after` is None) the hold, if `before` is what stands in Redis."""
 
-    before: Hold | None
-    after: Hold | None
+    before: BreakerHold | None
+    after: BreakerHold | None
 
 
 class StartProbe(Struct, frozen=True):

@@ -6,18 +6,18 @@ from random import Random
 import pytest
 
 from galaxy_mail.domain.records import Blame, Failure
-from galaxy_mail.relays.breaker import MOVES, Breaker, IllegalStep, State, probe_due_ms, step
+from galaxy_mail.relays.breaker import MOVES, Breaker, BreakerState, IllegalStep, probe_due_ms, step
 from galaxy_mail.relays.breaker_events import (
     CHECKED,
-    Accepted,
     Action,
-    Answered,
+    BreakerHold,
     Charge,
     Event,
     Failed,
-    Hold,
     Kind,
     Leased,
+    MailAccepted,
+    MessageFailed,
     Probe,
     ProbeGivenUp,
     ProbeNow,
@@ -32,7 +32,7 @@ from galaxy_mail.relays.breaker_events import (
 
 NOW_MS = 4_100_000_000_000
 WHY = Failure(code="service_closing", summary="421 4.3.2 go away")
-S = State
+S = BreakerState
 SESSION, DELIVERY = StartProbe(Probe.SESSION), StartProbe(Probe.DELIVERY)
 
 
@@ -55,11 +55,11 @@ class Process:
     def refused(self, kind: Kind, delivery_id: str | None = None) -> Sequence[Action]:
         return self(ProbeRefused(kind=kind, failure=WHY, delivery_id=delivery_id))
 
-    def state(self) -> State:
+    def state(self) -> BreakerState:
         return self.breaker.state
 
     @property
-    def hold(self) -> Hold:
+    def hold(self) -> BreakerHold:
         assert self.breaker.hold is not None
         return self.breaker.hold
 
@@ -94,7 +94,9 @@ def test_three_failures_in_a_row_open_it(process: Process) -> None:
     assert process.state() is S.CLOSED
     charge, write = process.failed("a")
     assert charge == Charge("a", Blame.RELAY)
-    hold = Hold(kind=Kind.CONNECTION, failure=WHY, since_ms=NOW_MS, until_ms=NOW_MS + 61_000, pause_ms=1_000)
+    hold = BreakerHold(
+        kind=Kind.CONNECTION, failure=WHY, since_ms=NOW_MS, until_ms=NOW_MS + 61_000, pause_ms=1_000
+    )
     assert write == Replace(None, hold)
     assert process.state() is S.OPEN
     assert not process.breaker.goes
@@ -112,7 +114,7 @@ def test_from_mail_on_they_are_of_three_different_deliveries(process: Process) -
 def test_an_accepted_mail_ends_the_row(process: Process) -> None:
     process.failed("a")
     process.failed("b")
-    process(Accepted())
+    process(MailAccepted())
     process.failed("c")
     process.failed("d")
     assert process.state() is S.CLOSED
@@ -121,7 +123,7 @@ def test_an_accepted_mail_ends_the_row(process: Process) -> None:
 def test_an_answer_after_mail_shows_that_connections_can_be_had(process: Process) -> None:
     process.failed("a")
     process.failed("b", Kind.MAIL)
-    process(Answered())
+    process(MessageFailed())
     process.failed("c")
     assert process.state() is S.CLOSED
     process.failed("d", Kind.MAIL)
@@ -138,8 +140,8 @@ def test_failures_while_held_are_the_relays_and_change_nothing() -> None:
     before = process.breaker
     for kind in Kind:
         assert process.failed("x", kind) == (Charge("x", Blame.RELAY),)
-    process(Accepted())  # it began before the hold
-    process(Answered())
+    process(MailAccepted())  # it began before the hold
+    process(MessageFailed())
     assert process.state() is S.OPEN
     assert process.hold == before.hold
 
@@ -210,7 +212,7 @@ def test_a_check_that_gets_no_lease_blames_the_relay_in_the_end(process: Process
 
 def test_accepted_mail_does_not_decide_a_check(process: Process) -> None:
     process.failed("a", Kind.SENDER)
-    assert process(Accepted()) == ()
+    assert process(MailAccepted()) == ()
     assert process.state() is S.CHECKING
 
 
@@ -226,7 +228,7 @@ def test_a_good_session_lifts_the_hold() -> None:
     assert process.state() is S.PROBING
     assert process(ProbeWell()) == (Replace(hold, None),)
     assert process.state() is S.RECOVERING
-    process(Accepted())
+    process(MailAccepted())
     assert process.state() is S.CLOSED
     assert process.breaker.hold is None
 
@@ -422,10 +424,12 @@ def test_the_table_names_the_steps_that_happen_and_no_other() -> None:
 def an_event(chance: Random, process: Process) -> Event:
     failed = Failed(delivery_id=chance.choice("abcdef"), kind=chance.choice(list(Kind)), failure=WHY)
     kind = chance.choice(list(Kind))
-    found = Hold(kind=kind, failure=WHY, since_ms=0, until_ms=process.now_ms + 1_200_000, pause_ms=1_000)
+    found = BreakerHold(
+        kind=kind, failure=WHY, since_ms=0, until_ms=process.now_ms + 1_200_000, pause_ms=1_000
+    )
     events: list[Event] = [
-        Accepted(),
-        Answered(),
+        MailAccepted(),
+        MessageFailed(),
         failed,
         failed,
         Seen(None),

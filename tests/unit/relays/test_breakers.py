@@ -10,13 +10,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from galaxy_mail.domain.records import Blame, Failure
 from galaxy_mail.relays.breaker import Breaker, probe_due_ms, step
 from galaxy_mail.relays.breaker_events import (
-    Accepted,
+    BreakerHold,
     Charge,
     Event,
     Failed,
-    Hold,
     Kind,
     Leased,
+    MailAccepted,
     Probe,
     ProbeGivenUp,
     ProbeNow,
@@ -50,7 +50,7 @@ class World:
         self.luck = 0.5
         self.relay: Kind | None = None
         self.odd: Kind | None = None  # how the relay treats one delivery
-        self.hold: Hold | None = None
+        self.hold: BreakerHold | None = None
         self.lease: tuple[int, int] | None = None  # its owner and its end
         self.due_ms = {f"d{n}": 0 for n in range(12)} | {ODD: 0}
         self.sent: set[str] = set()
@@ -148,7 +148,7 @@ class Process:
         kind = self.world.blame(delivery_id)
         if kind is None:
             self.world.sent.add(delivery_id)
-            self.tell(Accepted())
+            self.tell(MailAccepted())
         else:
             self.waiting.add(delivery_id)
             self.tell(Failed(delivery_id=delivery_id, kind=kind, failure=WHY))
