@@ -46,10 +46,11 @@ dist/galaxy-mail: $(READY) $(FROZEN)
 	$(BIN)/python packaging/image_root.py build/frozen/unpacked dist/root
 	mv build/frozen/galaxy-mail $@
 
-# Relays and promtool. If they cannot be fetched, the tests that need them are skipped with the reason.
+# Relays, promtool and spin. If they cannot be fetched, the tests that need them are skipped with the reason.
 tools:
 	@tests/relays/fetch || test $$? -eq 3
 	@deploy/fetch-promtool || test $$? -eq 3
+	@tests/models/fetch || test $$? -eq 3
 
 # The lock names no index and no address; hashes identify what is installed.
 lock: $(READY)

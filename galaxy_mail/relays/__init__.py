@@ -1,1 +1,1 @@
-"""Relays: what this process sees of them, and what follows for the mail."""
+"""Which relay takes mail now, and how much of it."""
