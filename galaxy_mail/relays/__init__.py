@@ -1,0 +1,1 @@
+"""Relays: which of them may be used now."""
