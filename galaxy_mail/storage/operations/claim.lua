@@ -18,7 +18,7 @@
                             them; 0: not this time
 
   Returns  {now_ms, next_due_ms, priority_left, normal_left, {id, token, lane, losses}, ...}
-           next_due_ms: when the first unclaimed or claimed member becomes due, -1 for none
+           next_due_ms: when the next member becomes due in a lane that has none due now, -1 for none
            *_left: "1" when the lane has more that is due than there were places
            lane: "p" or "n";  losses: "0", or how many owners this delivery lost, the latest just now
   Twice: the second call claims others; what the first one claimed expires and is taken over.
@@ -69,7 +69,9 @@ local next_due_ms = -1
 for i, lane in ipairs({priority, normal}) do
   local first = redis.call("ZRANGE", lane, 0, 0, "WITHSCORES")[2]
   first = first and tonumber(first)
-  if first and first < math.huge and (next_due_ms < 0 or first < next_due_ms) then next_due_ms = first end
+  -- What is due and was left has no place, or its lane is held: it must not hide the other lane's next one.
+  local later = first and first > now_ms and first < math.huge
+  if later and (next_due_ms < 0 or first < next_due_ms) then next_due_ms = first end
   if not first or first > now_ms then left[i] = "0" end
 end
 return {string.format("%.0f", now_ms), string.format("%.0f", next_due_ms), left[1], left[2], unpack(taken)}

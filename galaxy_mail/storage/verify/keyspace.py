@@ -11,7 +11,7 @@ from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from galaxy_mail.storage.verify.delivery import deliveries
 from galaxy_mail.storage.verify.reading import GONE, NEVER, Reading
-from galaxy_mail.storage.verify.single_keys import claims, meta, schedule, stream, suppressions
+from galaxy_mail.storage.verify.single_keys import claims, holds, meta, schedule, stream, suppressions
 from galaxy_mail.storage.verify.violation import Repair, Violation, end_at, put, take_out
 
 Look = Callable[[Reading, Sequence[str]], Awaitable[list[Violation]]]
@@ -32,7 +32,7 @@ async def everything(reading: Reading) -> AsyncIterator[Violation]:
         if not key.startswith(reading.keys.everything):
             for violation in await _wrong_types(reading, {key: kind}):
                 yield violation
-    for look in (schedule, claims, stream, meta, suppressions):
+    for look in (schedule, claims, stream, meta, suppressions, holds):
         async for violation in look(reading):
             yield violation
 
@@ -67,6 +67,7 @@ def _single(reading: Reading) -> dict[str, str]:
         keys.meta: "hash",
         keys.ingress_lease: "string",
         keys.suppressions: "hash",
+        keys.holds: "hash",
     }
 
 
