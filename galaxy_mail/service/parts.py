@@ -10,6 +10,7 @@ import structlog
 from galaxy_mail.actors.ingress import Ingress
 from galaxy_mail.actors.janitor import Janitor
 from galaxy_mail.actors.lanes import Lanes
+from galaxy_mail.actors.relays import Relays
 from galaxy_mail.actors.resend_jobs import ResendJobs
 from galaxy_mail.actors.scheduler import Scheduler
 from galaxy_mail.actors.sender import SEND_WITHIN_S, Sender
@@ -18,6 +19,7 @@ from galaxy_mail.config import Config
 from galaxy_mail.domain.addresses import domain_of
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.conclusion import RetryPolicy
+from galaxy_mail.domain.holds import DEFAULT_RELAY
 from galaxy_mail.http.app import Api, build_app
 from galaxy_mail.http.server import HttpServer, Tls, bind
 from galaxy_mail.http.tokens import Tokens
@@ -25,6 +27,7 @@ from galaxy_mail.intake.intake import Intake
 from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
 from galaxy_mail.intake.stream_intake import CommandIntake
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.service.dependencies import NO_DOMAIN, Dependencies, ProductionDependencies
 from galaxy_mail.service.gauges import Gauges
 from galaxy_mail.storage.embedded import EmbeddedValkey
@@ -33,6 +36,7 @@ from galaxy_mail.storage.links.errors import RedisUnavailable, UnfitRedis
 from galaxy_mail.storage.links.protocol import Pipeline
 from galaxy_mail.storage.links.startup_checks import check_redis
 from galaxy_mail.storage.operations.command_stream import CommandStream
+from galaxy_mail.storage.operations.hold_store import HoldStore
 from galaxy_mail.storage.operations.identity import StoreIdentity, Verdict
 from galaxy_mail.storage.operations.job_store import ResendJobStore
 from galaxy_mail.storage.operations.store import Store
@@ -112,7 +116,10 @@ class Parts:
             owner=secrets.token_hex(8),
             clock=self.clock,
         )
-        self.lanes = Lanes(config.attempt_worker_concurrency)
+        self.relay_names = (DEFAULT_RELAY,)
+        self.hold_store = HoldStore(self.gateway, keys)
+        self.holds = CurrentHolds()
+        self.lanes = Lanes(config.attempt_worker_concurrency, self.holds)
         self.intake = Intake(
             self.store,
             clock=self.clock,
@@ -154,6 +161,7 @@ class Parts:
         self.redis = self._child("redis", lambda _: self.gateway, NEVER_S)
         self.slots = [self._slot(number) for number in range(config.attempt_worker_concurrency)]
         self.janitor = self._child("janitor", self._build_janitor)
+        self.relays = self._child("relays", self._build_relays)
         self.scheduler = self._child("scheduler", self._build_scheduler)
         self.ingress = self._child("ingress", self._build_ingress)
         self.resend_jobs = self._child("resend-jobs", self._build_resend_jobs)
@@ -201,6 +209,16 @@ class Parts:
             stream=self.stream,
             stream_kept_ms=self.config.stream_retention_ms,
             on_sample=self.gauges.sampled,
+            heartbeat=heartbeat,
+        )
+
+    def _build_relays(self, heartbeat: Heartbeat) -> Relays:
+        return Relays(
+            store=self.hold_store,
+            holds=self.holds,
+            relays=self.relay_names,
+            lanes=self.lanes,
+            clock=self.clock,
             heartbeat=heartbeat,
         )
 

@@ -76,6 +76,7 @@ class Service:
                     async with trio.open_nursery() as intake:
                         for child in (
                             parts.janitor,
+                            parts.relays,
                             parts.scheduler,
                             parts.ingress,
                             parts.resend_jobs,
