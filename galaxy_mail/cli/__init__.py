@@ -41,6 +41,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = {
     "dead-letters": Lazy("dead_letters", "dead_letters", "List and resend dead letters."),
     "malformed": Lazy("malformed", "malformed", "Inspect stream commands that were rejected as malformed."),
     "suppressions": Lazy("suppressions", "suppressions", "Manage the suppression list."),
+    "holds": Lazy("holds", "holds", "Hold mail back: all of it, a lane or a relay."),
     "publish": Lazy("publish", "publish", "Publish commands from a file to the stream."),
     "verify-store": Lazy("verify", "verify_store", "Check every invariant of the store."),
 }

@@ -8,11 +8,10 @@ from typing import Final
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.records import Failure, Lane, Record
 
-RELAY_NAME: Final = re.compile(r"[a-z0-9_-]{1,32}")
 DEFAULT_RELAY: Final = "default"
 ALL: Final = "all"  # the scope of everything
-_LANE: Final = "lane:"
-_RELAY: Final = "relay:"
+SCOPE_SYNTAX: Final = rf"(all|lane:({'|'.join(Lane)})|relay:[a-z0-9_-]{{1,32}})"
+_SCOPE: Final = re.compile(SCOPE_SYNTAX)
 
 
 class Cause(StrEnum):
@@ -54,11 +53,11 @@ def hold_field(cause: Cause, scope: str) -> str:
 
 
 def lane_scope(lane: Lane) -> str:
-    return _LANE + lane
+    return f"lane:{lane}"
 
 
 def relay_scope(relay: str) -> str:
-    return _RELAY + relay
+    return f"relay:{relay}"
 
 
 def all_scopes(relays: Collection[str]) -> list[str]:
@@ -68,9 +67,7 @@ def all_scopes(relays: Collection[str]) -> list[str]:
 
 def is_scope(text: str) -> bool:
     """Whether this has the form of a scope. A relay of this name need not exist."""
-    if text.startswith(_RELAY):
-        return RELAY_NAME.fullmatch(text.removeprefix(_RELAY)) is not None
-    return text in all_scopes(())
+    return _SCOPE.fullmatch(text) is not None
 
 
 def parse_field(field: str) -> tuple[Cause, str] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from galaxy_mail.actors.supervisor import Supervisor
@@ -10,6 +11,7 @@ from galaxy_mail.http.connection import Request
 from galaxy_mail.http.responses import JSON, Answer, json_answer
 from galaxy_mail.http.routes import Route
 from galaxy_mail.http.tokens import Role
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.telemetry.metrics import CONTENT_TYPE, Metrics
 
 Checks = Mapping[str, str | None]  # by name: None where it is well, else what is wrong
@@ -20,9 +22,12 @@ _OPENAPI: Final = Path(__file__).with_name("openapi.json")
 class Health:
     """Looks at the supervisor for life, and at the service's own checks for readiness."""
 
-    def __init__(self, supervisor: Supervisor, checks: Callable[[], Checks], metrics: Metrics) -> None:
+    def __init__(
+        self, supervisor: Supervisor, checks: Callable[[], Checks], holds: CurrentHolds, metrics: Metrics
+    ) -> None:
         self._supervisor = supervisor
         self._checks = checks
+        self._holds = holds
         self._metrics = metrics
 
     def routes(self) -> tuple[Route, ...]:
@@ -42,7 +47,9 @@ class Health:
         )
 
     async def ready(self, request: Request) -> Answer:
-        return _health(request, self._checks())
+        """A hold is shown and is no unreadiness: a held service takes mail in as ever."""
+        held = ", ".join(f"{hold.scope} ({hold.cause})" for hold in self._holds.in_force)
+        return _health(request, self._checks(), notes={"holds": held or None})
 
     async def metrics(self, _request: Request) -> Answer:
         content_type = (b"content-type", CONTENT_TYPE.encode())
@@ -56,11 +63,12 @@ class Health:
         return _OPENAPI.read_bytes()
 
 
-def _health(request: Request, checks: Checks) -> Answer:
+def _health(request: Request, checks: Checks, notes: Checks = MappingProxyType({})) -> Answer:
+    """`notes` are shown with the checks and never fail."""
     failing = [name for name, wrong in checks.items() if wrong is not None]
     document: dict[str, object] = {"status": "failing" if failing else "ok", "failing": failing}
     if "verbose" in request.args:
         document["checks"] = [
             {"name": name, "ok": wrong is None, "detail": wrong} for name, wrong in checks.items()
-        ]
+        ] + [{"name": name, "ok": True, "detail": note} for name, note in notes.items()]
     return json_answer(document, status=503 if failing else 200)

@@ -9,6 +9,7 @@ import werkzeug.exceptions
 from msgspec import Struct
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
+from galaxy_mail.domain.holds import UnknownScope
 from galaxy_mail.domain.invalid import IDEMPOTENCY_KEY_HEADER, Fault, InvalidRequest
 from galaxy_mail.domain.records import Failure
 from galaxy_mail.domain.resend import ResendNotAllowed
@@ -108,7 +109,7 @@ def problem(error: Exception) -> Problem:
             )
         case Forbidden():
             return Problem(status=403, code="forbidden", detail=str(error))
-        case NothingThere():
+        case NothingThere() | UnknownScope():
             return Problem(status=404, code="not_found", detail=str(error))
         case werkzeug.exceptions.NotFound():
             return Problem(status=404, code="not_found", detail="There is nothing at this path.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from galaxy_mail.domain.holds import Hold
 from galaxy_mail.domain.masking import mask_fields
 from galaxy_mail.domain.records import (
     Attempt,
@@ -102,6 +103,18 @@ def suppression_view(suppression: Suppression) -> View:
         "reason": suppression.reason,
         "created_by": suppression.created_by,
         "created_at_ms": suppression.created_at_ms,
+    }
+
+
+def hold_view(hold: Hold) -> View:
+    return {
+        "scope": hold.scope,
+        "cause": hold.cause,
+        "reason": hold.reason,
+        "failure": _failure(hold.failure),
+        "since_ms": hold.since_ms,
+        "until_ms": hold.until_ms,
+        "created_by": hold.created_by,
     }
 
 
