@@ -151,6 +151,7 @@ class Parts:
             clock=self.clock,
             store_identity=self.store_identity,
             lanes=self.lanes,
+            holds=self.holds,
             supervisor=self.supervisor,
             is_reading=lambda: self._ingress is not None and self._ingress.reading,
         )

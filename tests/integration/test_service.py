@@ -468,6 +468,10 @@ async def test_a_held_lane_takes_mail_in_and_sends_nothing_until_the_hold_is_lif
         await until(lambda: left(valkey, 3) == 2)
         assert set(instance.sent()) == {"d1"}
         assert run_command(valkey.socket, "HLEN", k.claims) == 0
+        shown = parts.metrics.exposition().decode().splitlines()
+        assert 'galaxy_mail_holds{cause="operator",scope="lane:priority"} 1.0' in shown
+        assert 'galaxy_mail_held_lanes{lane="priority"} 1.0' in shown
+        assert 'galaxy_mail_held_lanes{lane="normal"} 0.0' in shown
         assert await parts.hold_store.lift(Cause.OPERATOR, "lane:priority", now_ms=parts.clock.now_ms())
         await until(lambda: left(valkey, 3) == 0)
         assert set(instance.sent()) == {"c1", "c2", "d1"}
