@@ -19,6 +19,7 @@ from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
 from galaxy_mail.storage.operations.answers import AcceptAnswer
 from galaxy_mail.storage.operations.claims import Claim, Claimed
 from galaxy_mail.storage.operations.command_stream import CommandStream
+from galaxy_mail.storage.operations.hold_store import HoldStore
 from galaxy_mail.storage.operations.identity import StoreIdentity, Verdict
 from galaxy_mail.storage.operations.job_store import ResendJobStore
 from galaxy_mail.storage.operations.store import Store
@@ -158,6 +159,7 @@ class Storehouse:
             owner=owner,
             clock=self.clock,
         )
+        self.holds = HoldStore(self.link, self.keys)
         self.suppressions = SuppressionList(self.link, self.keys)
         self.upkeep = Upkeep(self.link, keys=self.keys, retention=self.retention, clock=self.clock)
         self.reader = Reader(self.link, keys=self.keys, retention=self.retention, clock=self.clock)

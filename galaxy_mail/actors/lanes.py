@@ -6,7 +6,7 @@ moment. So a claim is either in a queue or with a slot, and none is dropped betw
 
 Slots that take both lanes prefer the priority lane. While normal claims wait, every `FAIR_SHARE`-th claim is a normal one,
 so that neither lane starves the other. Nobody renews a claim that waits here: the scheduler takes back those that waited
-too long.
+too long. A held lane has no places, and the scheduler takes back what waits in it.
 """
 
 from collections import deque
@@ -19,6 +19,7 @@ import trio.lowlevel
 from msgspec import Struct
 
 from galaxy_mail.domain.records import Lane
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.storage.operations.claims import Claim
 
 PREFETCH_MIN: Final = 8
@@ -57,8 +58,9 @@ class Lanes:
     With two slots or more, one takes only the priority lane, so that a login code never waits for a long attempt.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, holds: CurrentHolds | None = None) -> None:
         self.slots = slots
+        self.holds = holds or CurrentHolds(lanes=frozenset())  # None: nothing is ever held
         self._prefetch = max(PREFETCH_MIN, slots)
         self._queues: dict[Lane, deque[Waiting]] = {Lane.PRIORITY: deque(), Lane.NORMAL: deque()}
         self._idle: list[IdleSlot] = []  # in the order in which they began to wait
@@ -66,7 +68,7 @@ class Lanes:
         self._closed = False
         # In these lanes more was due at the last claim than there were places: a free place wakes the scheduler.
         self.backlog: frozenset[Lane] = frozenset()
-        # Wakes the scheduler: work was accepted or a place became free.
+        # Wakes the scheduler: work was accepted, a place became free, or other lanes are held.
         self._wake, self._woken = trio.open_memory_channel[None](1)
 
     # The scheduler's side
@@ -74,7 +76,8 @@ class Lanes:
     def places(self) -> Places:
         """Places for the idle slots and for a prefetch.
 
-        A lane offers places once half of its prefetch is taken: claiming in batches costs less per delivery.
+        A lane offers places once half of its prefetch is taken: claiming in batches costs less per delivery. A held lane
+        offers none.
         """
         return Places(self._places_in(Lane.PRIORITY), self._places_in(Lane.NORMAL))
 
@@ -83,6 +86,8 @@ class Lanes:
         return any(map(self._places_in, self.backlog))
 
     def _places_in(self, lane: Lane) -> int:
+        if self.is_held(lane):
+            return 0
         free = len(self._idle)
         if free and lane is Lane.NORMAL:
             free -= sum(slot.priority_only for slot in self._idle)
@@ -106,6 +111,15 @@ class Lanes:
         for queue in self._queues.values():
             while queue and queue[0].since_s < before_s:
                 withdrawn.append(queue.popleft().claim)
+        return withdrawn
+
+    def withdraw_held(self) -> list[Claim]:
+        """Takes back the claims that wait in held lanes."""
+        withdrawn: list[Claim] = []
+        for lane, queue in self._queues.items():
+            if self.is_held(lane):
+                withdrawn += [waiting.claim for waiting in queue]
+                queue.clear()
         return withdrawn
 
     def drain(self) -> list[Claim]:
@@ -169,8 +183,12 @@ class Lanes:
 
     # Anyone's
 
+    def is_held(self, lane: Lane) -> bool:
+        """Whether nothing may begin in this lane now."""
+        return lane in self.holds.lanes
+
     def wake(self) -> None:
-        """Wakes the scheduler: a delivery was accepted, or a place is free."""
+        """Wakes the scheduler: a delivery was accepted, a place is free, or other lanes are held."""
         with suppress(trio.WouldBlock):  # a wake-up is pending
             self._wake.send_nowait(None)
 

@@ -37,6 +37,8 @@ class Lost(Struct, frozen=True):
 class Scheduler:
     """Claims as many deliveries as the lanes have places. Runs at the next due time, when woken, and every second.
 
+    A held lane has no places. What waits in it goes back to the schedule, due when it was; what a lost owner had begun is
+    concluded all the same.
     Ends when cancelled: it completes its turn and releases the claims that no slot has taken, within a bounded time.
     Touches the lanes' scheduler side and the store; no slot, no provider.
     """
@@ -97,7 +99,9 @@ class Scheduler:
         """Claims once; returns the seconds until the next turn. Raises RedisFailure."""
         now_s = trio.current_time()
         await self._conclude_lost()  # first: their claims must not expire meanwhile
-        await self._release(self.lanes.withdraw(before_s=now_s - self._may_wait_s))
+        await self._release(
+            self.lanes.withdraw_held() + self.lanes.withdraw(before_s=now_s - self._may_wait_s)
+        )
         places = self.lanes.places()
         check_lost = now_s >= self._check_again_s
         if not places and not check_lost:
@@ -113,17 +117,17 @@ class Scheduler:
             self._check_again_s = now_s + CHECK_EVERY_S
         for delivery_id in claimed.parked:
             log.error("delivery_unreadable", delivery_id=delivery_id)
-        too_late: list[Claim] = []
+        not_now: list[Claim] = []
         for claim in claimed.claims:
             conclusion = self._conclusion(claim)
             if conclusion is not None:
                 self._lost.append(Lost(claim, conclusion))
-            elif self._stopping:  # no slot may begin it any more
-                too_late.append(claim)
+            elif self._stopping or self.lanes.is_held(claim.lane):  # no slot may begin it
+                not_now.append(claim)
             else:
                 self.lanes.put(claim, since_s=now_s)
         self.lanes.backlog = claimed.more
-        await self._release(too_late)
+        await self._release(not_now)
         await self._conclude_lost()  # last: if this fails, the other claims are in their lanes
         if self.lanes.has_places_for_more():
             return 0

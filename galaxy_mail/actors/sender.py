@@ -161,19 +161,27 @@ class Sender:
     async def _attempt(self, claim: Claim) -> None:
         """Makes one attempt and records its outcome.
 
-        Raises StaleClaim if another owner has the delivery, Quarantined if its records are unreadable.
+        If the claim's lane is held, nothing begins, and the claim is released. Raises StaleClaim if another owner has the
+        delivery, Quarantined if its records are unreadable.
         """
         work = Work(claim)
         try:
             conclusion = await self._work(work)
+            if conclusion is None:
+                with suppress(StaleClaim):
+                    await self._release(work)
+                return
         except (trio.Cancelled, BaseExceptionGroup) as ended:
             if _is_cancellation(ended):  # `send` raises it only while the provider can't have the message
                 await self._give_back(work)
             raise
         await self._record(work.claim, conclusion)
 
-    async def _work(self, work: "Work") -> Conclusion:
-        """Renders, begins and sends; returns the attempt's conclusion. Raises StaleClaim, Quarantined."""
+    async def _work(self, work: "Work") -> Conclusion | None:
+        """Renders, begins and sends; returns the attempt's conclusion, None if the lane is held and nothing began.
+
+        Raises StaleClaim, Quarantined.
+        """
         work.claim = claim = await self._until_answered(partial(self.store.load, work.claim))
         content = _content(claim)
         fixed = claim.rendered or content.rendered()
@@ -192,7 +200,12 @@ class Sender:
             delivery = suppress_late(delivery, forbidden)
             if not delivery.envelope.recipients():
                 return conclude_late_suppression(delivery, claim.attempt, now_ms=self.clock.now_ms())
-        while (suppressed := await self._begin(work, delivery, fresh)) is not None:
+        while True:
+            if self.lanes.is_held(claim.lane):  # since it was claimed
+                return None
+            suppressed = await self._begin(work, delivery, fresh)
+            if suppressed is None:
+                break
             delivery = suppress_late(delivery, suppressed.entries)  # fewer each time
             if not delivery.envelope.recipients():
                 return conclude_late_suppression(delivery, claim.attempt, now_ms=self.clock.now_ms())
@@ -298,17 +311,23 @@ class Sender:
         )
 
     async def _give_back(self, work: "Work") -> None:
-        """Releases the claim with the attempt as it was before. If that fails in time, the claim expires."""
-        claim, begun = work.claim, work.begun
+        """Releases the claim of a cancelled slot. If that fails in time, the claim expires."""
         with trio.move_on_after(RECORD_WITHIN_S, shield=True), suppress(StaleClaim):
-            if begun is None:
-                returned = give_back(claim.delivery, claim.attempt, now_ms=self.clock.now_ms())
-            else:
-                # Redis may or may not have run the cancelled call. Repeat it, so that the records are known.
-                await self._until_answered(partial(self.store.begin, claim, begun, rendered=work.fresh))
-                returned = give_back(begun.delivery, begun.attempt, now_ms=self.clock.now_ms())
-            await self._until_answered(partial(self.store.release, claim, returned))
-            log.info("attempt_returned", **delivery_fields(claim.delivery, claim.attempt.attempt_no))
+            await self._release(work)
+            log.info(
+                "attempt_returned", **delivery_fields(work.claim.delivery, work.claim.attempt.attempt_no)
+            )
+
+    async def _release(self, work: "Work") -> None:
+        """Releases the claim with the attempt as it was before. Raises StaleClaim."""
+        claim, begun = work.claim, work.begun
+        if begun is None:
+            returned = give_back(claim.delivery, claim.attempt, now_ms=self.clock.now_ms())
+        else:
+            # Redis may or may not have run the cancelled call. Repeat it, so that the records are known.
+            await self._until_answered(partial(self.store.begin, claim, begun, rendered=work.fresh))
+            returned = give_back(begun.delivery, begun.attempt, now_ms=self.clock.now_ms())
+        await self._until_answered(partial(self.store.release, claim, returned))
 
     async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeats a call until Redis has answered it. Every call must be safe to run twice."""

@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "dead-letters": "List and resend dead letters.",
     "malformed": "Inspect stream commands that were rejected as malformed.",
     "suppressions": "Manage the suppression list.",
+    "holds": "Hold mail back: all of it, a lane or a relay.",
     "publish": "Publish commands from a file to the stream.",
     "verify-store": "Check every invariant of the store.",
 }

@@ -13,6 +13,7 @@ from galaxy_mail.actors.supervisor import Supervisor
 from galaxy_mail.http.connection import ClientLeft, Connection, HttpRequest
 from galaxy_mail.http.deliveries import Deliveries
 from galaxy_mail.http.health import Checks, Health
+from galaxy_mail.http.holds import Holds
 from galaxy_mail.http.login_codes import LoginCodes
 from galaxy_mail.http.problems import RequestTimedOut, problem
 from galaxy_mail.http.responses import Response
@@ -24,7 +25,9 @@ from galaxy_mail.http.tokens import Forbidden, Tokens, Unauthorized
 from galaxy_mail.intake.intake import Intake
 from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.rendering.catalog import Catalog
+from galaxy_mail.storage.operations.hold_store import HoldStore
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
 from galaxy_mail.storage.reader import Reader
 from galaxy_mail.telemetry.metrics import Metrics
@@ -40,6 +43,9 @@ class ApiParts(Struct, frozen=True, kw_only=True):
     intake: Intake
     reader: Reader
     suppressions: SuppressionList
+    hold_store: HoldStore
+    holds: CurrentHolds  # what this process knows of them
+    relays: tuple[str, ...]
     resending: Resending
     resend_jobs: ResendJobRunner
     catalog: Catalog
@@ -127,8 +133,9 @@ def build_app(api: ApiParts) -> App:
         Deliveries(api.reader, api.resending, api.resend_jobs),
         Review(api.reader),
         Suppressions(api.suppressions, api.reader),
+        Holds(api.hold_store, api.relays, api.reader),
         Templates(api.catalog),
-        Health(api.supervisor, api.checks, api.metrics),
+        Health(api.supervisor, api.checks, api.holds, api.metrics),
     )
     return App(
         tuple(route for group in groups for route in group.routes()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from galaxy_mail.actors.supervisor import Supervisor
@@ -9,6 +10,7 @@ from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.responses import JSON, Response, json_response
 from galaxy_mail.http.routes import Route
 from galaxy_mail.http.tokens import Role
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.telemetry.metrics import CONTENT_TYPE, Metrics
 
 Checks = Mapping[str, str | None]  # name -> None if it passes, else the problem
@@ -19,9 +21,12 @@ _OPENAPI: Final = Path(__file__).with_name("openapi.json")
 class Health:
     """Liveness comes from the supervisor, readiness from the service's checks."""
 
-    def __init__(self, supervisor: Supervisor, checks: Callable[[], Checks], metrics: Metrics) -> None:
+    def __init__(
+        self, supervisor: Supervisor, checks: Callable[[], Checks], holds: CurrentHolds, metrics: Metrics
+    ) -> None:
         self._supervisor = supervisor
         self._checks = checks
+        self._holds = holds
         self._metrics = metrics
         self._contract = _OPENAPI.read_bytes()
 
@@ -42,7 +47,9 @@ class Health:
         )
 
     async def ready(self, request: HttpRequest) -> Response:
-        return _health(request, self._checks())
+        """A hold does not make the service unready: it accepts mail as usual."""
+        held = ", ".join(f"{hold.scope} ({hold.cause})" for hold in self._holds.in_force)
+        return _health(request, self._checks(), notes={"holds": held or None})
 
     async def metrics(self, _request: HttpRequest) -> Response:
         content_type = (b"content-type", CONTENT_TYPE.encode())
@@ -52,11 +59,12 @@ class Health:
         return Response(status=200, headers=(JSON,), body=self._contract)
 
 
-def _health(request: HttpRequest, checks: Checks) -> Response:
+def _health(request: HttpRequest, checks: Checks, notes: Checks = MappingProxyType({})) -> Response:
+    """`notes` are shown with the checks and never fail."""
     failing = [name for name, wrong in checks.items() if wrong is not None]
     document: dict[str, object] = {"status": "failing" if failing else "ok", "failing": failing}
     if "verbose" in request.args:
         document["checks"] = [
             {"name": name, "ok": wrong is None, "detail": wrong} for name, wrong in checks.items()
-        ]
+        ] + [{"name": name, "ok": True, "detail": note} for name, note in notes.items()]
     return json_response(document, status=503 if failing else 200)

@@ -7,6 +7,7 @@ import structlog
 import werkzeug.exceptions
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
+from galaxy_mail.domain.holds import UnknownScope
 from galaxy_mail.domain.invalid import IDEMPOTENCY_KEY_HEADER, Fault, InvalidRequest
 from galaxy_mail.domain.records import Failure
 from galaxy_mail.domain.resend import ResendNotAllowed
@@ -74,7 +75,7 @@ def problem(error: Exception) -> Response:
             return _document(401, "unauthorized", str(error), challenge)
         case Forbidden():
             return _document(403, "forbidden", str(error))
-        case NothingThere():
+        case NothingThere() | UnknownScope():
             return _document(404, "not_found", str(error))
         case werkzeug.exceptions.NotFound():
             return _document(404, "not_found", "There is nothing at this path.")

@@ -1,11 +1,7 @@
 """What one process has seen of one relay."""
 
-from typing import Final
-
 from galaxy_mail.domain.conclusion import blamed
 from galaxy_mail.domain.records import Delivery, Result, SendResult
-
-DEFAULT_RELAY: Final = "default"  # the one that the MAIL_SMTP_* settings describe
 
 
 class Relay:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Supervisor
 from galaxy_mail.domain.records import Lane
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.service.dependencies import RedisGateway
 from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.operations.identity import StoreIdentity
@@ -22,6 +23,7 @@ class Gauges:
         clock: Clock,
         store_identity: StoreIdentity,
         lanes: Lanes,
+        holds: CurrentHolds,
         supervisor: Supervisor,
         is_reading: Callable[[], bool],  # whether this process is the one that reads the stream
     ) -> None:
@@ -30,6 +32,7 @@ class Gauges:
         self._clock = clock
         self._store_identity = store_identity
         self._lanes = lanes
+        self._holds = holds
         self._supervisor = supervisor
         self._is_reading = is_reading
         self._depths: Depths | None = None
@@ -64,6 +67,8 @@ class Gauges:
         show(Gauge.CLAIMS, lambda: None if self._depths is None else self._depths.claims)
         show(Gauge.SENDER_SLOTS, lambda: lanes.slots)
         show(Gauge.BUSY_SENDER_SLOTS, lambda: lanes.slots - lanes.idle_slots())
+        show(Gauge.HOLDS, lambda: [(hold.cause, hold.scope) for hold in self._holds.in_force])
+        show(Gauge.HELD_LANES, self._held_lanes)
         show(Gauge.STREAM_LAG, lambda: self._lag)
         show(Gauge.STREAM_READER, lambda: float(self._is_reading()))
         show(Gauge.REDIS_CONNECTED, lambda: {"data": float(self._gateway.connected)})
@@ -81,6 +86,10 @@ class Gauges:
             return None
         due_ms = {lane: depths.oldest_due_ms[lane] for lane in Lane}
         return {lane: 0 if due is None else max(0, now_ms - due) / 1000 for lane, due in due_ms.items()}
+
+    def _held_lanes(self) -> Reading:
+        holds = self._holds
+        return None if holds.snapshot is None else {lane: float(lane in holds.lanes) for lane in Lane}
 
     def _pending_calls(self) -> Reading:
         redis = self._gateway.statistics()

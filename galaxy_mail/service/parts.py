@@ -11,6 +11,7 @@ import structlog
 from galaxy_mail.actors.ingress import Ingress
 from galaxy_mail.actors.janitor import Janitor
 from galaxy_mail.actors.lanes import Lanes
+from galaxy_mail.actors.relays import Relays
 from galaxy_mail.actors.resend_jobs import ResendJobs
 from galaxy_mail.actors.scheduler import Scheduler
 from galaxy_mail.actors.sender import SEND_WITHIN_S, Sender
@@ -19,6 +20,7 @@ from galaxy_mail.config import Config
 from galaxy_mail.domain.addresses import domain_of
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.conclusion import RetryPolicy
+from galaxy_mail.domain.holds import DEFAULT_RELAY
 from galaxy_mail.http.app import ApiParts, build_app
 from galaxy_mail.http.server import HttpServer, bind, tls_context
 from galaxy_mail.http.tokens import Tokens
@@ -26,7 +28,8 @@ from galaxy_mail.intake.intake import Intake
 from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
 from galaxy_mail.intake.stream_intake import CommandIntake
-from galaxy_mail.relays.relay import DEFAULT_RELAY, Relay
+from galaxy_mail.relays.holds import CurrentHolds
+from galaxy_mail.relays.relay import Relay
 from galaxy_mail.service.dependencies import NO_DOMAIN, Dependencies, ProductionDependencies
 from galaxy_mail.service.gauges import Gauges
 from galaxy_mail.storage.embedded import EmbeddedValkey
@@ -35,6 +38,7 @@ from galaxy_mail.storage.links.errors import RedisUnavailable, UnfitRedis
 from galaxy_mail.storage.links.protocol import Pipeline
 from galaxy_mail.storage.links.startup_checks import check_redis
 from galaxy_mail.storage.operations.command_stream import CommandStream
+from galaxy_mail.storage.operations.hold_store import HoldStore
 from galaxy_mail.storage.operations.identity import StoreIdentity, Verdict
 from galaxy_mail.storage.operations.job_store import ResendJobStore
 from galaxy_mail.storage.operations.store import Store
@@ -114,8 +118,11 @@ class Parts:
             owner=secrets.token_hex(8),
             clock=self.clock,
         )
-        self.lanes = Lanes(config.attempt_worker_concurrency)
+        self.relay_names = (DEFAULT_RELAY,)
         self.relay = Relay(DEFAULT_RELAY)
+        self.hold_store = HoldStore(self.gateway, keys)
+        self.holds = CurrentHolds()
+        self.lanes = Lanes(config.attempt_worker_concurrency, self.holds)
         self.intake = Intake(
             self.store,
             clock=self.clock,
@@ -147,6 +154,7 @@ class Parts:
             clock=self.clock,
             store_identity=self.store_identity,
             lanes=self.lanes,
+            holds=self.holds,
             supervisor=self.supervisor,
             is_reading=lambda: self._ingress is not None and self._ingress.reading,
         )
@@ -157,6 +165,7 @@ class Parts:
         self.redis = self._child("redis", lambda _: self.gateway, NEVER_S)
         self.slots = [self._slot(number) for number in range(config.attempt_worker_concurrency)]
         self.janitor = self._child("janitor", self._build_janitor)
+        self.relays = self._child("relays", self._build_relays)
         self.scheduler = self._child("scheduler", self._build_scheduler)
         self.ingress = self._child("ingress", self._build_ingress)
         self.resend_jobs = self._child("resend-jobs", self._build_resend_jobs)
@@ -208,6 +217,16 @@ class Parts:
             heartbeat=heartbeat,
         )
 
+    def _build_relays(self, heartbeat: Heartbeat) -> Relays:
+        return Relays(
+            store=self.hold_store,
+            holds=self.holds,
+            relays=self.relay_names,
+            lanes=self.lanes,
+            clock=self.clock,
+            heartbeat=heartbeat,
+        )
+
     def _build_scheduler(self, heartbeat: Heartbeat) -> Scheduler:
         return Scheduler(
             lanes=self.lanes,
@@ -238,6 +257,9 @@ class Parts:
                 intake=self.intake,
                 reader=self.reader,
                 suppressions=SuppressionList(self.gateway, self.keys),
+                hold_store=self.hold_store,
+                holds=self.holds,
+                relays=self.relay_names,
                 resending=self.resending,
                 resend_jobs=self.resend_job_runner,
                 catalog=self.catalog,

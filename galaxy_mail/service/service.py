@@ -65,7 +65,7 @@ class Service:
         keep_alive = parts.supervisor.keep_alive
         with self._everything:
             async with trio.open_nursery() as storage:
-                for child in (parts.valkey, parts.redis):
+                for child in (parts.valkey, parts.redis, parts.relays):
                     if child is not None:
                         storage.start_soon(keep_alive, child)
                 async with trio.open_nursery() as senders:

@@ -37,9 +37,8 @@ SEND_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 # Up to beyond the last retry: mail that was sent at the fourth attempt is 36 minutes old.
 PATIENT_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3600, 14400, 86400)
 
-Reading = (
-    float | Mapping[str, float] | None
-)  # a mapping has a value per label; None: not known now, and not shown
+# A mapping has a value per label; a list has the labels of each series whose value is 1. None: not known now, not shown.
+Reading = float | Mapping[str, float] | list[tuple[str, ...]] | None
 
 
 class Gauge(StrEnum):
@@ -50,6 +49,8 @@ class Gauge(StrEnum):
     CLAIMS = "claims"
     SENDER_SLOTS = "sender_slots"
     BUSY_SENDER_SLOTS = "busy_sender_slots"
+    HOLDS = "holds"
+    HELD_LANES = "held_lanes"
     STREAM_LAG = "stream_lag_entries"
     STREAM_READER = "stream_reader"
     REDIS_CONNECTED = "redis_connected"
@@ -64,6 +65,8 @@ _GAUGES: Final[Mapping[Gauge, tuple[str, tuple[str, ...]]]] = {
     Gauge.CLAIMS: ("Attempts that some sender owns.", ()),
     Gauge.SENDER_SLOTS: ("Sender slots of this process.", ()),
     Gauge.BUSY_SENDER_SLOTS: ("Sender slots of this process with an attempt in hand.", ()),
+    Gauge.HOLDS: ("1 for each hold in force, as this process knows them.", ("cause", "scope")),
+    Gauge.HELD_LANES: ("1 where a hold keeps this process from beginning anything in the lane.", ("lane",)),
     Gauge.STREAM_LAG: ("Stream entries that nobody has read yet.", ()),
     Gauge.STREAM_READER: ("1 where this process is the one that reads the stream.", ()),
     Gauge.REDIS_CONNECTED: ("1 while the link to Redis is up.", ("link",)),
@@ -304,6 +307,9 @@ def _gauge_family(gauge: Gauge, reading: Reading) -> Iterator[Metric]:
     if isinstance(reading, Mapping):
         for label, value in reading.items():
             family.add_metric((label,), value)
+    elif isinstance(reading, list):
+        for labels_of_one in reading:
+            family.add_metric(labels_of_one, 1)
     else:
         family.add_metric((), reading)
     yield family

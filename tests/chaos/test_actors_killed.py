@@ -36,7 +36,7 @@ PLACES: tuple[Place, ...] = (
     Point.AFTER_FINISH,
 )
 NEW_CONNECTION = (Exchange.GREETING, Exchange.EHLO)
-ACTORS = ("redis", "scheduler", "ingress", "janitor", "resend-jobs", "http")
+ACTORS = ("redis", "scheduler", "ingress", "janitor", "relays", "resend-jobs", "http")
 
 
 class Running:

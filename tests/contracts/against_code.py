@@ -18,6 +18,7 @@ from galaxy_mail.domain import (
     base64,
     commands,
     conclusion,
+    holds,
     ids,
     locales,
     login_code,
@@ -55,6 +56,7 @@ RECORDS: Final[tuple[type[Struct], ...]] = (
     records.SuppressedRecipient,
     records.RefusedRecipient,
     records.Failure,
+    holds.Hold,
 )
 
 
@@ -83,6 +85,7 @@ def openapi_agrees(document: Document) -> list[str]:
             "IdempotencyKey": (ids.PRINTABLE_ASCII_SYNTAX, ids.IDEMPOTENCY_KEY_MAX_CHARS),
             "TracingId": (ids.PRINTABLE_ASCII_SYNTAX, ids.TRACING_MAX_CHARS),
             "EntryId": (ids.ENTRY_ID_SYNTAX, None),
+            "HoldScope": (holds.SCOPE_SYNTAX, None),
             "LoginCode": (login_code.CODE_SYNTAX, login_code.CODE_MAX_CHARS),
         },
     )
@@ -210,6 +213,7 @@ def _closed_sets() -> Mapping[str, Collection[str]]:
     return {
         **{enum.__name__: [member.value for member in enum] for enum in enums},
         "TerminalStatus": [status.value for status in TERMINAL],
+        "HoldCause": [cause.value for cause in holds.Cause],
         "DeadLetterReason": [conclusion.RETRIES_EXHAUSTED, conclusion.CRASH_LOOP],
     }
 

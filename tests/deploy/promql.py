@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from galaxy_mail.actors.supervisor import ActorStatus
 from galaxy_mail.domain.commands import FailureCode
 from galaxy_mail.domain.conclusion import CRASH_LOOP, RETRIES_EXHAUSTED
+from galaxy_mail.domain.holds import DEFAULT_RELAY, Cause, all_scopes
 from galaxy_mail.domain.records import AttemptStatus, DeliveryStatus, Lane, Result, Source
 from galaxy_mail.providers.smtp.outcomes import OUTCOMES
 from galaxy_mail.storage.operations.identity import Verdict
@@ -89,12 +90,14 @@ def values(metric: str, label: str) -> frozenset[str] | None:
     if label == "code":
         return frozenset(FailureCode) if base == "malformed_commands" else _failure_codes()
     closed: dict[str, frozenset[str]] = {
+        "cause": frozenset(Cause),
         "kind": frozenset(Verdict) - {Verdict.SAME},
         "lane": frozenset(Lane),
         "link": frozenset({"data", "control"}),
         "reason": frozenset({RETRIES_EXHAUSTED, CRASH_LOOP}),
         "result": frozenset(Result),
         "route": _routes(),
+        "scope": frozenset(all_scopes([DEFAULT_RELAY])),
         "source": frozenset(Source),
     }
     return closed.get(label)

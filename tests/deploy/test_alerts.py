@@ -20,6 +20,7 @@ WHAT_IS_WATCHED: Final = frozenset(  # the runbook's sections
         "repeated-suppressions",
         "smtp-authentication-failures",
         "smtp-time-outs",
+        "held-mail",
         "malformed-commands",
         "redis-trouble",
         "lost-claims",

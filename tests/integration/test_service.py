@@ -14,7 +14,8 @@ import trio
 
 from galaxy_mail.actors.supervisor import RestartsExhausted
 from galaxy_mail.config import Config
-from galaxy_mail.domain.records import Delivery, DeliveryStatus
+from galaxy_mail.domain.holds import Cause, Hold
+from galaxy_mail.domain.records import Delivery, DeliveryStatus, Lane
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.service.service import Service
 from galaxy_mail.storage.links.errors import RedisFailure, UnfitRedis
@@ -227,6 +228,7 @@ ACTORS: Final = [
     "sender-2",
     "ingress",
     "janitor",
+    "relays",
     "resend-jobs",
     "redis",
 ]
@@ -449,3 +451,48 @@ def test_the_names_of_its_actors_are_known(tmp_path: Path) -> None:
 
     assert trio.run(names) == set(ACTORS)
     assert request_of().delivery_id == "d1"
+
+
+# Holds
+
+
+async def test_a_held_lane_takes_mail_in_and_sends_nothing_until_the_hold_is_lifted(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    async with Instance(valkey, tmp_path).running() as instance:
+        parts = instance.service.parts
+        await parts.hold_store.put(operators("lane:priority"))
+        await until(lambda: parts.lanes.is_held(Lane.PRIORITY))
+        await instance.accept("c1", "c2")
+        instance.publish("d1")
+        await until(lambda: left(valkey, 3) == 2)
+        assert set(instance.sent()) == {"d1"}
+        assert run_command(valkey.socket, "HLEN", k.claims) == 0
+        shown = parts.metrics.exposition().decode().splitlines()
+        assert 'galaxy_mail_holds{cause="operator",scope="lane:priority"} 1.0' in shown
+        assert 'galaxy_mail_held_lanes{lane="priority"} 1.0' in shown
+        assert 'galaxy_mail_held_lanes{lane="normal"} 0.0' in shown
+        assert await parts.hold_store.lift(Cause.OPERATOR, "lane:priority", now_ms=parts.clock.now_ms())
+        await until(lambda: left(valkey, 3) == 0)
+        assert set(instance.sent()) == {"c1", "c2", "d1"}
+
+
+async def test_a_hold_is_in_force_before_a_new_process_sends_anything(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    async with Instance(valkey, tmp_path).running() as instance:
+        await instance.service.parts.hold_store.put(operators("all"))
+        await until(lambda: instance.service.parts.lanes.is_held(Lane.NORMAL))
+        await instance.accept("c1")
+    async with Instance(valkey, tmp_path).running() as instance:
+        parts = instance.service.parts
+        await until(lambda: parts.holds.snapshot is not None)
+        assert parts.holds.lanes == frozenset(Lane)
+        await instance.accept("c2")
+        await parts.hold_store.lift(Cause.OPERATOR, "all", now_ms=parts.clock.now_ms())
+        await until(lambda: left(valkey, 2) == 0)
+    assert deliveries(valkey)["c1"].attempt_count == 1
+
+
+def operators(scope: str) -> Hold:
+    return Hold(scope=scope, cause=Cause.OPERATOR, reason="move", since_ms=1)

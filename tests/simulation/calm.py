@@ -7,14 +7,16 @@ import trio
 
 from galaxy_mail.domain.records import Lane
 from tests.simulation.process import Process
+from tests.simulation.workload import SCOPES
 from tests.simulation.world import World
 
 if TYPE_CHECKING:
     from tests.simulation.run import Simulation
 
-SCENES: Final = {"none": 4, "die": 3, "stop": 3, "rush": 1, "flood": 1}
+SCENES: Final = {"none": 4, "die": 3, "stop": 3, "rush": 1, "flood": 1, "hold": 2}
 RETURNED_AFTER_S: Final = 0.3  # what no slot has begun is given back so long after a stop was asked for
 FAIR_SHARE: Final = 10  # every tenth one that a slot takes is bulk
+OBEYED_AFTER_S: Final = 1.1  # every process reads the holds once a second
 LOGIN_CODE_AFTER_S: Final = 1.5  # a login code begins so long after its acceptance, whatever bulk is about
 
 
@@ -43,6 +45,8 @@ class Calm:
                 await self._rush()
             case "flood":
                 await self._flood()
+            case "hold":
+                await self._hold()
             case _:
                 pass
         self.world.normal_takes_s = 0.0
@@ -105,6 +109,30 @@ class Calm:
         await trio.sleep(8)
         self._compare(first, Lane.NORMAL, before_it=3 * FAIR_SHARE)  # one slot never takes it
 
+    async def _hold(self) -> None:
+        """An operator holds, with work in every state: nothing begins, nothing stays claimed. Lifted, it goes on in time."""
+        witness, workload = self.world.witness, self.simulation.workload
+        scope = self.rng.choice(SCOPES)
+        lanes = [lane for lane in Lane if scope in {"all", "relay:default", f"lane:{lane}"}]
+        await self._burst(self.rng.randint(4, 16), login_codes=self.rng.randint(1, 6))
+        await trio.sleep(self.rng.uniform(0.02, 2.5))
+        await workload.hold(scope)
+        await trio.sleep(OBEYED_AFTER_S)
+        first = len(witness.moves)
+        await self._burst(2, login_codes=2)
+        await trio.sleep(self.rng.uniform(0.5, 5))
+        for move in witness.moves[first:]:
+            # Lost work is claimed, and given back. Who was asked to stop before may have a begin on its way.
+            if move.lane in lanes and move.what == "begin" and not move.owner.over:
+                witness.wrong(f"{move.delivery_id} began while {scope} is held")
+        for account in witness.books.accounts.values() if self._checks else ():
+            owner = account.owner
+            if account.lane in lanes and owner is not None and not owner.over and not account.begun:
+                witness.wrong(f"{account.delivery_id} is kept by {owner.name} while {scope} is held")
+        await workload.lift(scope)
+        if self._checks:
+            witness.calm_since_s = trio.current_time()  # what was held could not be in time
+
     def _compare(self, first: int, lane: Lane, *, before_it: int) -> None:
         """How many of the other lane began in the same process between a claim of this lane and its begin.
 
@@ -118,7 +146,7 @@ class Calm:
             for later in moves[place + 1 :]:
                 if later.delivery_id == move.delivery_id:
                     break
-                if later.owner is move.owner and later.what == "begin":
+                if later.owner is move.owner and later.what in {"begin", "suppressed"}:
                     others += later.lane is not lane
                     ahead += later.lane is lane
             if others > before_it * ahead:

@@ -1,7 +1,7 @@
 """A simulated process' way to Redis: the gateway's promises, and every way in which a call may go wrong."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import trio
 
@@ -10,6 +10,7 @@ from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisRefused, Redis
 from galaxy_mail.storage.links.gateway import GatewayStatistics, OnConnect
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
 from galaxy_mail.storage.links.redis_clock import HELD_MS
+from tests.keys import k
 from tests.simulation.witness import Answered, names_of
 from tests.simulation.world import World
 
@@ -93,6 +94,8 @@ class SimulatedGateway:
     async def _pipeline(self, commands: Sequence[Command | Call], *, full_from: int | None) -> list[Reply]:
         world, process, rng = self.world, self.process, self.world.rng
         name = _name(commands[0])
+        if isinstance(commands[0], Call):
+            process.asks(commands[0])
         await process.reach(f"{name}:before")
         if not self.connected:
             with trio.move_on_at(self._lost_s + PATIENCE_S):
@@ -143,6 +146,8 @@ class SimulatedGateway:
         for reply in replies:
             if isinstance(reply, list):
                 process.poisoned_by(name, reply)
+        if commands[0] == ("HGETALL", k.holds):
+            process.read_holds(cast("list[Reply]", replies[0]))
         return replies
 
     async def _no_answer(self) -> None:

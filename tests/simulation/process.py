@@ -1,6 +1,6 @@
 """One instance of the service in a simulated world: it can be stopped, paused, and die at any await without a word."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -12,14 +12,17 @@ from msgspec.structs import replace
 from galaxy_mail.actors.supervisor import RestartsExhausted
 from galaxy_mail.config import Config
 from galaxy_mail.domain.conclusion import LOSSES_MAX
-from galaxy_mail.domain.records import Failure, RenderedContent
+from galaxy_mail.domain.holds import Hold
+from galaxy_mail.domain.records import Failure, Lane, RenderedContent, decode
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.service.service import Service
 from galaxy_mail.storage.links.errors import OutcomeUnknown
 from galaxy_mail.storage.links.gateway import OnConnect
-from galaxy_mail.storage.links.protocol import Reply
+from galaxy_mail.storage.links.protocol import Call, Reply
+from tests.keys import k
 from tests.simulation.gateway import SimulatedGateway
 from tests.simulation.relay import SimulatedProvider
+from tests.simulation.witness import CLOCKS_APART_MS, Answered
 from tests.simulation.world import World
 
 AFTER_GRACE_S: Final = 2.0  # issue of every stop: it ends so long after its grace at the latest
@@ -51,6 +54,8 @@ class Process:
         self.plan = plan
         self.dead = False  # kill -9: nothing of it reaches Redis or the relay any more
         self.knows_other_store = False  # it was connected before the store was wiped
+        self.holds: list[Hold] | None = None  # as it last read them; None: not yet
+        self._began: set[str] = set()  # tokens of the claims that it has tried to begin
         self.trouble_s = float("-inf")
         self.crashed_s = float("-inf")
         self.paused_until_s = float("-inf")
@@ -110,6 +115,32 @@ class Process:
     def troubled(self, seconds: float = 0) -> None:
         """Something goes wrong, until so much later."""
         self.trouble_s = max(self.trouble_s, trio.current_time() + seconds)
+
+    # What it knows of holds
+
+    def read_holds(self, entries: Sequence[Reply]) -> None:
+        self.holds = [decode(cast("bytes", data), Hold) for data in entries[1::2]]
+
+    def knows_held(self, lane: Lane) -> bool:
+        """Whether a hold that it has read holds the lane for certain, by any clock. Until it has read any, all are."""
+        if self.holds is None:
+            return True
+        sure_ms = self.world.now_ms() + CLOCKS_APART_MS
+        scopes = {hold.scope for hold in self.holds if hold.until_ms is None or hold.until_ms > sure_ms}
+        return not scopes.isdisjoint({"all", f"lane:{lane}", "relay:default"})
+
+    def asks(self, call: Call) -> None:
+        """It may not claim for a lane that it knows is held, and not begin in one. A repeated begin may have begun."""
+        answered = Answered.of(call, [])
+        if answered.name == "claim":
+            for lane in Lane:
+                if answered.number(f"{lane}_places") and self.knows_held(lane):
+                    self.world.witness.wrong(f"{self.name} claims for the {lane} lane, which is held")
+        elif answered.name == "begin" and answered.text("token") not in self._began:
+            self._began.add(answered.text("token"))
+            lane = Lane.PRIORITY if answered.keys["schedule"] == k.lane(Lane.PRIORITY) else Lane.NORMAL
+            if self.knows_held(lane):
+                self.world.witness.wrong(f"{self.name} begins {answered.text('delivery_id')}, which is held")
 
     @property
     def serves(self) -> bool:

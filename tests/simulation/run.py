@@ -200,6 +200,7 @@ class Simulation:
         world = self.world
         self.check_store()
         world.odds = NO_FAULTS
+        world.lift_all()
         world.calm.set()
         old = self.living()
         for _ in range(2):

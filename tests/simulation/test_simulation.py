@@ -38,9 +38,9 @@ def test_the_seeds_together_meet_every_fault(runs: list[Run]) -> None:
     """A fault or a scene that no seed has is a hole in the proof."""
     met = {fault for run in runs for fault in run.counts}
     assert met == {
-        "calm_die", "calm_flood", "calm_none", "calm_rush", "calm_stop", "cancel", "clock", "crash_at_point", "die",
-        "die_at_point", "kill_actor", "kill_at_point", "look", "lost_call", "lost_reply", "oom", "pause",
-        "pause_at_dot", "redis_away", "redis_refused", "relay_misbehaves", "resend", "resend_job",
+        "calm_die", "calm_flood", "calm_hold", "calm_none", "calm_rush", "calm_stop", "cancel", "clock", "crash_at_point",
+        "die", "die_at_point", "hold", "kill_actor", "kill_at_point", "lift", "look", "lost_call", "lost_reply", "oom",
+        "pause", "pause_at_dot", "redis_away", "redis_refused", "relay_misbehaves", "resend", "resend_job",
         "restarts_exhausted", "rolled_back", "special_busy", "special_crashes", "special_forgets",
         "special_future", "special_gone", "special_kills", "special_unloadable", "split", "stall", "start", "stop",
         "suppress", "wiped",
@@ -54,6 +54,7 @@ def test_the_seeds_together_have_every_answer_of_every_script(runs: list[Run]) -
         ("accept", "1"), ("accept", "2"), ("accept", "5"), ("begin", "0"), ("begin", "1"), ("begin", "4"),
         ("begin", "6"), ("finish", "0"), ("finish", "1"), ("release", "0"), ("release", "1"), ("skip", "1"),
         ("skip", "5"), ("record_malformed", "1"), ("record_malformed", "5"), ("purge", "1"), ("quarantine", "1"),
+        ("save_hold", "1"),
     }  # fmt: skip
 
 

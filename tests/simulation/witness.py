@@ -5,6 +5,7 @@ suppressed, from the calls and their answers alone. So it knows what a fence mus
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -15,6 +16,7 @@ import trio
 from msgspec import Struct
 
 from galaxy_mail.domain.acceptance import suppression_entries
+from galaxy_mail.domain.holds import Hold
 from galaxy_mail.domain.records import (
     Attempt,
     AttemptStatus,
@@ -96,7 +98,7 @@ class Begin:
 class Move(Struct, frozen=True):
     """Something that happened to a delivery, while all is calm."""
 
-    what: str  # "accept", "claim", "begin", "end"
+    what: str  # "accept", "claim", "begin", "suppressed" (instead of a begin), "end"
     delivery_id: str
     lane: Lane
     owner: Owner
@@ -120,6 +122,7 @@ class Books:
     accounts: dict[str, Account] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)  # (source, idempotency key) -> delivery id
     suppressed: dict[str, str] = field(default_factory=dict)
+    holds: dict[str, bytes] = field(default_factory=dict)  # "<cause>:<scope>" -> record
     stream: list[Published] = field(default_factory=list)
     consumed: int = 0
     reader: tuple[str, int] = ("", 0)  # owner, expiry
@@ -134,6 +137,7 @@ class Books:
             accounts={key: copy.copy(account) for key, account in self.accounts.items()},
             keys=dict(self.keys),
             suppressed=dict(self.suppressed),
+            holds=dict(self.holds),
             stream=list(self.stream),
             recorded=dict(self.recorded),
             begun=dict(self.begun),
@@ -158,6 +162,7 @@ class Witness:
         self.lost_ids: set[str] = set()
         self.forgotten: set[str] = set()
         self.moves: list[Move] = []
+        self.lifting: Counter[str] = Counter()  # holds that an operator is about to lift
 
     def wrong(self, what: str) -> None:
         if len(self.violations) < VIOLATIONS_MAX:
@@ -323,6 +328,8 @@ class Witness:
         expired = account.expiry_ms <= now_ms
         if (answered.answer == Answer.EXPIRED) is not expired:
             self.wrong(f"begin of {account.delivery_id}: its claim {'had' if expired else 'had not'} expired")
+        if answered.answer == Answer.SUPPRESSED:
+            self._moved("suppressed", account, owner)
         if answered.answer != Answer.DONE:
             return
         delivery = answered.delivery()
@@ -429,6 +436,25 @@ class Witness:
         elif given and holder == name:
             self.books.reader = ("", 0)
 
+    def _save_hold(self, owner: Owner, answered: "Answered") -> None:
+        field, record = answered.text("field"), answered.bytes("record")
+        current = self.books.holds.get(field, b"")
+        fits = current in {answered.bytes("expected"), record}
+        if (answered.answer == Answer.DONE) is not fits:
+            self.wrong(
+                f"the hold {field} was {'kept' if fits else 'changed'}, and had {'not ' * fits}changed"
+            )
+        if answered.answer != Answer.DONE:
+            return
+        if record:
+            self.books.holds[field] = record
+            return
+        self.books.holds.pop(field, None)
+        if current and not self.lifting[field]:
+            until_ms = decode(current, Hold).until_ms
+            if until_ms is None or until_ms > self._now_ms() + CLOCKS_APART_MS:
+                self.wrong(f"{owner.name} removed the hold {field} before its time")
+
     # What the relay sees
 
     def sent(self, delivery_id: str, attempt_no: int, owner: Owner) -> Begin | None:
@@ -529,4 +555,5 @@ _JUDGES: Final[dict[str, Callable[[Witness, Owner, Answered], None]]] = {
     "note_lost": Witness._note_lost,
     "purge": Witness._purge,
     "lease": Witness._lease,
+    "save_hold": Witness._save_hold,
 }

@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from galaxy_mail.domain.commands import FailureCode
+from galaxy_mail.domain.holds import DEFAULT_RELAY, Cause, Hold, all_scopes, hold_field
 from galaxy_mail.domain.ids import new_delivery_id
 from galaxy_mail.domain.login_code import decode_login_code
 from galaxy_mail.domain.records import DeliveryStatus
@@ -32,7 +33,8 @@ DEADLINE_S: Final = 5.0  # of a caller
 ASKS: Final = {"plain": 8, "twice": 2, "again": 2, "conflict": 1}
 PUBLISHES: Final = {"new": 12, "repeat": 2, "key_conflict": 1, "id_conflict": 1, "garbage": 2}
 CONTENTS: Final = {"rendered": 8, "template": 3, "large": 1, "unrenderable": 1}
-OPERATES: Final = {"suppress": 4, "allow": 1, "resend": 4, "resend_twice": 2}
+SCOPES: Final = tuple(all_scopes([DEFAULT_RELAY]))
+OPERATES: Final = {"suppress": 4, "allow": 1, "resend": 4, "resend_twice": 2, "hold": 3, "lift": 2}
 
 
 @dataclass
@@ -209,7 +211,7 @@ class Workload:
     # The operator
 
     async def operate(self, within_s: float, *, jobs: int) -> None:
-        """Suppresses, allows again, sends again: one, the same one twice at once, or many by a job."""
+        """Suppresses, allows again, holds, lifts, sends again: one, the same one twice at once, or many by a job."""
         until_s = trio.current_time() + within_s
         async with trio.open_nursery() as nursery:
             for _ in range(jobs):
@@ -228,6 +230,11 @@ class Workload:
                 self.world.suppress("@c.example" if rng.random() < 0.15 else entry)
             case "allow" if books.suppressed:
                 self.world.suppress(rng.choice(list(books.suppressed)), reason=None)
+            case "hold":
+                lasts_s = rng.uniform(1, 20) if rng.random() < 0.5 else None
+                nursery.start_soon(self.hold, rng.choice(SCOPES), lasts_s)
+            case "lift" if books.holds:
+                nursery.start_soon(self.lift, rng.choice(sorted(books.holds)).partition(":")[2])
             case "resend" | "resend_twice" as kind if books.accounts:
                 ended = [account.delivery_id for account in books.accounts.values() if account.ended]
                 parent = rng.choice(ended if ended and rng.random() < 0.8 else list(books.accounts))
@@ -236,6 +243,37 @@ class Workload:
                     nursery.start_soon(self._resend, parent, key)
             case _:
                 pass
+
+    async def hold(self, scope: str, lasts_s: float | None = None) -> None:
+        """Nothing begins in this scope until it is lifted, or the time is over."""
+        reason = f"hold {self._number('hold')}"
+
+        async def once(process: Process) -> bool:
+            now_ms = process.service.parts.clock.now_ms()
+            until_ms = None if lasts_s is None else now_ms + round(lasts_s * 1000)
+            hold = Hold(scope=scope, cause=Cause.OPERATOR, reason=reason, since_ms=now_ms, until_ms=until_ms)
+            await process.service.parts.hold_store.put(hold)
+            self.world.counts["hold"] += 1
+            self.world.tell(f"{scope} is held until {until_ms}")
+            return True
+
+        await self._until_answered(once)
+
+    async def lift(self, scope: str) -> None:
+        """The operator's hold of this scope ends."""
+        witness = self.world.witness
+        field = hold_field(Cause.OPERATOR, scope)
+
+        async def once(process: Process) -> bool:
+            now_ms = process.service.parts.clock.now_ms()
+            await process.service.parts.hold_store.lift(Cause.OPERATOR, scope, now_ms=now_ms)
+            self.world.counts["lift"] += 1
+            self.world.tell(f"{scope} is lifted")
+            return True
+
+        witness.lifting[field] += 1
+        await self._until_answered(once)
+        witness.lifting[field] -= 1
 
     async def _resend(self, parent: str, key: str) -> None:
         witness = self.world.witness

@@ -161,6 +161,12 @@ class World:
             self.witness.books.suppressed[entry] = reason
             self.suppressed_once.add(entry)
 
+    def lift_all(self) -> None:
+        """What operators hold is held no more."""
+        self.tell("every hold is lifted")
+        self.run(("DEL", k.holds))
+        self.witness.books.holds.clear()
+
     def publish(self, fields: dict[str, str], published: Callable[[str], Published]) -> None:
         """An entry for the stream. Its id is its own: the server's clock is not the simulation's."""
         entry_id = f"{self.now_ms()}-0"

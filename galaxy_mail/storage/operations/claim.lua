@@ -17,7 +17,7 @@
                             hide them; 0: not in this call
 
   Returns  {now_ms, next_due_ms, priority_left, normal_left, {id, token, lane, losses}, ...}
-           next_due_ms: when the next delivery may be claimed, -1 for none
+           next_due_ms: when the next delivery may be claimed in a lane that has none due now, -1 for none
            *_left: "1" if more of this lane is due
            lane: "p" or "n";  losses: how many owners this delivery has lost
   Twice: the second call claims others; the claims of the first one expire and are taken over.
@@ -68,7 +68,9 @@ local next_due_ms = -1
 for i, lane in ipairs({priority, normal}) do
   local first = redis.call("ZRANGE", lane, 0, 0, "WITHSCORES")[2]
   first = first and tonumber(first)
-  if first and first < math.huge and (next_due_ms < 0 or first < next_due_ms) then next_due_ms = first end
+  -- What is due and was left has no place, or its lane is held: it must not hide the other lane's next one.
+  local later = first and first > now_ms and first < math.huge
+  if later and (next_due_ms < 0 or first < next_due_ms) then next_due_ms = first end
   if not first or first > now_ms then left[i] = "0" end
 end
 return {string.format("%.0f", now_ms), string.format("%.0f", next_due_ms), left[1], left[2], unpack(taken)}

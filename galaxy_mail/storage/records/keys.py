@@ -36,6 +36,7 @@ class Keys(Struct, frozen=True, kw_only=True):
     stream_offsets: ClassVar[str] = "mail:stream_offsets:"
     stream_consumed: ClassVar[str] = "mail:stream_consumed:"  # string per stream: entries behind the offset
     suppressions: ClassVar[str] = "mail:suppressions"  # hash: address or "@domain" -> canonical JSON
+    holds: ClassVar[str] = "mail:holds"  # hash: "<cause>:<scope>" -> canonical JSON
 
     # Indexes: zsets of delivery ids, scored by created_at_ms unless the comment says otherwise.
     indexes: ClassVar[str] = "mail:idx:"  # every index begins so
@@ -67,6 +68,7 @@ class Keys(Struct, frozen=True, kw_only=True):
         stream_offsets,
         stream_consumed,
         suppressions,
+        holds,
         recipient_indexes,
         status_indexes,
         source_indexes,

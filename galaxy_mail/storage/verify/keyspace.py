@@ -11,7 +11,7 @@ from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from galaxy_mail.storage.verify.delivery import deliveries
 from galaxy_mail.storage.verify.reading import GONE, NEVER, Reading
-from galaxy_mail.storage.verify.single_keys import claims, meta, schedule, stream, suppressions
+from galaxy_mail.storage.verify.single_keys import claims, holds, meta, schedule, stream, suppressions
 from galaxy_mail.storage.verify.violation import Repair, Violation, add, expire_at, remove
 
 Check = Callable[[Reading, Sequence[str]], AsyncIterator[Violation]]
@@ -31,7 +31,7 @@ async def everything(reading: Reading) -> AsyncIterator[Violation]:
     elsewhere = {key: kind for key, kind in single.items() if not key.startswith(reading.keys.everything)}
     async for violation in _wrong_types(reading, elsewhere):
         yield violation
-    for check in (schedule, claims, stream, meta, suppressions):
+    for check in (schedule, claims, stream, meta, suppressions, holds):
         async for violation in check(reading):
             yield violation
 
@@ -66,6 +66,7 @@ def _single(reading: Reading) -> dict[str, str]:
         keys.meta: "hash",
         keys.ingress_lease: "string",
         keys.suppressions: "hash",
+        keys.holds: "hash",
     }
 
 

@@ -1,4 +1,4 @@
-"""Checks the single keys: the lanes, the claims, the stream's offset and count, `meta`, the suppression list."""
+"""Checks the single keys: the lanes, the claims, the stream's offset and count, `meta`, the suppression list, the holds."""
 
 import re
 from collections.abc import AsyncIterator
@@ -6,6 +6,7 @@ from typing import Final
 
 from galaxy_mail.domain.records import Lane, Suppression
 from galaxy_mail.storage.links.replies import as_bytes_list
+from galaxy_mail.storage.operations.hold_store import stored_hold
 from galaxy_mail.storage.operations.identity import entry_number
 from galaxy_mail.storage.operations.note_lost import NOTE_LOST, NoteLostArgs, NoteLostKeys
 from galaxy_mail.storage.operations.operation import NoArgs
@@ -143,3 +144,11 @@ async def suppressions(reading: Reading) -> AsyncIterator[Violation]:
                     where=reading.keys.suppressions,
                     what=f"the entry of {address} has the address {entry.address}",
                 )
+
+
+async def holds(reading: Reading) -> AsyncIterator[Violation]:
+    """A hold that can't be read may hold its scope until somebody lifts it."""
+    async for entries in reading.fields(reading.keys.holds):
+        for field, data in entries:
+            if not stored_hold(field, data).readable:
+                yield Violation(where=reading.keys.holds, what=f"the hold {field} can't be read")

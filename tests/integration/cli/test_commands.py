@@ -352,6 +352,36 @@ async def test_malformed_commands_are_listed_and_shown(shell: Shell, valkey: Val
 # Suppressions
 
 
+async def test_holds_are_added_listed_and_removed(shell: Shell) -> None:
+    assert await shell.out("holds", "list") == ""
+    assert await shell.out("holds", "add", "lane:priority", "--reason", "move") == "lane:priority is held\n"
+    replaced = await shell.out(
+        "holds", "add", "lane:priority", "--reason", "longer move", "--for", "2h", "--by", "ann"
+    )
+    assert replaced.startswith("lane:priority was held before; the hold is replaced, until 2")
+    await shell.out("holds", "add", "relay:default", "--reason", "it moves")
+    first, second = rows(await shell.out("holds", "list"))
+    assert first[:2] == ["lane:priority", "operator"]
+    assert {"ann", "longer move"} <= set(first)
+    assert second[:2] == ["relay:default", "operator"]
+    listed = json.loads(await shell.out("holds", "list", "--json"))
+    assert [item["until_ms"] is None for item in listed["items"]] == [False, True]
+    assert await shell.out("holds", "remove", "lane:priority") == "removed\n"
+    result = await shell.run("holds", "remove", "lane:priority")
+    assert (result.exit_code, result.stderr) == (1, "galaxy-mail: There is no such hold of an operator.\n")
+    added = json.loads(await shell.out("holds", "add", "all", "--reason", "stop", "--json"))
+    assert (added["scope"], added["cause"]) == ("all", "operator")
+
+
+async def test_a_scope_that_is_none_and_a_time_that_is_none_are_refused(shell: Shell) -> None:
+    result = await shell.run("holds", "add", "lane:bulk", "--reason", "x")
+    assert result.exit_code == 1
+    assert "Scopes: all, lane:priority, lane:normal, relay:default." in result.stderr
+    result = await shell.run("holds", "add", "all", "--reason", "x", "--for", "soon")
+    assert result.exit_code == 2
+    assert "'soon' is not a duration" in result.stderr
+
+
 async def test_suppressions_are_added_listed_shown_and_removed(shell: Shell) -> None:
     assert await shell.out(
         "suppressions", "add", "Bob@Example.org", "--reason", "complained", "--by", "ann"

@@ -172,6 +172,7 @@ async def test_ready_is_what_the_checks_say(api: World) -> None:
     assert told.json["checks"] == [
         {"name": "redis", "ok": False, "detail": "not connected"},
         {"name": "actors", "ok": True, "detail": None},
+        {"name": "holds", "ok": True, "detail": None},
     ]
 
 

@@ -30,6 +30,7 @@ from galaxy_mail.http.tokens import Tokens
 from galaxy_mail.intake.intake import Intake
 from galaxy_mail.intake.resend_job_runner import ResendJobRunner
 from galaxy_mail.intake.resending import Resending
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.rendering.limits import RenderLimits
@@ -37,6 +38,7 @@ from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.protocol import Call, Command, RedisLink, Reply
 from galaxy_mail.storage.links.script import scripts
 from galaxy_mail.storage.operations.claims import Claim
+from galaxy_mail.storage.operations.hold_store import HoldStore
 from galaxy_mail.storage.operations.identity import StoreIdentity
 from galaxy_mail.storage.operations.job_store import ResendJobStore
 from galaxy_mail.storage.operations.store import Store
@@ -158,6 +160,8 @@ class World:
         )
         self.reader = Reader(self.link, keys=keys, retention=retention, clock=self.clock)
         self.suppressions = SuppressionList(self.link, keys)
+        self.hold_store = HoldStore(self.link, keys)
+        self.holds = CurrentHolds(lanes=frozenset())
         self.jobs = ResendJobStore(self.link, keys=keys, epoch=self.epoch, retention=retention)
         self.resending = Resending(self.reader, self.intake, self.clock, Traces())
         self.resend_jobs = ResendJobRunner(self.reader, self.resending, self.jobs, self.clock)
@@ -168,6 +172,9 @@ class World:
                 intake=self.intake,
                 reader=self.reader,
                 suppressions=self.suppressions,
+                hold_store=self.hold_store,
+                holds=self.holds,
+                relays=("default",),
                 resending=self.resending,
                 resend_jobs=self.resend_jobs,
                 catalog=Catalog.load(bundled_templates(), limits=RenderLimits()),

@@ -6,6 +6,7 @@ from typing import Final, cast
 import pytest
 from msgspec import Struct
 
+from galaxy_mail.domain.holds import Cause, Hold
 from galaxy_mail.domain.records import (
     Content,
     DeliveryStatus,
@@ -204,6 +205,13 @@ async def save_job(house: Storehouse) -> None:
     assert await house.jobs.create(job_of(house)) is None
 
 
+HOLD: Final = Hold(scope="all", cause=Cause.OPERATOR, reason="move", since_ms=1)
+
+
+async def save_hold(house: Storehouse) -> None:
+    assert await house.holds.save(HOLD, instead_of=None)
+
+
 class Twice(Struct, frozen=True):
     """A script, how it is called, and what it answers then and once more."""
 
@@ -240,6 +248,7 @@ TWICE: Final = [
     Twice("page", page, None),
     Twice("read_claimed", read_claimed, None),
     Twice("save_job", save_job, 1),
+    Twice("save_hold", save_hold, 1),
 ]
 CLAIMED_TWICE: Final = "claim"  # the second call claims others: see below
 
@@ -356,6 +365,7 @@ COMPARED: Final = [  # and the ARGV that says what was read
     (Twice("repair", repair, 0), 2),
     (Twice("note_lost", note_lost, 0), 1),
     (Twice("save_job", save_job, 2), 2),
+    (Twice("save_hold", save_hold, 0), 2),
     (Twice("accept", accept_from_stream, 5), 14),
     (Twice("skip", skip, 5), 2),
     (Twice("record_malformed", record_malformed, 5), 5),

@@ -338,6 +338,15 @@ async def test_when_the_next_one_is_due(house: Storehouse) -> None:
     assert (await house.claim()).next_due_ms == START_MS + TTL_MS, "its own claim's end"
 
 
+async def test_what_is_due_and_left_hides_no_later_one_of_the_other_lane(house: Storehouse) -> None:
+    """A held lane has no places."""
+    await house.sent(request_of("later"), DEFERRED)
+    await house.accept(login_code_of("held"))
+    claimed = await house.store.claim(priority_places=0, normal_places=5, check_lost=False)
+    assert (claimed.claims, claimed.more) == ([], frozenset({Lane.PRIORITY}))
+    assert claimed.next_due_ms == START_MS + 60_000
+
+
 @pytest.mark.parametrize("size", [CONTENT_WITH_CLAIM_BYTES // 2, CONTENT_WITH_CLAIM_BYTES + 1])
 async def test_large_content_is_left_to_the_slot_that_sends_it(size: int, house: Storehouse) -> None:
     content = Content(envelope=Envelope(to=("a@x.example",)), subject="s", text_body="x" * size)

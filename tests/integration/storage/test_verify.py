@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from galaxy_mail.domain.conclusion import RetryPolicy, conclude, conclude_lost_owner
+from galaxy_mail.domain.holds import Cause, Hold
 from galaxy_mail.domain.records import DeliveryStatus, MalformedCommand, RenderedContent, Suppression
 from galaxy_mail.domain.resend_job import JobStatus, ResendFilter, ResendJobRequest, new_job
 from galaxy_mail.storage.operations.store import StreamPosition
@@ -178,6 +179,10 @@ async def suppression(house: Storehouse) -> None:
     await house.suppressions.put(Suppression(address="@example.org", reason="r", created_at_ms=1))
 
 
+async def held(house: Storehouse) -> None:
+    await house.holds.put(Hold(scope="lane:normal", cause=Cause.OPERATOR, reason="move", since_ms=1))
+
+
 async def read_from(house: Storehouse) -> None:
     """A stream of three entries: the first two were recorded as malformed, the first was trimmed since."""
     for entry_id, before in (("5-0", ""), ("6-0", "5-0"), ("7-0", "")):
@@ -243,6 +248,7 @@ SOUND: Final = [
     taken_over,
     partly_suppressed,
     suppression,
+    held,
     read_from,
     purged_of_two_attempts,
     dead_and_purged,
@@ -1334,6 +1340,27 @@ BROKEN: Final = [
             ),
         ),
         where=k.suppressions,
+    ),
+    Broken(
+        "a hold that can't be read",
+        held,
+        "the hold operator:lane:normal can't be read",
+        (("HSET", k.holds, "operator:lane:normal", "?"),),
+        where=k.holds,
+    ),
+    Broken(
+        "a hold of another scope",
+        held,
+        "the hold operator:all can't be read",
+        (
+            (
+                "HSET",
+                k.holds,
+                "operator:all",
+                '{"cause":"operator","reason":"r","scope":"lane:normal","since_ms":1}',
+            ),
+        ),
+        where=k.holds,
     ),
 ]
 

@@ -14,8 +14,9 @@ from galaxy_mail.actors.scheduler import CHECK_EVERY_S, PAUSE_AFTER_FAILURE_S, S
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.conclusion import CRASH_LOOP, LOSSES_MAX, OWNERSHIP_LOST, RetryPolicy, begin
 from galaxy_mail.domain.records import DeliveryStatus, Lane
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisUnavailable
-from galaxy_mail.storage.operations.claims import Claim, StaleClaim
+from galaxy_mail.storage.operations.claims import Claim, Claimed, StaleClaim
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.unit.actors.claims import claim_of
 from tests.unit.actors.fakes import START_MS, TTL_S, FakeStore, TrioClock
@@ -28,7 +29,8 @@ class Desk:
 
     def __init__(self, slots: int = 1, ttl_s: float = TTL_S) -> None:
         self.store = FakeStore(ttl_s)
-        self.lanes = Lanes(slots)
+        self.holds = CurrentHolds(lanes=frozenset())
+        self.lanes = Lanes(slots, self.holds)
         self.metrics = Metrics()
         self.heartbeat = Heartbeat()
         self.scheduler = Scheduler(
@@ -380,3 +382,74 @@ async def test_a_withdrawal_is_in_time_however_short_claims_are(autojump_clock: 
         assert len(desk.store.returned) == 1
     released_s = next(at_s for name, at_s in desk.store.at_s if name == "release")
     assert 1.0 <= released_s < 1.1
+
+
+# Holds
+
+
+async def test_nothing_is_claimed_for_a_held_lane(desk: Desk, autojump_clock: MockClock) -> None:
+    desk.holds.lanes = frozenset({P})
+    desk.due("held", lane=P)
+    desk.due("bulk")
+    assert await desk.scheduler.turn() > 0, "what is due in a held lane makes it try nothing again at once"
+    assert desk.store.calls == [("claim", f"0/{PREFETCH_MIN}/lost")]
+    assert await desk.take() == "bulk"
+
+
+async def test_while_both_lanes_are_held_only_lost_work_is_looked_for(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    desk.holds.lanes = frozenset(Lane)
+    desk.due("held", lane=P)
+    desk.due("bulk")
+    async with desk.running():
+        await trio.sleep(3.5)
+    assert desk.store.calls == [("claim", "0/0/lost")] * 4
+
+
+async def test_what_waits_in_a_lane_goes_back_when_it_becomes_held_and_not_what_waits_in_the_other(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    desk.due("code", lane=P)
+    desk.due("bulk")
+    async with desk.running():
+        await trio.sleep(0.1)
+        desk.holds.lanes = frozenset({P})
+        desk.lanes.wake()
+        await trio.sleep(0.01)
+        assert [call for call in desk.store.calls if call[0] == "release"] == [("release", "code")]
+        [returned] = desk.store.returned
+        claim = claim_of("code", P)
+        assert returned.attempt.scheduled_for_ms == claim.attempt.scheduled_for_ms
+        assert await desk.take() == "bulk"
+
+
+async def test_a_hold_that_ends_lets_the_scheduler_claim_at_once(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    desk.holds.lanes = frozenset({P})
+    desk.due("code", lane=P)
+    async with desk.running():
+        await trio.sleep(0.3)
+        desk.holds.lanes = frozenset()
+        desk.lanes.wake()
+        with trio.fail_after(0.01):
+            assert await desk.take() == "code"
+
+
+async def test_lost_work_of_a_held_lane_is_concluded_if_it_had_begun_and_goes_back_if_not(
+    desk: Desk, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.due("began", "waited", lane=P)
+    began, waited = desk.store.due
+    desk.store.due.clear()
+    claimed = await desk.store.claim(priority_places=0, normal_places=0, check_lost=True)
+
+    async def lost(**_: object) -> Claimed:
+        return replace(claimed, claims=[begun(began, losses=1), replace(waited, losses=1)])
+
+    monkeypatch.setattr(desk.store, "claim", lost)
+    desk.holds.lanes = frozenset({P})
+    await desk.scheduler.turn()
+    assert [conclusion.delivery.delivery_id for conclusion in desk.store.concluded] == ["began"]
+    assert [returned.delivery.delivery_id for returned in desk.store.returned] == ["waited"]

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import pytest
+import structlog.testing
 import trio
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -22,6 +23,7 @@ from galaxy_mail.domain.records import (
     RenderedContent,
     Result,
 )
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.relays.relay import Relay
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
@@ -44,7 +46,8 @@ class Desk:
     def __init__(self, *, ttl_s: float = TTL_S, policy: RetryPolicy | None = None) -> None:
         self.store = FakeStore(ttl_s)
         self.provider = FakeProvider()
-        self.lanes = Lanes(1)
+        self.holds = CurrentHolds(lanes=frozenset())
+        self.lanes = Lanes(1, self.holds)
         self.metrics = Metrics()
         self.heartbeat = Heartbeat()
         self.sender = Sender(
@@ -603,3 +606,65 @@ def test_cancelled_at_any_await_the_work_is_given_back_or_recorded(kind: str) ->
         "suppressed",
     }:  # the others have too few steps for chance to hit one surely
         assert "given back" in seen
+
+
+# Holds
+
+
+async def test_a_slot_whose_lane_is_held_since_it_took_the_claim_gives_it_back(
+    autojump_clock: MockClock,
+) -> None:
+    desk = Desk()
+    desk.put(claim_of("d1"))
+    desk.holds.lanes = frozenset({Lane.NORMAL})
+    with structlog.testing.capture_logs() as logs:
+        await desk.send()
+    assert desk.store.names() == ["load", "release"]
+    assert desk.provider.asked == []
+    [returned] = desk.store.returned
+    assert (returned.before, returned.attempt.status) == (returned.delivery, AttemptStatus.SCHEDULED)
+    assert logs == [], "not a line for each delivery"
+
+
+async def test_a_slot_goes_on_in_the_lane_that_is_not_held(autojump_clock: MockClock) -> None:
+    desk = Desk()
+    desk.holds.lanes = frozenset({Lane.PRIORITY})
+    await desk.send(claim_of("d1"))
+    assert desk.store.names() == ["load", "begin", "finish"]
+
+
+async def test_what_has_begun_goes_on_when_its_lane_becomes_held(autojump_clock: MockClock) -> None:
+    desk = Desk()
+
+    async def hold() -> None:
+        desk.holds.lanes = frozenset(Lane)
+
+    desk.provider.before_dot = hold
+    await desk.send(claim_of("d1"))
+    assert desk.store.names() == ["load", "begin", "finish"]
+    assert [message.delivery_id for message in desk.provider.taken] == ["d1"]
+
+
+async def test_a_held_claim_is_given_back_however_long_redis_is_away(autojump_clock: MockClock) -> None:
+    desk = Desk()
+    desk.put(claim_of("d1"))
+    desk.holds.lanes = frozenset(Lane)
+    desk.store.fail("release", *[AWAY] * 8, StaleClaim("d1"))
+    await desk.send()
+    assert desk.store.names() == ["load", *["release"] * 9]
+    assert desk.metrics.stale_claims_total.value() == 0, "the first release was run, and its reply lost"
+
+
+async def test_a_slot_that_is_stopped_while_it_gives_a_held_claim_back_gives_it_back(
+    autojump_clock: MockClock,
+) -> None:
+    desk = Desk()
+    desk.put(claim_of("d1"))
+    desk.holds.lanes = frozenset(Lane)
+    desk.store.waits["release"] = trio.Event()
+    async with desk.running() as scope:
+        await wait_all_tasks_blocked()
+        del desk.store.waits["release"]
+        scope.cancel()
+    assert desk.store.names() == ["load", "release", "release"]
+    assert len(desk.store.returned) == 1

@@ -8,6 +8,7 @@ import werkzeug.exceptions
 from structlog.testing import capture_logs
 
 from galaxy_mail.domain.errors import FieldError
+from galaxy_mail.domain.holds import UnknownScope
 from galaxy_mail.domain.invalid import Fault, InvalidRequest
 from galaxy_mail.domain.records import Failure
 from galaxy_mail.domain.resend import ResendNotAllowed
@@ -29,6 +30,7 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (Unauthorized("A token is needed.", "Bearer"), 401, "unauthorized"),
     (Forbidden("Not this one."), 403, "forbidden"),
     (NothingThere("delivery"), 404, "not_found"),
+    (UnknownScope(["default"]), 404, "not_found"),
     (werkzeug.exceptions.NotFound(), 404, "not_found"),
     (werkzeug.exceptions.MethodNotAllowed(["GET", "HEAD"]), 405, "method_not_allowed"),
     (ResendNotAllowed("It is queued."), 409, "resend_not_allowed"),

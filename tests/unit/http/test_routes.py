@@ -9,6 +9,7 @@ from galaxy_mail.http.app import ApiParts, App, build_app
 from galaxy_mail.http.health import _OPENAPI
 from galaxy_mail.http.routes import API
 from galaxy_mail.http.tokens import Role, Tokens
+from galaxy_mail.relays.holds import CurrentHolds
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.contracts.against_code import routes_agree
 from tests.contracts.documents import openapi
@@ -24,6 +25,9 @@ def app() -> App:
             intake=NOTHING,
             reader=NOTHING,
             suppressions=NOTHING,
+            hold_store=NOTHING,
+            holds=CurrentHolds(),
+            relays=(),
             resending=NOTHING,
             resend_jobs=NOTHING,
             catalog=NOTHING,

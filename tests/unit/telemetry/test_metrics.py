@@ -224,12 +224,14 @@ def test_an_expected_actor_is_there_before_its_first_restart(metrics: Metrics) -
 def test_gauges_are_read_when_somebody_asks(metrics: Metrics) -> None:
     depth = {"priority": 1.0, "normal": 5.0}
     metrics.show(Gauge.SCHEDULED_ATTEMPTS, lambda: depth)
+    metrics.show(Gauge.HOLDS, lambda: [("operator", "all")])
     metrics.show(Gauge.CLAIMS, lambda: 99)
     metrics.show(Gauge.CLAIMS, lambda: 3)
     metrics.show(Gauge.STREAM_LAG, lambda: None)
     assert changed(metrics) == {
         "scheduled_attempts{priority}": 1,
         "scheduled_attempts{normal}": 5,
+        "holds{operator,all}": 1,
         "claims": 3,
     }
     depth["normal"] = 6

@@ -1,0 +1,58 @@
+"""What the holds in force mean for lanes and relays."""
+
+from msgspec import Struct
+
+from galaxy_mail.domain.holds import ALL, Hold, lane_scope, relay_scope
+from galaxy_mail.domain.records import Lane
+
+
+class Snapshot(Struct, frozen=True):
+    """The holds as they were read at one moment. A hold whose time is over counts no more."""
+
+    holds: tuple[Hold, ...] = ()
+    relays: tuple[str, ...] = ()  # every relay that is configured
+
+    def in_force(self, now_ms: int) -> tuple[Hold, ...]:
+        return tuple(hold for hold in self.holds if hold.in_force(now_ms))
+
+    def holds_relay(self, name: str, now_ms: int) -> bool:
+        """Whether everything or this relay is held."""
+        return self._has({ALL, relay_scope(name)}, now_ms)
+
+    def holds_lane(self, lane: Lane, now_ms: int) -> bool:
+        """Whether everything, this lane, or every relay is held."""
+        if self._has({ALL, lane_scope(lane)}, now_ms):
+            return True
+        return bool(self.relays) and all(self.holds_relay(name, now_ms) for name in self.relays)
+
+    def held_lanes(self, now_ms: int) -> frozenset[Lane]:
+        return frozenset(lane for lane in Lane if self.holds_lane(lane, now_ms))
+
+    def next_end_ms(self, now_ms: int) -> int | None:
+        """When the next hold ends by itself."""
+        ends_ms = [hold.until_ms for hold in self.in_force(now_ms) if hold.until_ms is not None]
+        return min(ends_ms, default=None)
+
+    def _has(self, scopes: set[str], now_ms: int) -> bool:
+        return any(hold.scope in scopes and hold.in_force(now_ms) for hold in self.holds)
+
+
+class CurrentHolds:
+    """The holds as this process knows them. The actor `relays` keeps them up to date; the others only look.
+
+    Until the first read both lanes count as held: a process that starts must not send past a hold that it has not seen.
+    When Redis fails, the last snapshot stays.
+    """
+
+    def __init__(self, *, lanes: frozenset[Lane] = frozenset(Lane)) -> None:
+        self.lanes = lanes  # held now
+        self.in_force: tuple[Hold, ...] = ()
+        self.snapshot: Snapshot | None = None  # None: not read yet
+
+    def update(self, snapshot: Snapshot, now_ms: int) -> bool:
+        """From now on this snapshot counts. Returns whether other lanes are held than before."""
+        before = self.lanes
+        self.snapshot = snapshot
+        self.in_force = snapshot.in_force(now_ms)
+        self.lanes = snapshot.held_lanes(now_ms)
+        return self.lanes != before
