@@ -14,6 +14,7 @@ from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.service.service import Service
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.records.encoding import decode_delivery
+from galaxy_mail.telemetry.traces import Traces
 from tests.deliveries import login_code_of
 from tests.integration.intake.desk import entry
 from tests.keys import k
@@ -28,7 +29,14 @@ class Instance:
     """One service on a server, with what it sent."""
 
     def __init__(
-        self, valkey: ValkeyServer, folder: Path, *, script: str = "", api: bool = False, **settings: str
+        self,
+        valkey: ValkeyServer,
+        folder: Path,
+        *,
+        script: str = "",
+        api: bool = False,
+        traces: Traces | None = None,
+        **settings: str,
     ) -> None:
         self.valkey = valkey
         self.outbox = folder / "outbox"
@@ -44,7 +52,7 @@ class Instance:
             (folder / "stub.json").write_text(script)
             env["MAIL_STUB_SCRIPT"] = str(folder / "stub.json")
         env |= {f"MAIL_{name.upper()}": value for name, value in settings.items()}
-        self.service = Service(Config.from_env(env), api=api)
+        self.service = Service(Config.from_env(env), api=api, traces=traces)
         self.ended = trio.Event()
 
     @asynccontextmanager
@@ -85,6 +93,12 @@ class Instance:
         flat = [[part for pair in entry("", name)[1] for part in pair] for name in names]
         run_commands(self.valkey.socket, [("XADD", STREAM, "*", *parts) for parts in flat])
 
+    def metrics(self) -> dict[str, float]:
+        """By its name without the prefix, and with its labels: each series that `/metrics` shows now."""
+        lines = self.service.parts.metrics.exposition().decode().splitlines()
+        series = (line.rpartition(" ") for line in lines if line.startswith("galaxy_mail_"))
+        return {name.removeprefix("galaxy_mail_"): float(value) for name, _, value in series}
+
     def sent(self) -> Counter[str]:
         """How often each delivery is in the outbox."""
         return Counter(
@@ -112,3 +126,15 @@ async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(LIMIT_S):
         while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
             await trio.sleep(0.005)
+
+
+async def kill(service: Service, name: str) -> None:
+    """Kills an actor; true afterwards: it runs again."""
+
+    def restarts() -> int:
+        [report] = [report for report in service.parts.supervisor.statistics() if report.name == name]
+        return report.restarts
+
+    before = restarts()
+    await until(lambda: service.parts.supervisor.kill(name))
+    await until(lambda: restarts() > before)

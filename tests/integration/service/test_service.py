@@ -12,10 +12,9 @@ import trio
 
 from galaxy_mail.actors.supervisor import RestartsExhausted
 from galaxy_mail.domain.records import DeliveryStatus
-from galaxy_mail.service.service import Service
 from galaxy_mail.storage.links.errors import RedisFailure, UnfitRedis
 from tests.deliveries import login_code_of, request_of
-from tests.integration.service.instance import LIMIT_S, SLOTS, Instance, deliveries, left, until
+from tests.integration.service.instance import LIMIT_S, SLOTS, Instance, deliveries, kill, left, until
 from tests.keys import k
 from tests.servers import ValkeyServer, run_command, run_commands
 
@@ -92,18 +91,6 @@ async def test_cancelled_it_ends_at_once_and_gives_back_what_it_can(
         await instance.ended.wait()
         assert monotonic() - began_s < 2
     assert run_command(valkey.socket, "HLEN", k.claims) == 0
-
-
-async def kill(service: Service, name: str) -> None:
-    """Kills an actor; true afterwards: it runs again."""
-
-    def restarts() -> int:
-        [report] = [report for report in service.parts.supervisor.statistics() if report.name == name]
-        return report.restarts
-
-    before = restarts()
-    await until(lambda: service.parts.supervisor.kill(name))
-    await until(lambda: restarts() > before)
 
 
 ACTORS: Final = [
