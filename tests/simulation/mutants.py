@@ -68,10 +68,10 @@ class Misplaced(Exception):
     """A mutant's text does not stand once where it is looked for: the code has moved on, and so must the mutant."""
 
 
-def read_mutants() -> list[Mutant]:
+def read_mutants(file: Path = MUTANTS) -> list[Mutant]:
     """What `mutants.diff` says: `# name: what it breaks`, `@ file`, and lines as in a patch (-old, +new, both)."""
     mutants: list[Mutant] = []
-    for block in re.split(r"^# ", MUTANTS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+    for block in re.split(r"^# ", file.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
         title, *hunks = re.split(r"^@ ", block, flags=re.MULTILINE)
         name, _, breaks = title.strip().partition(": ")
         mutants.append(Mutant(name, breaks, tuple(map(_edit, hunks))))

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import structlog.testing
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from galaxy_mail.actors.supervisor import RestartsExhausted
 from galaxy_mail.domain.records import DeliveryStatus
@@ -66,6 +67,20 @@ async def test_a_stopped_service_has_given_everything_back(valkey: ValkeyServer,
     async with Instance(valkey, tmp_path, script='{"default":["accepted"]}', **settings).running() as second:
         await until(lambda: left(valkey, 9) == 0)
     assert second.sent() == Counter(before.keys())
+
+
+async def test_attempts_have_the_grace_of_a_stop_and_no_more(valkey: ValkeyServer, tmp_path: Path) -> None:
+    script = '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"5m"}]}'
+    async with Instance(valkey, tmp_path, script=script, shutdown_grace="7s").running() as instance:
+        service = instance.service
+        await instance.accept("c1")
+        await until(lambda: service.parts.lanes.idle_slots() == SLOTS - 1)
+        before_s = trio.current_time()
+        service.stop()
+        await wait_all_tasks_blocked()
+        assert service._work is not None
+        assert before_s + 7 <= service._work.deadline <= trio.current_time() + 7
+        service.cancel()
 
 
 async def test_without_any_grace_work_under_way_is_given_back(valkey: ValkeyServer, tmp_path: Path) -> None:
