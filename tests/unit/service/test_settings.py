@@ -124,6 +124,16 @@ class Built:
             assert CliRunner().invoke(main, ["publish", "-"], env=dict(self.env)).exit_code == 0
         return [self.parts.commands._limits, check.call_args.args[1]]
 
+    def published_to(self) -> object:
+        """The stream that `publish` adds to."""
+        gateway = MagicMock(pipeline=AsyncMock(return_value=[b"1-0"]))
+        with patch("galaxy_mail.cli.publish.connected_gateway") as connected:
+            connected.return_value.__aenter__.return_value = gateway
+            publish = ["publish", "--no-check", "-"]
+            assert CliRunner().invoke(main, publish, env=dict(self.env), input="{}").exit_code == 0
+        [[command]] = gateway.pipeline.call_args.args
+        return command[1]
+
     def verified(self) -> tuple[Keys, Retention]:
         """What `verify-store` takes for the store's."""
         with (
@@ -213,6 +223,13 @@ ROWS: Final = [
         "all keys",
         lambda built: {keys.command_stream for keys in built.key_names()},
         {"commands"},
+    ),
+    Row(
+        "MAIL_REDIS_COMMAND_STREAM",
+        "commands",
+        "publish",
+        lambda built: built.published_to(),
+        "commands",
     ),
     Row(
         "MAIL_REDIS_ATTEMPT_SCHEDULE_KEY",
