@@ -68,10 +68,11 @@ def noticed(watched: Watched, root: Path) -> bool:
 def _fails(test: str, root: Path) -> bool:
     """Raises Broken where the test neither passes nor fails."""
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--timeout={TEST_WITHIN_S}", test]
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     process = subprocess.Popen(
         [sys.executable, "-B", *pytest],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "HOME": str(root)},
+        env={**outside, "PYTHONPATH": str(root), "HOME": str(root)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

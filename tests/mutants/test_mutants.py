@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -17,7 +18,11 @@ SAMPLE: Final = 4  # two or three seconds each
 
 def sample() -> list[Watched]:
     """Other ones for each commit, the same ones for each run of it."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, check=False).stdout
+    head = b""
+    with suppress(FileNotFoundError):  # no git, or no repository: always the same ones
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, check=False
+        ).stdout
     return Random(head).sample(ALL, SAMPLE)
 
 
