@@ -189,7 +189,7 @@ class Ledger:
             made[name].append(decode_attempt(found[name, number], name, number))
         return dict(made)
 
-    async def violations(self, within_looks: int = 1) -> list[str]:
+    async def violations(self, passes: int = 1) -> list[str]:
         """What verify-store would say; 1 look while nothing else writes."""
         link = BlockingLink(self.socket_path)
         try:
@@ -198,7 +198,7 @@ class Ledger:
                 keys=Keys(),
                 retention=Retention(),
                 clock=FixedClock(now_ms()),
-                looks=within_looks,
+                passes=passes,
             )
             return [str(violation) for violation in found]
         finally:

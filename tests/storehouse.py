@@ -164,15 +164,15 @@ class Storehouse:
         self.jobs = ResendJobStore(self.link, keys=self.keys, epoch=self.epoch, retention=self.retention)
         self.broken = False  # a test broke the store on purpose: it is not verified at its end
 
-    async def verify(self, *, repair: bool = False, looks: int = 1) -> list[Violation]:
-        """What is wrong with it. `looks`: more than 1 while something else writes."""
+    async def verify(self, *, repair: bool = False, passes: int = 1) -> list[Violation]:
+        """What is wrong with it. `passes`: more than 1 while something else writes."""
         return await verify(
             self.link,
             keys=self.keys,
             retention=self.retention,
             clock=self.clock,
             repair=repair,
-            looks=looks,
+            passes=passes,
         )
 
     def close(self) -> None:

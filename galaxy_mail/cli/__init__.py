@@ -9,42 +9,27 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 
 from galaxy_mail.domain.errors import GalaxyMailError, leaves
 
-
-class Lazy(NamedTuple):
-    """A command's module and attribute, and its summary: `--help` shows the summary without importing the module."""
-
-    module: str
-    attribute: str
-    summary: str
-
-
-COMMANDS: Final[Mapping[str, Lazy]] = {
-    "serve": Lazy("serve", "serve", "Run the service."),
-    "dev": Lazy("dev", "dev", "Try the service locally: a private Valkey, a stub provider, sample mail."),
-    "healthcheck": Lazy(
-        "healthcheck", "healthcheck", "Check the health of the service on this host. For probes."
-    ),
-    "check-config": Lazy(
-        "check_config", "check_config", "Check the configuration and print the effective settings."
-    ),
-    "templates": Lazy(
-        "templates", "templates", "List, check and preview mail templates. Needs no running service."
-    ),
-    "deliveries": Lazy("deliveries", "deliveries", "Find, inspect and resend deliveries."),
-    "dead-letters": Lazy("dead_letters", "dead_letters", "List and resend dead letters."),
-    "malformed": Lazy("malformed", "malformed", "Inspect stream commands that were rejected as malformed."),
-    "suppressions": Lazy("suppressions", "suppressions", "Manage the suppression list."),
-    "publish": Lazy("publish", "publish", "Publish commands from a file to the stream."),
-    "verify-store": Lazy("verify", "verify_store", "Check every invariant of the store."),
+# The summary of each command: `--help` shows it without importing the command's module. The command `verify-store` is
+# `verify_store` in the module of that name.
+COMMANDS: Final[Mapping[str, str]] = {
+    "serve": "Run the service.",
+    "dev": "Try the service locally: a private Valkey, a stub provider, sample mail.",
+    "healthcheck": "Check the health of the service on this host. For probes.",
+    "check-config": "Check the configuration and print the effective settings.",
+    "templates": "List, check and preview mail templates. Needs no running service.",
+    "deliveries": "Find, inspect and resend deliveries.",
+    "dead-letters": "List and resend dead letters.",
+    "malformed": "Inspect stream commands that were rejected as malformed.",
+    "suppressions": "Manage the suppression list.",
+    "publish": "Publish commands from a file to the stream.",
+    "verify-store": "Check every invariant of the store.",
 }
-
 
 SERVING: Final = frozenset({"serve", "dev"})  # these run until a signal stops them
 
@@ -61,18 +46,18 @@ class LazyGroup(click.Group):
         return super().main(args, *others, **named)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        return [name for name, lazy in COMMANDS.items() if find_spec(f"{__name__}.{lazy.module}")]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
-        lazy = COMMANDS.get(cmd_name)
-        if lazy is None or find_spec(f"{__name__}.{lazy.module}") is None:
+        if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"{__name__}.{lazy.module}"), lazy.attribute)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name].summary) for name in self.list_commands(ctx)])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         result: Any = None

@@ -6,29 +6,15 @@ continues when this command, its terminal or the service's process ends; `--job`
 
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any, Final
 
 import click
 
-from galaxy_mail.cli.api import (
-    MOMENT,
-    Api,
-    NotFound,
-    RequestRefused,
-    as_json,
-    caller,
-    everything,
-    failure_of,
-    how_many,
-    moment,
-    new_key,
-    print_items,
-    print_json,
-    print_members,
-    segment,
-    service,
-)
+from galaxy_mail.cli.api import ApiClient, NotFound, RequestRefused, new_key, print_list, segment, service
 from galaxy_mail.cli.deliveries import resend_one
+from galaxy_mail.cli.options import MOMENT, as_json, by, idempotency_key, limited
+from galaxy_mail.cli.output import failure_of, moment, print_json, print_members
 from galaxy_mail.cli.progress import progress
 from galaxy_mail.domain.records import DeliveryStatus, Source
 
@@ -43,25 +29,24 @@ def dead_letters() -> None:
 
 
 @dead_letters.command("list")
-@how_many
-@everything
+@limited
 @as_json
-def list_dead_letters(*, limit: int, everything: bool, as_json: bool) -> None:
+def list_dead_letters(*, limit: int | None, as_json: bool) -> None:
     """List dead letters, newest first."""
-    with service() as api:
-        print_items(
-            api.items("/dead-letters", None if everything else limit),
-            as_json,
-            ("DIED", "DELIVERY", "REASON", "ATTEMPTS", "LAST FAILURE"),
-            lambda one: (
-                moment(one["created_at_ms"]),
-                one["delivery_id"],
-                one["reason"],
-                one["attempt_count"],
-                failure_of(one),
-            ),
-            nothing="no dead letters",
-        )
+    print_list(
+        "/dead-letters",
+        limit,
+        as_json,
+        ("DIED", "DELIVERY", "REASON", "ATTEMPTS", "LAST FAILURE"),
+        lambda one: (
+            moment(one["created_at_ms"]),
+            one["delivery_id"],
+            one["reason"],
+            one["attempt_count"],
+            failure_of(one),
+        ),
+        nothing="no dead letters",
+    )
 
 
 @dead_letters.command("resend")
@@ -82,24 +67,14 @@ def list_dead_letters(*, limit: int, everything: bool, as_json: bool) -> None:
 @click.option("--recipient", metavar="ADDRESS", help="Deliveries to this address. Case is ignored.")
 @click.option("--every", is_flag=True, help="All dead letters. Required if there is no other condition.")
 @click.option("--reason", help="The reason, for the audit log. Required with conditions.")
-@click.option(
-    "--by",
-    "created_by",
-    default=caller,
-    metavar="NAME",
-    help="Your name, for the audit log.  [default: the system's user name]",
-)
+@by("created_by", "the audit log")
 @click.option(
     "--per-second", type=click.IntRange(1, 1000), default=20, show_default=True, help="Resends per second."
 )
 @click.option("--dry-run", is_flag=True, help="Count the matches and resend nothing.")
 @click.option("--yes", is_flag=True, help="Resend without confirmation.")
 @click.option("--no-wait", is_flag=True, help="Start the job and don't wait for its end.")
-@click.option(
-    "--idempotency-key",
-    "key",
-    help="The resend's idempotency key: the same key does not resend twice.  [default: a new key, printed]",
-)
+@idempotency_key
 @click.option("--job", "job_id", metavar="JOB_ID", help="Follow a running job. Resends nothing else.")
 @as_json
 def resend(
@@ -177,7 +152,7 @@ def _refuse_contradictions(
 
 
 def _resend_named(
-    api: Api,
+    api: ApiClient,
     delivery_ids: tuple[str, ...],
     *,
     reason: str | None,
@@ -211,14 +186,14 @@ def _absolute_times(which: dict[str, Any]) -> str:
     return f" (with {' '.join(times)})" if times else ""
 
 
-def _must_be_dead(api: Api, delivery_id: str) -> None:
+def _must_be_dead(api: ApiClient, delivery_id: str) -> None:
     """Raises RequestRefused for another status: a mistyped id must not mail a sent delivery again."""
     status = api.get(f"/deliveries/{segment(delivery_id)}")["status"]
     if status != DeliveryStatus.DEAD_LETTER:
         raise RequestRefused(f"it is not a dead letter but {status}; `deliveries resend` can send it again")
 
 
-def _start(api: Api, body: dict[str, Any], key: str) -> Job:
+def _start(api: ApiClient, body: dict[str, Any], key: str) -> Job:
     _, job = api.request("POST", "/resends", body=body, headers={"Idempotency-Key": key})
     started: Job = job
     return started
@@ -234,20 +209,17 @@ def _confirm(matched: int, *, yes: bool) -> None:
     click.confirm(f"Resend {many}?", abort=True, err=True)
 
 
-def _follow(api: Api, job: Job, expected: int | None) -> Job:
+def _follow(api: ApiClient, job: Job, expected: int | None) -> Job:
     """Waits for the job's end and shows its progress if `expected` is given. Ctrl-C leaves the job running."""
-    try:
-        if expected is None:
-            while job["status"] == "running":
-                time.sleep(CHECK_EVERY_S)
-                job = api.get(f"/resends/{segment(job['job_id'])}")
-            return job
+    if expected is not None:
         click.echo(f"job {job['job_id']}", err=True)
-        with progress(expected, "resending") as bar:
+    try:
+        with progress(expected, "resending") if expected is not None else nullcontext() as bar:
             while job["status"] == "running":
                 time.sleep(CHECK_EVERY_S)
                 job = api.get(f"/resends/{segment(job['job_id'])}")
-                bar.update(job["matched"] - bar.pos)
+                if bar is not None:
+                    bar.update(job["matched"] - bar.pos)
     except KeyboardInterrupt:
         click.echo(f"\nthe job continues; follow it with --job {job['job_id']}", err=True)
         raise

@@ -4,23 +4,15 @@ from typing import Any
 
 import click
 
-from galaxy_mail.cli.api import (
-    MOMENT,
-    Api,
-    as_json,
-    caller,
-    everything,
+from galaxy_mail.cli.api import ApiClient, new_key, print_list, segment, service
+from galaxy_mail.cli.options import MOMENT, as_json, by, idempotency_key, limited
+from galaxy_mail.cli.output import (
     failure_of,
     first_of,
-    how_many,
     moment,
-    new_key,
-    print_items,
     print_json,
     print_members,
     print_table,
-    segment,
-    service,
     shortened,
 )
 from galaxy_mail.domain.records import DeliveryStatus, Source
@@ -54,28 +46,28 @@ def deliveries() -> None:
     help="Created at or after this time: a duration ago or a time in UTC, as in 2h, 1d, 2026-01-31T22:00.",
 )
 @click.option("--until", "created_to_ms", type=MOMENT, help="Created at or before this time, like --since.")
-@how_many
-@everything
+@limited
 @as_json
-def list_deliveries(*, limit: int, everything: bool, as_json: bool, **conditions: object) -> None:
+def list_deliveries(*, limit: int | None, as_json: bool, **conditions: object) -> None:
     """List the deliveries that meet all conditions, newest first."""
-    with service() as api:
-        print_items(
-            api.items("/deliveries", None if everything else limit, **conditions),
-            as_json,
-            ("CREATED", "DELIVERY", "STATUS", "SOURCE", "TO", "TEMPLATE OR SUBJECT", "ATTEMPTS", "FAILURE"),
-            lambda one: (
-                moment(one["created_at_ms"]),
-                one["delivery_id"],
-                one["status"],
-                one["source"],
-                first_of(_everyone(one)),
-                shortened(one["template_id"] or one["subject"], 30),
-                one["attempt_count"],
-                one["failure"] and one["failure"]["code"],
-            ),
-            nothing="no deliveries",
-        )
+    print_list(
+        "/deliveries",
+        limit,
+        as_json,
+        ("CREATED", "DELIVERY", "STATUS", "SOURCE", "TO", "TEMPLATE OR SUBJECT", "ATTEMPTS", "FAILURE"),
+        lambda one: (
+            moment(one["created_at_ms"]),
+            one["delivery_id"],
+            one["status"],
+            one["source"],
+            first_of(_everyone(one)),
+            shortened(one["template_id"] or one["subject"], 30),
+            one["attempt_count"],
+            one["failure"] and one["failure"]["code"],
+        ),
+        nothing="no deliveries",
+        **conditions,
+    )
 
 
 @deliveries.command("show")
@@ -108,18 +100,8 @@ def attempts(delivery_id: str, *, as_json: bool) -> None:
 @deliveries.command("resend")
 @click.argument("delivery_id")
 @click.option("--reason", help="The reason, for the audit log.")
-@click.option(
-    "--by",
-    "resent_by",
-    default=caller,
-    metavar="NAME",
-    help="Your name, for the audit log.  [default: the system's user name]",
-)
-@click.option(
-    "--idempotency-key",
-    "key",
-    help="The resend's idempotency key: the same key does not resend twice.  [default: a new key, printed]",
-)
+@by("resent_by", "the audit log")
+@idempotency_key
 @as_json
 def resend(
     delivery_id: str, *, reason: str | None, resent_by: str | None, key: str | None, as_json: bool
@@ -136,7 +118,7 @@ def resend(
 
 
 def resend_one(
-    api: Api, delivery_id: str, *, reason: str | None, resent_by: str | None, key: str | None
+    api: ApiClient, delivery_id: str, *, reason: str | None, resent_by: str | None, key: str | None
 ) -> dict[str, Any]:
     """The new delivery. Prints a generated key before the request: a repeat after a lost answer needs it.
 
@@ -197,7 +179,7 @@ def _members(delivery: dict[str, Any]) -> dict[str, object]:
     return {name: value for name, value in members.items() if value not in (None, [])}
 
 
-def _print_attempts(api: Api, delivery_id: str) -> None:
+def _print_attempts(api: ApiClient, delivery_id: str) -> None:
     items = api.get(f"/deliveries/{segment(delivery_id)}/attempts")["items"]
     if not items:
         click.echo("no attempts", err=True)

@@ -14,6 +14,8 @@ import trio
 from galaxy_mail.cli.serve import run
 from galaxy_mail.config import Config
 from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.domain.states import TERMINAL
+from galaxy_mail.http.routes import API
 from galaxy_mail.providers.readable import readable
 from galaxy_mail.service.service import Service
 from galaxy_mail.telemetry import logs
@@ -21,8 +23,6 @@ from galaxy_mail.telemetry import logs
 READY_WITHIN_S: Final = 30.0
 SENT_WITHIN_S: Final = 30.0
 CHECK_EVERY_S: Final = 0.02
-TERMINAL: Final = frozenset({"sent", "suppressed", "failed", "dead_letter"})
-API: Final = "/api/v1/internal"
 
 
 class NotSent(GalaxyMailError):

@@ -10,8 +10,9 @@ from typing import Final
 
 import click
 
-from galaxy_mail.config import Config, ConfigError, HostPort, Problem
+from galaxy_mail.config import Config, ConfigError, HostPort
 from galaxy_mail.domain.errors import GalaxyMailError
+from galaxy_mail.settings import SettingProblem
 
 ADDRESS: Final = "MAIL_INTERNAL_HTTP_ADDR"
 CERT: Final = "MAIL_TLS_CERT_FILE"
@@ -98,10 +99,10 @@ def _address(env: Mapping[str, str]) -> HostPort:
     try:
         listener = setting.parse(env.get(ADDRESS, "").strip() or setting.default or "")
     except ValueError as error:
-        raise ConfigError((Problem(ADDRESS, str(error)),)) from None
+        raise ConfigError((SettingProblem(ADDRESS, str(error)),)) from None
     assert isinstance(listener, HostPort)
     if listener.port == 0:
-        raise ConfigError((Problem(ADDRESS, "has port 0: the service's real port is unknown"),))
+        raise ConfigError((SettingProblem(ADDRESS, "has port 0: the service's real port is unknown"),))
     return listener._replace(host=EVERY_INTERFACE.get(listener.host, listener.host))
 
 

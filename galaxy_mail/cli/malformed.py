@@ -2,18 +2,9 @@
 
 import click
 
-from galaxy_mail.cli.api import (
-    as_json,
-    everything,
-    how_many,
-    moment,
-    print_items,
-    print_json,
-    print_members,
-    segment,
-    service,
-    shortened,
-)
+from galaxy_mail.cli.api import print_list, segment, service
+from galaxy_mail.cli.options import as_json, limited
+from galaxy_mail.cli.output import moment, print_json, print_members, shortened
 
 
 @click.group()
@@ -22,25 +13,24 @@ def malformed() -> None:
 
 
 @malformed.command("list")
-@how_many
-@everything
+@limited
 @as_json
-def list_malformed(*, limit: int, everything: bool, as_json: bool) -> None:
+def list_malformed(*, limit: int | None, as_json: bool) -> None:
     """List malformed commands, newest first."""
-    with service() as api:
-        print_items(
-            api.items("/malformed-commands", None if everything else limit),
-            as_json,
-            ("RECORDED", "ENTRY", "FAILURE", "DELIVERY", "MESSAGE"),
-            lambda one: (
-                moment(one["recorded_at_ms"]),
-                one["entry_id"],
-                one["failure_code"],
-                shortened(one["fields"].get("delivery_id"), 40),
-                shortened(one["message"], 80),
-            ),
-            nothing="no malformed commands",
-        )
+    print_list(
+        "/malformed-commands",
+        limit,
+        as_json,
+        ("RECORDED", "ENTRY", "FAILURE", "DELIVERY", "MESSAGE"),
+        lambda one: (
+            moment(one["recorded_at_ms"]),
+            one["entry_id"],
+            one["failure_code"],
+            shortened(one["fields"].get("delivery_id"), 40),
+            shortened(one["message"], 80),
+        ),
+        nothing="no malformed commands",
+    )
 
 
 @malformed.command("show")

@@ -4,8 +4,6 @@ Before it publishes the first command, it checks all of them as the service will
 """
 
 import json
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,7 +12,7 @@ import trio
 from msgspec import Struct
 
 from galaxy_mail.cli.progress import progress
-from galaxy_mail.cli.redis_access import RedisUnavailable, connected_gateway
+from galaxy_mail.cli.redis_access import RedisUnreachable, connected_gateway, store_config
 from galaxy_mail.config import StoreConfig
 from galaxy_mail.domain.commands import CommandLimits, Malformed, decode_command
 from galaxy_mail.domain.errors import GalaxyMailError
@@ -24,7 +22,6 @@ from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure
 from galaxy_mail.storage.links.gateway import Gateway
 from galaxy_mail.storage.links.protocol import Command
 from galaxy_mail.storage.links.replies import as_text
-from galaxy_mail.telemetry import logs
 
 AT_A_TIME: Final = 50
 BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -61,8 +58,7 @@ def publish(file: Any, *, no_check: bool, as_json: bool) -> None:
     printed. It is safe to publish a file again: the service accepts commands with the same idempotency key and
     content once.
     """
-    config = StoreConfig.from_env(os.environ)
-    click.get_current_context().call_on_close(logs.configure("error", "console", sys.stderr.buffer))
+    config = store_config()
     commands = read(file.read())
     if not no_check:
         limits = CommandLimits(
@@ -94,8 +90,8 @@ def read(data: bytes) -> list[FileCommand]:
             if (
                 number == lines[0][0]
             ):  # no object on the first line: take the whole file for one broken object
-                raise NotPublished(f"the file is not a JSON object: {whole.message}") from None
-            problems.append(f"line {number}: {error.message}")
+                raise NotPublished(f"the file is not a JSON object: {whole}") from None
+            problems.append(f"line {number}: {error}")
     if problems or not commands:
         raise NotPublished("\n".join(problems) or "the file is empty")
     return commands
@@ -142,7 +138,7 @@ async def _publish(config: StoreConfig, commands: list[FileCommand]) -> list[str
             done = (
                 f"{least}{len(entry_ids)} of {len(commands)} were published; it is safe to publish all again"
             )
-            raise RedisUnavailable(f"{failure} ({done})") from failure
+            raise RedisUnreachable(f"{failure} ({done})") from failure
     return entry_ids
 
 

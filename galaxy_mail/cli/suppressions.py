@@ -8,20 +8,9 @@ from typing import Any
 
 import click
 
-from galaxy_mail.cli.api import (
-    Api,
-    as_json,
-    caller,
-    everything,
-    how_many,
-    moment,
-    print_items,
-    print_json,
-    print_members,
-    segment,
-    service,
-    shortened,
-)
+from galaxy_mail.cli.api import ApiClient, print_list, segment, service
+from galaxy_mail.cli.options import as_json, by, limited
+from galaxy_mail.cli.output import moment, print_json, print_members, shortened
 from galaxy_mail.domain.errors import GalaxyMailError
 
 
@@ -38,24 +27,23 @@ def suppressions() -> None:
 
 
 @suppressions.command("list")
-@how_many
-@everything
+@limited
 @as_json
-def list_suppressions(*, limit: int, everything: bool, as_json: bool) -> None:
+def list_suppressions(*, limit: int | None, as_json: bool) -> None:
     """List the suppressions, sorted by address."""
-    with service() as api:
-        print_items(
-            api.items("/suppressions", None if everything else limit),
-            as_json,
-            ("ADDRESS", "REASON", "BY", "SINCE"),
-            lambda one: (
-                one["address"],
-                shortened(one["reason"], 60),
-                one["created_by"],
-                moment(one["created_at_ms"]),
-            ),
-            nothing="no suppressions",
-        )
+    print_list(
+        "/suppressions",
+        limit,
+        as_json,
+        ("ADDRESS", "REASON", "BY", "SINCE"),
+        lambda one: (
+            one["address"],
+            shortened(one["reason"], 60),
+            one["created_by"],
+            moment(one["created_at_ms"]),
+        ),
+        nothing="no suppressions",
+    )
 
 
 @suppressions.command("show")
@@ -65,19 +53,23 @@ def show(address: str, *, as_json: bool) -> None:
     """Show the entry of ADDRESS. The entry of an address's domain is a separate one."""
     with service() as api:
         entry = api.get(f"/suppressions/{segment(address)}")
-    _print_entry(entry, as_json)
+    if as_json:
+        print_json(entry)
+        return
+    print_members(
+        {
+            "address": entry["address"],
+            "reason": entry["reason"],
+            "by": entry["created_by"],
+            "since": moment(entry["created_at_ms"]),
+        }
+    )
 
 
 @suppressions.command("add")
 @click.argument("address")
 @click.option("--reason", required=True, help="The reason of the suppression.")
-@click.option(
-    "--by",
-    "created_by",
-    default=caller,
-    metavar="NAME",
-    help="Your name, for the entry.  [default: the system's user name]",
-)
+@by("created_by", "the entry")
 @as_json
 def add(address: str, *, reason: str, created_by: str | None, as_json: bool) -> None:
     """Suppress ADDRESS. Replaces an entry that exists."""
@@ -138,7 +130,7 @@ def export(output: Path | None) -> None:
             raise NotWritten(f"can't write {output}: {error.strerror or error}") from error
 
 
-def _export_to(output: Path, api: Api) -> None:
+def _export_to(output: Path, api: ApiClient) -> None:
     """Writes a temporary file and renames it, so that a broken export leaves no half of a list."""
     descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
     try:
@@ -148,17 +140,3 @@ def _export_to(output: Path, api: Api) -> None:
     except BaseException:
         Path(name).unlink()
         raise
-
-
-def _print_entry(entry: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(entry)
-        return
-    print_members(
-        {
-            "address": entry["address"],
-            "reason": entry["reason"],
-            "by": entry["created_by"],
-            "since": moment(entry["created_at_ms"]),
-        }
-    )

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
+from msgspec.structs import asdict
 
+from galaxy_mail.cli.options import as_json
+from galaxy_mail.cli.output import print_json, print_table
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.locales import DEFAULT_LOCALE
 from galaxy_mail.domain.records import Failure, RenderedContent
 from galaxy_mail.domain.strict_json import StrictJsonError, loads
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.rendering.catalog import Catalog
-from galaxy_mail.rendering.catalog_problems import BrokenCatalog, Problem, Severity
+from galaxy_mail.rendering.catalog_problems import BrokenCatalog, CatalogProblem, Severity
 from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.rendering.sources import PARTS
 
@@ -32,7 +34,6 @@ in_folder = click.option(
     envvar="MAIL_TEMPLATE_DIR",
     help="The template folder.  [default: MAIL_TEMPLATE_DIR, else the bundled one]",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -47,16 +48,15 @@ def list_templates(folder: Path | None, as_json: bool) -> None:
     """List the templates with their locales, required variables and parts."""
     catalog = _load(folder)
     if as_json:
-        _print_json({"items": catalog.templates()})
+        print_json({"items": catalog.templates()})
         return
-    rows = [("TEMPLATE", "LOCALES", "REQUIRED VARIABLES", "PARTS")]
-    rows += [
-        (one.template_id, " ".join(one.locales), " ".join(one.required_variables) or "-", " ".join(one.parts))
-        for one in catalog.templates()
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(
+        ("TEMPLATE", "LOCALES", "REQUIRED VARIABLES", "PARTS"),
+        [
+            (one.template_id, " ".join(one.locales), " ".join(one.required_variables), " ".join(one.parts))
+            for one in catalog.templates()
+        ],
+    )
 
 
 @templates.command("lint")
@@ -69,7 +69,7 @@ def lint(folder: Path | None, as_json: bool, strict: bool) -> None:
     The exit status is 1 if there is an error. The service would not start with this folder.
     """
     folder = folder or bundled_templates()
-    problems: tuple[Problem, ...]
+    problems: tuple[CatalogProblem, ...]
     try:
         catalog = _load(folder)
         problems, count = catalog.warnings, len(catalog.templates())
@@ -77,7 +77,7 @@ def lint(folder: Path | None, as_json: bool, strict: bool) -> None:
     except BrokenCatalog as broken:
         problems, verdict = broken.problems, "the templates have errors"
     if as_json:
-        _print_json({"folder": str(folder), "problems": problems})
+        print_json({"folder": str(folder), "problems": problems})
     else:
         for problem in problems:
             click.echo(problem.located(folder))
@@ -113,7 +113,7 @@ def preview(
     outcome = _load(folder).render(template_id, locale, variables)
     if isinstance(outcome, Failure):
         if as_json:
-            _print_json({"code": outcome.code, "summary": outcome.summary})
+            print_json({"code": outcome.code, "summary": outcome.summary})
         else:
             click.echo(f"{outcome.code}: {outcome.summary}", err=True)
         sys.exit(EXIT_PROBLEM)
@@ -123,15 +123,7 @@ def preview(
         click.echo(f"{template_id} has no {part} part in locale {outcome.locale_used}", err=True)
         sys.exit(EXIT_PROBLEM)
     if as_json:
-        _print_json(
-            {
-                "locale_used": outcome.locale_used,
-                "locale_fallback_used": outcome.locale_fallback_used,
-                "subject": outcome.subject,
-                "text_body": outcome.text_body,
-                "html_body": outcome.html_body,
-            }
-        )
+        print_json(asdict(outcome))
     elif body is not None:
         click.echo(body, nl=not body.endswith("\n"))
     else:
@@ -168,7 +160,3 @@ def _from_file(file: Any) -> Mapping[str, Any]:
     if not isinstance(variables, dict):
         raise BadVariables(f"{file.name}: not a JSON object")
     return variables
-
-
-def _print_json(value: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))

@@ -25,6 +25,7 @@ from galaxy_mail.domain.records import (
 OUTCOME_SENT: Final = "sent"  # durably accepted; the mail is not sent yet
 OUTCOME_SUPPRESSED: Final = "suppressed"
 RECIPIENTS_SUPPRESSED: Final = "recipients_suppressed"
+ALL_SUPPRESSED: Final = Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed")
 NOT_ALLOWED: Final = "not on the recipient allowlist"
 
 
@@ -126,9 +127,7 @@ def accept(
         parent_delivery_id=request.parent_delivery_id,
         attempt_count=1 if anyone else 0,
         next_attempt_at_ms=now_ms if anyone else None,
-        failure=None
-        if anyone
-        else Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed"),
+        failure=None if anyone else ALL_SUPPRESSED,
         message_id=f"{request.delivery_id}@{message_domain}",
         request_id=request.request_id,
         trace_id=request.trace_id,

@@ -1,4 +1,4 @@
-"""Base64 (RFC 4648 §4) as attachments come in it: padded, on one line."""
+"""Base64 of attachments (RFC 4648 §4): padded, on one line."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ _ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 
 
 def base64_bytes(text: str) -> bytes | None:
-    """The text as bytes, still encoded; None where it breaks BASE64_SYNTAX. Fast for megabytes."""
+    """The text as bytes, still in base64, or None if it does not match BASE64_SYNTAX. Fast for megabytes."""
     data = text.encode("ascii", "replace")
     padding = data.translate(None, _ALPHABET)
     if len(data) % 4 or padding not in (b"", b"=", b"==") or not data.endswith(padding):

@@ -204,7 +204,7 @@ def _request(fields: Fields, limits: CommandLimits) -> MailRequest:
         payload = loads(payload_json)
         content = _content(payload, mode, limits)
     except StrictJsonError as error:
-        raise _Refused(FailureCode.INVALID_PAYLOAD, f"payload_json: {error.message}") from None
+        raise _Refused(FailureCode.INVALID_PAYLOAD, f"payload_json: {error}") from None
     except FieldError as error:
         raise _Refused(FailureCode.INVALID_PAYLOAD, str(error)) from None
     requested_at_ms = int(texts["requested_at_ms"])

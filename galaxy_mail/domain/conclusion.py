@@ -8,7 +8,7 @@ from typing import Final, assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from galaxy_mail.domain.acceptance import RECIPIENTS_SUPPRESSED, Suppressed, drop_suppressed
+from galaxy_mail.domain.acceptance import ALL_SUPPRESSED, Suppressed, drop_suppressed
 from galaxy_mail.domain.records import (
     Attempt,
     AttemptStatus,
@@ -129,17 +129,7 @@ def conclude_render_failure(
     delivery: Delivery, attempt: Attempt, failure: Failure, *, now_ms: int
 ) -> Conclusion:
     """The records after a render failure: the delivery fails without a provider call, because no retry would help."""
-    return Conclusion(
-        before=delivery,
-        delivery=move(delivery, S.FAILED, at_ms=now_ms, failure=failure),
-        attempt=move_attempt(
-            attempt,
-            A.PROVIDER_REJECTED,
-            finished_at_ms=now_ms,
-            result=Result.PERMANENT_FAILURE,
-            failure=failure,
-        ),
-    )
+    return _without_provider(delivery, attempt, S.FAILED, Result.PERMANENT_FAILURE, failure, now_ms=now_ms)
 
 
 def suppress_late(delivery: Delivery, suppressed: Suppressed) -> Delivery:
@@ -152,13 +142,8 @@ def suppress_late(delivery: Delivery, suppressed: Suppressed) -> Delivery:
 
 def conclude_late_suppression(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Conclusion:
     """The records if every recipient was suppressed after acceptance: no provider call, and not a failure."""
-    reason = Failure(code=RECIPIENTS_SUPPRESSED, summary="every recipient is suppressed")
-    return Conclusion(
-        before=delivery,
-        delivery=move(delivery, S.SUPPRESSED, at_ms=now_ms, failure=reason),
-        attempt=move_attempt(
-            attempt, A.PROVIDER_REJECTED, finished_at_ms=now_ms, result=Result.SUPPRESSED, failure=reason
-        ),
+    return _without_provider(
+        delivery, attempt, S.SUPPRESSED, Result.SUPPRESSED, ALL_SUPPRESSED, now_ms=now_ms
     )
 
 
@@ -169,14 +154,14 @@ def conclude_lost_owner(
 
     `losses` counts the lost owners of the delivery, including this one.
     """
+    crash_loop = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
     if attempt.status is A.SCHEDULED:
         if losses < LOSSES_MAX:
             return None
-        failure = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
         ended = move_attempt(
-            attempt, A.TIMED_OUT, finished_at_ms=now_ms, result=Result.TRANSIENT_FAILURE, failure=failure
+            attempt, A.TIMED_OUT, finished_at_ms=now_ms, result=Result.TRANSIENT_FAILURE, failure=crash_loop
         )
-        return _dead(delivery, ended, CRASH_LOOP, failure, now_ms=now_ms)
+        return _dead(delivery, ended, CRASH_LOOP, crash_loop, now_ms=now_ms)
     begun_losses = delivery.begun_losses + 1
     lost = Failure(
         code=OWNERSHIP_LOST, summary="the process that sent it was lost before it recorded the outcome"
@@ -191,12 +176,13 @@ def conclude_lost_owner(
     )
     counted = replace(delivery, begun_losses=begun_losses)
     if policy.fail_unknown_outcome:
-        return _rebase(_failed_unknown(counted, ended, now_ms=now_ms), delivery)
-    if begun_losses >= BEGUN_LOSSES_MAX or losses >= LOSSES_MAX:
-        failure = Failure(code=CRASH_LOOP, summary=f"the process that held it was lost {losses} times")
-        return _rebase(_dead(counted, ended, CRASH_LOOP, failure, now_ms=now_ms), delivery)
-    again = _again(counted, ended, due_ms=now_ms, failure=lost, now_ms=now_ms, retries=delivery.retries_used)
-    return _rebase(again, delivery)
+        after = _failed_unknown(counted, ended, now_ms=now_ms)
+    elif begun_losses >= BEGUN_LOSSES_MAX or losses >= LOSSES_MAX:
+        after = _dead(counted, ended, CRASH_LOOP, crash_loop, now_ms=now_ms)
+    else:
+        retries = delivery.retries_used
+        after = _again(counted, ended, due_ms=now_ms, failure=lost, now_ms=now_ms, retries=retries)
+    return replace(after, before=delivery)
 
 
 def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
@@ -211,6 +197,18 @@ def give_back(delivery: Delivery, attempt: Attempt, *, now_ms: int) -> Returned:
         before=delivery,
         delivery=move(delivery, fixed, at_ms=now_ms, next_attempt_at_ms=attempt.scheduled_for_ms),
         attempt=move_attempt(attempt, A.SCHEDULED, started_at_ms=None, provider=None),
+    )
+
+
+def _without_provider(
+    delivery: Delivery, attempt: Attempt, to: S, result: Result, failure: Failure, *, now_ms: int
+) -> Conclusion:
+    return Conclusion(
+        before=delivery,
+        delivery=move(delivery, to, at_ms=now_ms, failure=failure),
+        attempt=move_attempt(
+            attempt, A.PROVIDER_REJECTED, finished_at_ms=now_ms, result=result, failure=failure
+        ),
     )
 
 
@@ -260,7 +258,3 @@ def _failed_unknown(delivery: Delivery, ended: Attempt, *, now_ms: int) -> Concl
     return Conclusion(
         before=delivery, delivery=move(delivery, S.FAILED, at_ms=now_ms, failure=failure), attempt=ended
     )
-
-
-def _rebase(conclusion: Conclusion, before: Delivery) -> Conclusion:
-    return replace(conclusion, before=before)

@@ -22,9 +22,9 @@ class FieldError(GalaxyMailError):
 
 @contextmanager
 def ungrouped(kind: type[Exception]) -> Iterator[None]:
-    """Raises what a nursery in this block raises as a group of `kind` alone as one exception, the first of them.
+    """If this block raises a group of exceptions of `kind` only, raises the first of them instead.
 
-    Whatever else is in the group goes on instead, such as a cancellation.
+    If the group has others, such as a cancellation, raises those.
     """
     failure: BaseException | None = None
     try:
@@ -41,7 +41,7 @@ def ungrouped(kind: type[Exception]) -> Iterator[None]:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The innermost of what it was raised from; of a group, its first exception counts."""
+    """The innermost cause. For a group, the first exception counts."""
     while True:
         if isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
@@ -52,7 +52,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group and its subgroups; for another exception, itself."""
+    """The exceptions of a group and its subgroups, or the exception itself if it is not a group."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)

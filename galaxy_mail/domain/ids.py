@@ -1,7 +1,9 @@
-"""The grammars of ids and keys, and new delivery ids."""
+"""The grammars of ids and keys, tracing ids, and new delivery ids."""
 
 import re
 from typing import Final
+
+from msgspec import Struct
 
 DELIVERY_ID_MAX_CHARS: Final = 128
 TEMPLATE_ID_MAX_CHARS: Final = 128
@@ -50,9 +52,25 @@ def new_delivery_id(now_ms: int, random_bytes: bytes) -> str:
     )
 
 
-def valid_tracing_id(text: str | None) -> str | None:
-    """The tracing id, None if it is invalid: a bad tracing id must not fail the request (W3C Trace Context §3.2)."""
-    return text if text is not None and TRACING_ID.fullmatch(text) else None
+class Tracing(Struct, frozen=True, kw_only=True):
+    """The request and the trace that a mail belongs to, as its caller says."""
+
+    request_id: str | None = None
+    trace_id: str | None = None
+    traceparent: str | None = None
+
+
+NO_TRACING: Final = Tracing()
+
+
+def tracing_of(request_id: str | None, traceparent: str | None) -> Tracing:
+    """What these headers say. An invalid one counts as absent: it must not fail the request (W3C Trace Context §3.2)."""
+    traceparent = valid_traceparent(traceparent)
+    return Tracing(
+        request_id=request_id if request_id is not None and TRACING_ID.fullmatch(request_id) else None,
+        trace_id=trace_id_in(traceparent) if traceparent else None,
+        traceparent=traceparent,
+    )
 
 
 def trace_id_in(traceparent: str) -> str:

@@ -1,6 +1,6 @@
-"""The one decoder of JSON bodies: bytes to named values, each checked by a parser.
+"""The decoder of JSON bodies: a parser checks each named value.
 
-All problems of a request are reported together, each with its field; no message repeats a value.
+All problems of a request are reported together, each with its field and without the value.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,17 +16,16 @@ from galaxy_mail.domain.strict_json import StrictJsonError, loads, shown_name
 
 T = TypeVar("T")
 
-Parse = Callable[
-    [Json], T
-]  # raises a ValueError, mostly WrongValue, with a message such as "must be a number"
+# Raises a ValueError, usually WrongValue, with a message such as "must be a number".
+Parse = Callable[[Json], T]
 
 
 class WrongValue(GalaxyMailError, ValueError):
-    """A value that is not what it should be. The message never repeats it."""
+    """A value is invalid. The message does not repeat it."""
 
 
 class Members:
-    """Named values of one request, each taken by its name; what is wrong is collected until `finish`."""
+    """The named values of a request. Problems are collected until `finish` raises them."""
 
     def __init__(
         self, values: Mapping[str, Json], *, what: str, path: str = "", errors: list[FieldError] | None = None
@@ -46,9 +45,9 @@ class Members:
         max_bytes: int,
         errors: Sequence[FieldError] = (),
     ) -> Self:
-        """The members of a body that is one JSON object. Raises InvalidRequest if it is anything else.
+        """The members of a JSON object. Raises InvalidRequest for any other body.
 
-        `errors` are those found before in the same request; they are reported with the body's.
+        `errors` were found earlier in the same request and are reported with the body's.
         """
         try:
             values = json_object(body, content_type=content_type, max_bytes=max_bytes)
@@ -57,14 +56,14 @@ class Members:
         return cls(values, what="a member of this request", errors=[*errors])
 
     def take(self, name: str, parse: Parse[T], default: T) -> T:
-        """The value, or the default where it is left out or, until `finish` tells, wrong."""
+        """The value. The default if it is absent, or if it is invalid, which `finish` reports."""
         self._taken.add(name)
         if name not in self.values:
             return default
         return self._parsed(name, parse, default)
 
     def need(self, name: str, parse: Parse[T], placeholder: T) -> T:
-        """The value; that it is left out is an error. The placeholder stands for it until `finish` raises."""
+        """The value, which is required. The placeholder if it is absent or invalid, which `finish` reports."""
         self._taken.add(name)
         if name not in self.values:
             self._errors.append(FieldError(self._path + name, "is required"))
@@ -72,18 +71,18 @@ class Members:
         return self._parsed(name, parse, placeholder)
 
     def need_members(self, name: str) -> "Members":
-        """The object of this name, as members of their own that report here."""
+        """The members of the object with this name. Their problems are reported here."""
         values: Mapping[str, Json] = self.need(name, json_members, {})
         is_object = isinstance(self.values.get(name), dict)
         return Members(
             values,
             what=self._what,
             path=f"{self._path}{name}.",
-            errors=self._errors if is_object else [],  # of what is no object nothing more needs to be said
+            errors=self._errors if is_object else [],  # one error is enough for a value that is not an object
         )
 
     def finish(self) -> None:
-        """Raises InvalidRequest with everything that was wrong, unknown names too."""
+        """Raises InvalidRequest with all problems, also unknown names."""
         self.refuse_unknown()
         if self._errors:
             raise InvalidRequest(self._errors)
@@ -102,7 +101,7 @@ class Members:
 
 
 def json_object(body: bytes, *, content_type: str | None, max_bytes: int) -> dict[str, Json]:
-    """The members of a body that is one strict JSON object. Raises InvalidRequest."""
+    """The members of a strict JSON object. Raises InvalidRequest for any other body."""
     if not _is_json(content_type):
         problem = FieldError("Content-Type", "must be application/json")
         raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
@@ -111,7 +110,7 @@ def json_object(body: bytes, *, content_type: str | None, max_bytes: int) -> dic
     try:
         value = loads(body)
     except StrictJsonError as error:
-        raise InvalidRequest([FieldError(BODY, error.message)]) from None
+        raise InvalidRequest([FieldError(BODY, str(error))]) from None
     if not isinstance(value, dict):
         raise InvalidRequest([FieldError(BODY, "must be a JSON object")])
     return value
@@ -138,7 +137,7 @@ def json_members(value: Json) -> Mapping[str, Json]:
 
 
 def _is_json(content_type: str | None) -> bool:
-    """RFC 8259 defines no `charset`; many clients send it all the same, and UTF-8 is the one that is true."""
+    """RFC 8259 defines no `charset`, but many clients send one. Only UTF-8 is correct."""
     if name_of(content_type) != "application/json":
         return False
     names = (parameter.partition("=") for parameter in (content_type or "").split(";")[1:])

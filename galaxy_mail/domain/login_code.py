@@ -7,7 +7,7 @@ from typing import Final
 from galaxy_mail.domain.acceptance import MailRequest
 from galaxy_mail.domain.errors import FieldError
 from galaxy_mail.domain.fingerprint import fingerprint
-from galaxy_mail.domain.ids import valid_traceparent, valid_tracing_id
+from galaxy_mail.domain.ids import NO_TRACING, Tracing
 from galaxy_mail.domain.invalid import InvalidRequest, idempotency_key
 from galaxy_mail.domain.json_body import Members, Parse, WrongValue, locale, mail_address, text_value
 from galaxy_mail.domain.records import Content, Envelope, Json, Lane, PayloadMode, Source
@@ -33,13 +33,11 @@ def decode_login_code(
     *,
     content_type: str | None,
     delivery_id: str,
-    request_id: str | None = None,
-    trace_id: str | None = None,
-    traceparent: str | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> MailRequest:
     """The request. Raises InvalidRequest with every problem.
 
-    `idempotency_keys` holds the values of all headers of this name. Invalid tracing values are dropped.
+    `idempotency_keys` holds the values of all headers of this name.
     """
     errors: list[FieldError] = []
     key = ""
@@ -63,9 +61,9 @@ def decode_login_code(
             locale=texts["locale"],
             variables={"code": texts["code"]},
         ),
-        request_id=valid_tracing_id(request_id),
-        trace_id=valid_tracing_id(trace_id),
-        traceparent=valid_traceparent(traceparent),
+        request_id=tracing.request_id,
+        trace_id=tracing.trace_id,
+        traceparent=tracing.traceparent,
     )
 
 

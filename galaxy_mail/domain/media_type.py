@@ -1,4 +1,4 @@
-"""Media types: of attachments, by their whole grammar; of request bodies, by their name."""
+"""Media types: the full syntax for attachments, the name for request bodies."""
 
 import re
 from typing import Final, NamedTuple
@@ -16,7 +16,7 @@ _PARAMETER: Final = re.compile(rf';[ \t]*({_NAME}=(?:{_NAME}|"(?:[^"\\]|\\.)*"))
 
 
 class MediaType(NamedTuple):
-    """One media type, as it was written."""
+    """A media type, unchanged."""
 
     type: str
     subtype: str
@@ -24,7 +24,7 @@ class MediaType(NamedTuple):
 
 
 def parse_media_type(text: str) -> MediaType | None:
-    """None where it breaks CONTENT_TYPE_SYNTAX or is longer than CONTENT_TYPE_MAX_CHARS."""
+    """The media type, or None if it does not match CONTENT_TYPE_SYNTAX or exceeds CONTENT_TYPE_MAX_CHARS."""
     if len(text) > CONTENT_TYPE_MAX_CHARS or not _CONTENT_TYPE.fullmatch(text):
         return None
     name, _, parameters = text.partition(";")
@@ -33,5 +33,5 @@ def parse_media_type(text: str) -> MediaType | None:
 
 
 def name_of(content_type: str | None) -> str:
-    """The type without its parameters, in lower case: of a header, which may break the grammar. "" where there is none."""
+    """The type of a Content-Type header without parameters, in lower case; "" for an absent header."""
     return (content_type or "").partition(";")[0].strip().lower()

@@ -63,27 +63,27 @@ class Result(StrEnum):
     PERMANENT_FAILURE = "permanent_failure"
 
 
-class Record(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DomainRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the stored records. Decoding ignores unknown members, so that an older release can read newer records."""
 
 
-class Failure(Record, frozen=True, kw_only=True):
+class Failure(DomainRecord, frozen=True, kw_only=True):
     code: str  # for programs, from a closed set
     summary: str  # one line for people, without secrets
 
 
-class SuppressedRecipient(Record, frozen=True, kw_only=True):
+class SuppressedRecipient(DomainRecord, frozen=True, kw_only=True):
     address: str
     reason: str
 
 
-class RefusedRecipient(Record, frozen=True, kw_only=True):
+class RefusedRecipient(DomainRecord, frozen=True, kw_only=True):
     address: str
     provider_code: str  # "550 5.1.1"
     summary: str
 
 
-class Envelope(Record, frozen=True, kw_only=True):
+class Envelope(DomainRecord, frozen=True, kw_only=True):
     """The addresses of one mail, in normal form (`addresses.parse_address`)."""
 
     to: tuple[str, ...]
@@ -105,7 +105,7 @@ class Envelope(Record, frozen=True, kw_only=True):
         )
 
 
-class Attachment(Record, frozen=True, kw_only=True):
+class Attachment(DomainRecord, frozen=True, kw_only=True):
     filename: str
     content_type: str
     content_base64: str
@@ -116,7 +116,7 @@ class Attachment(Record, frozen=True, kw_only=True):
         return self.content_id is not None
 
 
-class RenderedContent(Record, frozen=True, kw_only=True):
+class RenderedContent(DomainRecord, frozen=True, kw_only=True):
     """The rendered content. A delivery is rendered once; retries send the same content."""
 
     subject: str
@@ -126,7 +126,7 @@ class RenderedContent(Record, frozen=True, kw_only=True):
     locale_fallback_used: bool | None = None
 
 
-class Content(Record, frozen=True, kw_only=True):
+class Content(DomainRecord, frozen=True, kw_only=True):
     """The requested content, written once at acceptance. It may be large, so it is a record of its own.
 
     The delivery's `payload_mode` says whether the rendered or the template members are set.
@@ -148,7 +148,7 @@ class Content(Record, frozen=True, kw_only=True):
         return RenderedContent(subject=self.subject, text_body=self.text_body, html_body=self.html_body)
 
 
-class Delivery(Record, frozen=True, kw_only=True):
+class Delivery(DomainRecord, frozen=True, kw_only=True):
     """One mail with one SMTP envelope."""
 
     delivery_id: str
@@ -187,7 +187,7 @@ class Delivery(Record, frozen=True, kw_only=True):
         return self.lane is Lane.PRIORITY
 
 
-class Attempt(Record, frozen=True, kw_only=True):
+class Attempt(DomainRecord, frozen=True, kw_only=True):
     """One try to hand a delivery to the provider."""
 
     delivery_id: str
@@ -204,7 +204,7 @@ class Attempt(Record, frozen=True, kw_only=True):
     outcome_unknown: bool = False
 
 
-class DeadLetter(Record, frozen=True, kw_only=True):
+class DeadLetter(DomainRecord, frozen=True, kw_only=True):
     """A delivery that failed after all retries and waits for an operator."""
 
     delivery_id: str
@@ -214,7 +214,7 @@ class DeadLetter(Record, frozen=True, kw_only=True):
     created_at_ms: int
 
 
-class IdempotencyRecord(Record, frozen=True, kw_only=True, array_like=True):
+class IdempotencyRecord(DomainRecord, frozen=True, kw_only=True, array_like=True):
     """The request that used this source and idempotency key. Stored as an array to save memory: every delivery has one."""
 
     fingerprint: str  # of the request (`fingerprint.fingerprint`)
@@ -223,7 +223,7 @@ class IdempotencyRecord(Record, frozen=True, kw_only=True, array_like=True):
     expires_at_ms: int  # from then on the record does not count, even if its key still exists
 
 
-class MalformedCommand(Record, frozen=True, kw_only=True):
+class MalformedCommand(DomainRecord, frozen=True, kw_only=True):
     """A malformed stream entry, stored for operators."""
 
     entry_id: str
@@ -233,7 +233,7 @@ class MalformedCommand(Record, frozen=True, kw_only=True):
     recorded_at_ms: int
 
 
-class Suppression(Record, frozen=True, kw_only=True):
+class Suppression(DomainRecord, frozen=True, kw_only=True):
     """An address, or a whole domain (`@example.org`), that receives no mail."""
 
     address: str
@@ -242,7 +242,7 @@ class Suppression(Record, frozen=True, kw_only=True):
     created_at_ms: int
 
 
-class SendResult(Record, frozen=True, kw_only=True):
+class SendResult(DomainRecord, frozen=True, kw_only=True):
     """A provider's classified answer to one attempt, without secrets and bodies."""
 
     result: Result

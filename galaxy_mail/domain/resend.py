@@ -7,6 +7,7 @@ are suppressed now.
 from galaxy_mail.domain.acceptance import MailRequest
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.domain.fingerprint import fingerprint
+from galaxy_mail.domain.ids import NO_TRACING, Tracing
 from galaxy_mail.domain.records import Content, Delivery, RenderedContent, Source
 from galaxy_mail.domain.states import TERMINAL
 
@@ -28,9 +29,7 @@ def resend_request(
     delivery_id: str,
     idempotency_key: str,
     resent_by: str | None = None,
-    request_id: str | None = None,
-    trace_id: str | None = None,
-    traceparent: str | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> MailRequest:
     """The clone's request. Raises ResendNotAllowed unless the parent is terminal and its content exists."""
     if parent.status not in TERMINAL:
@@ -50,7 +49,7 @@ def resend_request(
         rendered=rendered,
         parent_delivery_id=parent.delivery_id,
         resent_by=resent_by,
-        request_id=request_id,
-        trace_id=trace_id,
-        traceparent=traceparent,
+        request_id=tracing.request_id,
+        trace_id=tracing.trace_id,
+        traceparent=tracing.traceparent,
     )

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from galaxy_mail.domain.fingerprint import fingerprint
 from galaxy_mail.domain.ids import new_delivery_id
-from galaxy_mail.domain.records import DeliveryStatus, Failure, Json, Record, Source
+from galaxy_mail.domain.records import DeliveryStatus, DomainRecord, Failure, Json, Source
 
 PER_SECOND_DEFAULT: Final = 20
 PER_SECOND_MAX: Final = 1_000
@@ -24,7 +24,7 @@ class JobStatus(StrEnum):
     FAILED = "failed"
 
 
-class ResendFilter(Record, frozen=True, kw_only=True):
+class ResendFilter(DomainRecord, frozen=True, kw_only=True):
     """Selects the deliveries in this terminal state that meet the other conditions."""
 
     status: DeliveryStatus
@@ -35,7 +35,7 @@ class ResendFilter(Record, frozen=True, kw_only=True):
     created_to_ms: int | None = None
 
 
-class ResendJobRequest(Record, frozen=True, kw_only=True):
+class ResendJobRequest(DomainRecord, frozen=True, kw_only=True):
     """An operator's request for a resend job."""
 
     filter: ResendFilter
@@ -45,7 +45,7 @@ class ResendJobRequest(Record, frozen=True, kw_only=True):
     per_second: int = PER_SECOND_DEFAULT
 
 
-class ResendJob(Record, frozen=True, kw_only=True):
+class ResendJob(DomainRecord, frozen=True, kw_only=True):
     """The stored job."""
 
     job_id: str

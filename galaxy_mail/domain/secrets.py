@@ -1,7 +1,7 @@
-"""Which names are secret: the one list, for logs, for what operators are shown, and for settings.
+"""The names of secret values, for logs, operators' views and settings.
 
-A name is taken apart into words, however it is spelt: `reset_token`, `resetToken`, `RESET-TOKENS`. What callers name is
-secret when one of its words is, or two that belong together, such as `api` and `key`.
+A name is split into words in every spelling: `reset_token`, `resetToken`, `RESET-TOKENS`. It is secret if one of its
+words is, or two words in a row, such as `api` and `key`.
 """
 
 import re
@@ -28,7 +28,7 @@ _SECRET: Final = frozenset(
         "privatekey",
     }
 )
-# Log fields whose names have a secret word but whose values are no secrets. A caller's variable of such a name is masked.
+# Log fields with a secret word in their name but a harmless value. A caller's variable of such a name is masked.
 OUR_NAMES: Final = frozenset({"failure_code", "provider_code"})
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -38,12 +38,12 @@ _ANYWHERE: Final = re.compile(
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether the value under this name is to be masked."""
+    """Whether a value with this name must be masked."""
     return _has_secret_word(name) or _has_secret_word(name.lower())
 
 
 def mentions_secret(data: bytes) -> bool:
-    """Whether a secret's word is anywhere in these bytes, be it in Latin-1 or UTF-16, and within other words too."""
+    """Whether these bytes contain a secret word, in Latin-1 or UTF-16, also inside of another word."""
     return _ANYWHERE.search(data.replace(b"\0", b"")) is not None
 
 

@@ -38,12 +38,8 @@ _ENCODER: Final = msgspec.json.Encoder()
 class StrictJsonError(GalaxyMailError, ValueError):
     """The bytes are not strict JSON. The message quotes no value."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
 
-
-def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
+def loads(data: bytes) -> Json:
     """Decodes a JSON text. Raises StrictJsonError for all other bytes.
 
     Values that are equal by RFC 8785 are decoded as equal values: an integral number is always an `int`.
@@ -61,7 +57,7 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
     except json.JSONDecodeError as error:
         problem = f"not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
     except RecursionError:
-        problem = f"nested deeper than {max_depth} levels"
+        problem = f"nested deeper than {MAX_DEPTH} levels"
     if data.startswith(_BOM):
         problem = "a byte order mark is not allowed"  # RFC 8259 §8.1
     elif not data:
@@ -69,8 +65,8 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Json:
     if problem:
         raise StrictJsonError(problem)
     # Every level opens with a bracket, so a text with few brackets needs no check of the value.
-    if data.count(b"[") + data.count(b"{") > max_depth and _deeper_than(max_depth, value):
-        raise StrictJsonError(f"nested deeper than {max_depth} levels")
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(value):
+        raise StrictJsonError(f"nested deeper than {MAX_DEPTH} levels")
     if _SURROGATE_ESCAPE.search(data) and not _encodable(value):
         raise StrictJsonError("half of a surrogate pair is not a character")  # RFC 7493 §2.1
     return value
@@ -121,9 +117,9 @@ def _has_too_many_items(data: bytes) -> bool:
     return data.count(b",") > ITEMS_MAX and _TOO_MANY_ITEMS.match(data) is not None
 
 
-def _deeper_than(max_depth: int, value: Json) -> bool:
+def _too_deep(value: Json) -> bool:
     level: list[Json] = [value]
-    for _ in range(max_depth):
+    for _ in range(MAX_DEPTH):
         below: list[Json] = []
         for item in level:
             kind = type(item)

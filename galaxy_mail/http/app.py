@@ -1,4 +1,4 @@
-"""The API: which routes there are, and how each request becomes an answer."""
+"""The API: its routes, and the handling of each request."""
 
 from collections.abc import Callable
 from typing import Final
@@ -10,14 +10,14 @@ from quart_trio import QuartTrio
 from werkzeug.routing import MapAdapter, PathConverter
 
 from galaxy_mail.actors.supervisor import Supervisor
-from galaxy_mail.http.connection import ClientLeft, Connection, Request
+from galaxy_mail.http.connection import ClientLeft, Connection, HttpRequest
 from galaxy_mail.http.deliveries import Deliveries
 from galaxy_mail.http.health import Checks, Health
 from galaxy_mail.http.login_codes import LoginCodes
 from galaxy_mail.http.problems import RequestTimedOut, problem
-from galaxy_mail.http.responses import Answer
+from galaxy_mail.http.responses import Response
 from galaxy_mail.http.review import Review
-from galaxy_mail.http.routes import Route, Routes
+from galaxy_mail.http.routes import Route
 from galaxy_mail.http.suppressions import Suppressions
 from galaxy_mail.http.templates import Templates
 from galaxy_mail.http.tokens import Forbidden, Tokens, Unauthorized
@@ -31,11 +31,11 @@ from galaxy_mail.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-NO_ROUTE: Final = "none"  # what metrics call the route of a path that is none
+NO_ROUTE: Final = "none"  # the route's name in metrics if no route matches
 
 
-class Api(Struct, frozen=True, kw_only=True):
-    """What the routes work with."""
+class ApiParts(Struct, frozen=True, kw_only=True):
+    """The parts of the service that the routes use."""
 
     intake: Intake
     reader: Reader
@@ -44,28 +44,28 @@ class Api(Struct, frozen=True, kw_only=True):
     resend_jobs: ResendJobRunner
     catalog: Catalog
     supervisor: Supervisor
-    checks: Callable[[], Checks]  # what `/readyz` shows
+    checks: Callable[[], Checks]  # of `/readyz`
     metrics: Metrics
     tokens: Tokens
     request_timeout_s: float
 
 
 class Member(PathConverter):
-    """A thing in a collection, by a name that may hold slashes; `import` and `export` are what is done with all of it."""
+    """The name of an item, which may have slashes. `import` and `export` are routes of the whole collection."""
 
     part_isolating = False
     regex = r"(?!(?:import|export)$).+?"
 
 
 class App(QuartTrio):
-    """Quart, as far as requests, routing and ASGI go; the way from a request to its answer is `answer`.
+    """Uses Quart for requests, routing and ASGI; `answer` handles a request.
 
-    Quart's hooks, signals, sessions and contexts are left out of it: none is used, and they cost as much as accepting
-    mail does.
+    It bypasses Quart's hooks, signals, sessions and contexts. The service uses none of them, and they would take as
+    much time as accepting a mail.
     """
 
     asgi_http_class = Connection
-    request_class = Request
+    request_class = HttpRequest
 
     def __init__(
         self, routes: tuple[Route, ...], *, tokens: Tokens, metrics: Metrics, timeout_s: float
@@ -76,7 +76,7 @@ class App(QuartTrio):
         self._metrics = metrics
         self._timeout_s = timeout_s
         self.url_map.converters["member"] = Member
-        self.url_map.merge_slashes = False  # a path is right or it is nothing: no redirects
+        self.url_map.merge_slashes = False  # no redirects
         for route in routes:
             self.add_url_rule(
                 route.rule,
@@ -86,8 +86,8 @@ class App(QuartTrio):
             )
         self._adapter: MapAdapter = self.url_map.bind("")
 
-    async def answer(self, request: Request) -> Answer:
-        """The answer to this request, whatever happens. Raises ClientLeft where there is nobody to give it to."""
+    async def answer(self, request: HttpRequest) -> Response:
+        """The response to this request, also after an error. Raises ClientLeft if the client has left."""
         started_s = trio.current_time()
         name = NO_ROUTE
         try:
@@ -104,9 +104,9 @@ class App(QuartTrio):
             raise
         except (Unauthorized, Forbidden) as refusal:
             log.warning("access_refused", route=name, reason=str(refusal), client=request.remote_addr)
-            answer = problem(refusal).answer()
-        except Exception as error:  # noqa: BLE001  # every request is answered, with a problem document at worst
-            answer = problem(error).answer()
+            answer = problem(refusal)
+        except Exception as error:  # noqa: BLE001  # every request gets a response
+            answer = problem(error)
         self._metrics.answered(name, answer.status)
         log.debug(
             "request",
@@ -120,9 +120,9 @@ class App(QuartTrio):
         return answer
 
 
-def build_app(api: Api) -> App:
-    """The whole API. Every route is declared with its role by the group that it belongs to."""
-    groups: tuple[Routes, ...] = (
+def build_app(api: ApiParts) -> App:
+    """The app with all routes. Each group declares its routes with their roles."""
+    groups = (
         LoginCodes(api.intake, api.metrics),
         Deliveries(api.reader, api.resending, api.resend_jobs),
         Review(api.reader),

@@ -1,11 +1,11 @@
-"""The audit log: one line for each thing that an operator does, with who, what and why."""
+"""The audit log: a line for each action of an operator, with who, what and why."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
 
-from galaxy_mail.http.connection import Request
+from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.tokens import ANONYMOUS
 
 log = structlog.get_logger()
@@ -13,28 +13,17 @@ log = structlog.get_logger()
 Fact = str | int | bool | Mapping[str, object] | None
 
 
-def known(request: Request) -> str | None:
-    """Who it is, as far as the connection tells: for what a caller leaves out."""
+def known(request: HttpRequest) -> str | None:
+    """The caller by token or certificate, None if anonymous: the default for a person who is not named."""
     return None if request.who == ANONYMOUS else request.who
 
 
-class Action:
-    """What is being done; `found` adds what is known only afterwards."""
-
-    def __init__(self, **facts: Fact) -> None:
-        self.facts = facts
-
-    def found(self, **facts: Fact) -> None:
-        self.facts.update(facts)
-
-
 @contextmanager
-def audited(request: Request, name: str, **facts: Fact) -> Iterator[Action]:
-    """Logs `operator_action` when the block ends, with what prevented it where it did not succeed."""
-    action = Action(**facts)
-    outcome = "cancelled"  # the request's deadline: it may have been done all the same
+def audited(request: HttpRequest, name: str, **facts: Fact) -> Iterator[dict[str, Fact]]:
+    """Logs `operator_action` when the block ends, with the outcome. The block may add facts to the line."""
+    outcome = "cancelled"  # by the request's deadline: the action may have been done
     try:
-        yield action
+        yield facts
         outcome = "done"
     except Exception as error:
         outcome = type(error).__name__
@@ -46,5 +35,5 @@ def audited(request: Request, name: str, **facts: Fact) -> Iterator[Action]:
             who=request.who,
             client=request.remote_addr,
             outcome=outcome,
-            **action.facts,
+            **facts,
         )

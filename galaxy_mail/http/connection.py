@@ -1,9 +1,9 @@
-"""One HTTP request from ASGI to an answer and back.
+"""Handles one HTTP request over ASGI.
 
-This takes the place of quart-trio's own class, which runs each request in a nursery that it cancels when the server
-says that the client is gone. Hypercorn says so from inside of the request's own last `send`, and the cancelled rest of
-that `send` would have closed the connection or restarted its idle timer: neither happened, and every stop lasted the
-whole grace. Here nothing is cancelled by a client that leaves; each request ends by its own deadline instead.
+This replaces quart-trio's own class, which runs each request in a nursery and cancels the nursery when the server reports
+a disconnect. Hypercorn reports it inside of the request's own last `send`. The cancellation then skips the rest of that
+`send`, which closes the connection or restarts its idle timer, and every stop takes the whole grace period. Here a client
+that leaves cancels nothing; the request's own deadline ends it.
 """
 
 from contextlib import aclosing, suppress
@@ -17,10 +17,10 @@ from quart_trio.wrappers import TrioRequest
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.invalid import InvalidRequest, too_large
-from galaxy_mail.http.responses import Answer, Header
+from galaxy_mail.http.responses import Header, Response
 
-# What may still come of a body that was refused. Read to its end, so that the client reads the answer and not a reset
-# connection (RFC 9112 §9.6); beyond it, the connection closes.
+# The rest of a refused body is read up to this limit, so that the client gets the response and not a reset connection
+# (RFC 9112 §9.6). Beyond it, the connection closes.
 LEFTOVER_MAX_BYTES: Final = 1024 * 1024
 LEFTOVER_WITHIN_S: Final = 1.0
 
@@ -28,21 +28,21 @@ _NO_LENGTH: Final = frozenset({204, 304})  # RFC 9110 §8.6
 
 
 class ClientLeft(GalaxyMailError):
-    """The connection ended before the request did: there is nobody to answer."""
+    """The client closed the connection before the end of its request."""
 
 
-class Request(TrioRequest):
-    """A request whose body is read when a handler asks for it, and no further than the handler takes."""
+class HttpRequest(TrioRequest):
+    """A request. Its body is read when a handler asks for it, up to the handler's limit."""
 
     receive: ASGIReceiveCallable
-    who: str = ""  # who was let in, for the audit log
+    who: str = ""  # the caller's name, for the audit log
     whole: bool = False  # its body has been read to the end
 
     def refuse_unreadable(self) -> None:
         """Raises InvalidRequest for a path or a query that is not UTF-8 (RFC 3986 §2.5).
 
-        It would be read all the same, as something that nobody sent: hypercorn puts replacement characters into a path,
-        and werkzeug leaves such parts of a query encoded.
+        Otherwise the request would mean something else: hypercorn puts replacement characters into the path, and werkzeug
+        leaves these parts of the query encoded.
         """
         if "\N{REPLACEMENT CHARACTER}" in self.path:
             raise InvalidRequest([FieldError("path", "is not UTF-8")])
@@ -54,7 +54,7 @@ class Request(TrioRequest):
                 raise InvalidRequest([FieldError("query", "is not UTF-8")]) from None
 
     async def read_body(self, max_bytes: int) -> bytes:
-        """The body. Raises InvalidRequest where it is longer, as soon as that shows; ClientLeft."""
+        """The body. Raises InvalidRequest as soon as it exceeds `max_bytes`, or ClientLeft."""
         declared = self.content_length
         if declared is not None and declared > max_bytes:
             raise too_large(max_bytes)
@@ -66,15 +66,15 @@ class Request(TrioRequest):
         return body
 
     async def read_leftover(self) -> None:
-        """Reads and forgets the rest of the body, within bounds."""
+        """Reads and drops the rest of the body, up to the limits above."""
         left = LEFTOVER_MAX_BYTES
         with trio.move_on_after(LEFTOVER_WITHIN_S):
             while not self.whole and left > 0:
                 left -= len(await self._part())
 
     async def read_forever(self) -> None:
-        """Keeps the server's queue of this request's parts empty: it would wait for room there and not send."""
-        with suppress(ClientLeft):  # said from inside of the last send, which must go on
+        """Empties the server's queue of body parts: if the queue is full, the server sends nothing."""
+        with suppress(ClientLeft):  # raised inside of the last `send`, which must continue
             while not self.whole:
                 await self._part()
 
@@ -89,13 +89,13 @@ class Request(TrioRequest):
 class Answering(Protocol):
     """The app, as its connections see it."""
 
-    async def answer(self, request: Request) -> Answer: ...
+    async def answer(self, request: HttpRequest) -> Response: ...
 
 
 class Connection(TrioASGIHTTPConnection):
-    """Answers one request. Hypercorn makes one for each."""
+    """Handles one request. Hypercorn makes an object for each request."""
 
-    app: Answering  # type: ignore[assignment]  # a QuartTrio, of which only this is used
+    app: Answering  # type: ignore[assignment]  # a QuartTrio; only this method is used
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         self.scope["path"] = self.scope["path"] or "/"  # RFC 9112 §3.2.1; quart looks at its first character
@@ -114,11 +114,11 @@ class Connection(TrioASGIHTTPConnection):
                 nursery.cancel_scope.cancel()
 
 
-def _has_body(request: Request) -> bool:
+def _has_body(request: HttpRequest) -> bool:
     return bool(request.content_length) or "Transfer-Encoding" in request.headers
 
 
-async def _send(send: ASGISendCallable, answer: Answer, method: str) -> None:
+async def _send(send: ASGISendCallable, answer: Response, method: str) -> None:
     headers: list[Header] = list(answer.headers)
     if answer.parts is None and answer.status not in _NO_LENGTH:
         headers.append((b"content-length", b"%d" % len(answer.body)))

@@ -1,4 +1,4 @@
-"""Deliveries, their attempts, and sending them again."""
+"""Deliveries, their attempts, and resends."""
 
 from typing import Final
 
@@ -17,9 +17,9 @@ from galaxy_mail.domain.resend_job import (
 from galaxy_mail.domain.states import TERMINAL
 from galaxy_mail.http import requests as r
 from galaxy_mail.http.audit import audited, known
-from galaxy_mail.http.connection import Request
+from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.problems import NothingThere
-from galaxy_mail.http.responses import REPLAYED, Answer, json_answer
+from galaxy_mail.http.responses import REPLAYED, Response, json_response, page_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import attempt_view, delivery_view, resend_job_view
@@ -35,7 +35,7 @@ _PACE: Final = r.number(1, PER_SECOND_MAX)
 
 
 class Deliveries:
-    """Finds deliveries, tells their story, and resends them."""
+    """Finds, shows and resends deliveries."""
 
     def __init__(self, reader: Reader, resending: Resending, resend_jobs: ResendJobRunner) -> None:
         self._reader = reader
@@ -53,7 +53,7 @@ class Deliveries:
             Route("GET", f"{API}/resends/<job_id>", Role.OPERATOR, self.job),
         )
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: HttpRequest) -> Response:
         query = r.query_members(request)
         which = Filter(
             recipient=query.take("recipient", mail_address, None),
@@ -64,57 +64,45 @@ class Deliveries:
             created_from_ms=query.take("created_from_ms", r.query_time_ms, None),
             created_to_ms=query.take("created_to_ms", r.query_time_ms, None),
         )
-        limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
-        after = query.take("cursor", _CURSOR, None)
-        query.finish()
+        limit, after = r.take_paging(query, _CURSOR, None)
         page = await self._reader.deliveries(which, limit=limit, after=after)
         children = await self._reader.children([delivery.delivery_id for delivery in page.items])
-        return json_answer(
-            {
-                "items": list(map(delivery_view, page.items, children)),
-                "next_cursor": r.encode_cursor(page.next),
-            }
-        )
+        return page_response(map(delivery_view, page.items, children), r.encode_cursor(page.next))
 
-    async def show(self, request: Request, delivery_id: str) -> Answer:
+    async def show(self, request: HttpRequest, delivery_id: str) -> Response:
         r.query_members(request).finish()
         delivery = await self._reader.delivery(_valid(delivery_id))
         if delivery is None:
             raise NothingThere("delivery")
         [children] = await self._reader.children([delivery_id])
-        return json_answer(delivery_view(delivery, children))
+        return json_response(delivery_view(delivery, children))
 
-    async def attempts(self, request: Request, delivery_id: str) -> Answer:
+    async def attempts(self, request: HttpRequest, delivery_id: str) -> Response:
         r.query_members(request).finish()
         attempts = await self._reader.attempts(_valid(delivery_id))
         if attempts is None:
             raise NothingThere("delivery")
-        return json_answer({"items": list(map(attempt_view, attempts))})
+        return json_response({"items": list(map(attempt_view, attempts))})
 
-    async def resend(self, request: Request, delivery_id: str) -> Answer:
+    async def resend(self, request: HttpRequest, delivery_id: str) -> Response:
         key = idempotency_key_of(request.headers.getlist("Idempotency-Key"))
         resent_by, reason = await self._who_and_why(request)
-        tracing = r.Tracing.of(request.headers)
-        with audited(
-            request, "resend", delivery_id=delivery_id, resent_by=resent_by, reason=reason
-        ) as action:
+        with audited(request, "resend", delivery_id=delivery_id, resent_by=resent_by, reason=reason) as facts:
             try:
                 resent = await self._resending.resend(
                     _valid(delivery_id),
                     idempotency_key=key,
                     resent_by=resent_by or known(request),
-                    request_id=tracing.request_id,
-                    trace_id=tracing.trace_id,
-                    traceparent=tracing.traceparent,
+                    tracing=r.tracing(request),
                 )
             except UnknownParent:
                 raise NothingThere("delivery") from None
-            action.found(clone_delivery_id=resent.delivery_id, replayed=resent.replayed)
+            facts.update(clone_delivery_id=resent.delivery_id, replayed=resent.replayed)
         document = {"delivery_id": resent.delivery_id, "parent_delivery_id": resent.parent_delivery_id}
-        return json_answer(document, REPLAYED) if resent.replayed else json_answer(document, status=201)
+        return json_response(document, REPLAYED) if resent.replayed else json_response(document, status=201)
 
-    async def _who_and_why(self, request: Request) -> tuple[str | None, str | None]:
-        """Both may be left out, and the body with them."""
+    async def _who_and_why(self, request: HttpRequest) -> tuple[str | None, str | None]:
+        """The members of the optional body."""
         r.query_members(request).finish()
         body = await request.read_body(r.BODY_MAX_BYTES)
         if not body:
@@ -125,7 +113,7 @@ class Deliveries:
         members.finish()
         return resent_by, reason
 
-    async def start_job(self, request: Request) -> Answer:
+    async def start_job(self, request: HttpRequest) -> Response:
         key = idempotency_key_of(request.headers.getlist("Idempotency-Key"))
         r.query_members(request).finish()
         members = r.body_members(await request.read_body(r.BODY_MAX_BYTES), request)
@@ -138,24 +126,24 @@ class Deliveries:
             dry_run=asked.dry_run,
             created_by=asked.created_by,
             reason=asked.reason,
-        ) as action:
+        ) as facts:
             job, replayed = await self._resend_jobs.start(asked, members.values, idempotency_key=key)
-            action.found(job_id=job.job_id, replayed=replayed)
+            facts.update(job_id=job.job_id, replayed=replayed)
         if replayed:
-            return json_answer(resend_job_view(job), REPLAYED)
+            return json_response(resend_job_view(job), REPLAYED)
         location = (b"location", f"{API}/resends/{job.job_id}".encode())
-        return json_answer(resend_job_view(job), location, status=202)
+        return json_response(resend_job_view(job), location, status=202)
 
-    async def job(self, request: Request, job_id: str) -> Answer:
+    async def job(self, request: HttpRequest, job_id: str) -> Response:
         r.query_members(request).finish()
         job = await self._resend_jobs.get(job_id)
         if job is None:
             raise NothingThere("resend job")
-        return json_answer(resend_job_view(job))
+        return json_response(resend_job_view(job))
 
 
 def _valid(delivery_id: str) -> str:
-    """Raises NothingThere for an id that nothing can have."""
+    """The id. Raises NothingThere if it is not a valid one."""
     if not DELIVERY_ID.fullmatch(delivery_id):
         raise NothingThere("delivery")
     return delivery_id
@@ -176,7 +164,7 @@ def _job_request(members: Members, *, created_by: str | None) -> ResendJobReques
         filter=chosen,
         reason=members.need("reason", r.reason, ""),
         created_by=members.take("created_by", r.person, created_by),
-        dry_run=members.take("dry_run", r.flag, False),  # a default like the others
+        dry_run=members.take("dry_run", r.flag, False),
         per_second=members.take("per_second", _PACE, PER_SECOND_DEFAULT),
     )
     members.finish()

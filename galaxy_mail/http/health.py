@@ -1,29 +1,29 @@
-"""What platforms ask: alive, ready, metrics, the contract. Open to all."""
+"""The endpoints for platforms: liveness, readiness, metrics and the OpenAPI document. They need no token."""
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from galaxy_mail.actors.supervisor import Supervisor
-from galaxy_mail.http.connection import Request
-from galaxy_mail.http.responses import JSON, Answer, json_answer
+from galaxy_mail.http.connection import HttpRequest
+from galaxy_mail.http.responses import JSON, Response, json_response
 from galaxy_mail.http.routes import Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.telemetry.metrics import CONTENT_TYPE, Metrics
 
-Checks = Mapping[str, str | None]  # by name: None where it is well, else what is wrong
+Checks = Mapping[str, str | None]  # name -> None if it passes, else the problem
 
 _OPENAPI: Final = Path(__file__).with_name("openapi.json")
 
 
 class Health:
-    """Looks at the supervisor for life, and at the service's own checks for readiness."""
+    """Liveness comes from the supervisor, readiness from the service's checks."""
 
     def __init__(self, supervisor: Supervisor, checks: Callable[[], Checks], metrics: Metrics) -> None:
         self._supervisor = supervisor
         self._checks = checks
         self._metrics = metrics
+        self._contract = _OPENAPI.read_bytes()
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -33,34 +33,30 @@ class Health:
             Route("GET", "/api/v1/openapi.json", Role.OPEN, self.openapi),
         )
 
-    async def live(self, request: Request) -> Answer:
-        """Every actor's loop turned lately."""
+    async def live(self, request: HttpRequest) -> Response:
+        """Whether every actor's loop has turned in time."""
         stuck = self._supervisor.stuck()
         names = [actor.name for actor in self._supervisor.statistics()]
         return _health(
             request, {name: "has not turned when it should have" if name in stuck else None for name in names}
         )
 
-    async def ready(self, request: Request) -> Answer:
+    async def ready(self, request: HttpRequest) -> Response:
         return _health(request, self._checks())
 
-    async def metrics(self, _request: Request) -> Answer:
+    async def metrics(self, _request: HttpRequest) -> Response:
         content_type = (b"content-type", CONTENT_TYPE.encode())
-        return Answer(status=200, headers=(content_type,), body=self._metrics.exposition())
+        return Response(status=200, headers=(content_type,), body=self._metrics.exposition())
 
-    async def openapi(self, _request: Request) -> Answer:
-        return Answer(status=200, headers=(JSON,), body=self._contract)
-
-    @cached_property
-    def _contract(self) -> bytes:
-        return _OPENAPI.read_bytes()
+    async def openapi(self, _request: HttpRequest) -> Response:
+        return Response(status=200, headers=(JSON,), body=self._contract)
 
 
-def _health(request: Request, checks: Checks) -> Answer:
+def _health(request: HttpRequest, checks: Checks) -> Response:
     failing = [name for name, wrong in checks.items() if wrong is not None]
     document: dict[str, object] = {"status": "failing" if failing else "ok", "failing": failing}
     if "verbose" in request.args:
         document["checks"] = [
             {"name": name, "ok": wrong is None, "detail": wrong} for name, wrong in checks.items()
         ]
-    return json_answer(document, status=503 if failing else 200)
+    return json_response(document, status=503 if failing else 200)

@@ -1,4 +1,4 @@
-"""The one route of Auth: a login code to mail."""
+"""The route for Auth: accepts login code mails."""
 
 import secrets
 from typing import Final
@@ -8,9 +8,9 @@ import trio
 from galaxy_mail.domain.ids import ULID_RANDOM_BYTES, new_delivery_id
 from galaxy_mail.domain.login_code import BODY_MAX_BYTES, decode_login_code
 from galaxy_mail.domain.records import Source
-from galaxy_mail.http.connection import Request
-from galaxy_mail.http.requests import Tracing, query_members
-from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Answer
+from galaxy_mail.http.connection import HttpRequest
+from galaxy_mail.http.requests import query_members, tracing
+from galaxy_mail.http.responses import JSON, NO_STORE, REPLAYED, Header, Response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.intake.intake import Intake
@@ -20,7 +20,7 @@ _BODIES: Final = {"sent": b'{"outcome":"sent"}', "suppressed": b'{"outcome":"sup
 
 
 class LoginCodes:
-    """Takes login codes in."""
+    """Accepts login codes."""
 
     def __init__(self, intake: Intake, metrics: Metrics) -> None:
         self._intake = intake
@@ -29,27 +29,23 @@ class LoginCodes:
     def routes(self) -> tuple[Route, ...]:
         return (Route("POST", f"{API}/login-code-deliveries", Role.INTAKE, self.create),)
 
-    async def create(self, request: Request) -> Answer:
+    async def create(self, request: HttpRequest) -> Response:
         started_s = trio.current_time()
         if request.query_string:
-            query_members(request).finish()  # there is no parameter
+            query_members(request).finish()  # refuses every parameter
         body = await request.read_body(BODY_MAX_BYTES)
         headers = request.headers
-        tracing = Tracing.of(headers)
         login_code = decode_login_code(
             headers.getlist("Idempotency-Key"),
             body,
             content_type=headers.get("Content-Type"),
             delivery_id=new_delivery_id(self._intake.clock.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
-            request_id=tracing.request_id,
-            trace_id=tracing.trace_id,
-            traceparent=tracing.traceparent,
+            tracing=tracing(request),
         )
         outcome = await self._intake.accept(login_code)
-        delivery_id = (b"delivery-id", outcome.delivery_id.encode())
+        head: tuple[Header, ...] = (JSON, NO_STORE, (b"delivery-id", outcome.delivery_id.encode()))
         if outcome.replayed:
-            return Answer(
-                status=200, headers=(JSON, NO_STORE, delivery_id, REPLAYED), body=_BODIES[outcome.outcome]
-            )
-        self._metrics.took_in(Source.AUTHSESSION, trio.current_time() - started_s)
-        return Answer(status=200, headers=(JSON, NO_STORE, delivery_id), body=_BODIES[outcome.outcome])
+            head += (REPLAYED,)
+        else:
+            self._metrics.took_in(Source.AUTHSESSION, trio.current_time() - started_s)
+        return Response(status=200, headers=head, body=_BODIES[outcome.outcome])

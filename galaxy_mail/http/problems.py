@@ -1,18 +1,16 @@
-"""Exceptions to problem documents (RFC 9457), once for all routes."""
+"""Translates exceptions to problem documents (RFC 9457) for all routes."""
 
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 import structlog
 import werkzeug.exceptions
-from msgspec import Struct
 
 from galaxy_mail.domain.errors import FieldError, GalaxyMailError
 from galaxy_mail.domain.invalid import IDEMPOTENCY_KEY_HEADER, Fault, InvalidRequest
 from galaxy_mail.domain.records import Failure
 from galaxy_mail.domain.resend import ResendNotAllowed
-from galaxy_mail.http.responses import NO_STORE, PROBLEM, Answer, Header
+from galaxy_mail.http.responses import PROBLEM, Header, Response, json_response
 from galaxy_mail.http.tokens import Forbidden, Unauthorized
 from galaxy_mail.intake.intake import IdempotencyConflict
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused
@@ -22,7 +20,7 @@ log = structlog.get_logger()
 
 RETRY_AFTER: Final[Header] = (b"retry-after", b"1")
 
-TITLES: Final = {  # RFC 9110 §15; the standard library's depend on its version
+TITLES: Final = {  # RFC 9110 §15; http.HTTPStatus changes them between Python versions
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -42,18 +40,17 @@ _STATUS: Final = {
     Fault.UNSUPPORTED_MEDIA_TYPE: 415,
     Fault.KEY_REUSED: 422,
 }
-_ENCODER: Final = msgspec.json.Encoder()
 
 
 class NothingThere(GalaxyMailError):
-    """What the path names does not exist, or is past its time."""
+    """The resource at this path does not exist or has expired."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"There is no such {what}.")
 
 
 class WillNotRender(GalaxyMailError):
-    """A preview failed; the failure's words are the answer's."""
+    """The preview failed. The response has the failure's code and summary."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.summary)
@@ -61,38 +58,11 @@ class WillNotRender(GalaxyMailError):
 
 
 class RequestTimedOut(GalaxyMailError):
-    """The request's deadline passed. What it asked for may have been done."""
+    """The request's deadline passed. Its effect may have happened."""
 
 
-class Problem(Struct, frozen=True, kw_only=True):
-    """What a problem document says. `headers` go beside it."""
-
-    status: int
-    code: str
-    detail: str
-    errors: Sequence[FieldError] = ()
-    headers: tuple[Header, ...] = ()
-
-    def answer(self) -> Answer:
-        document: dict[str, Any] = {
-            "type": "about:blank",  # RFC 9457 §4.2.1: the status says it; `code` tells programs more
-            "title": TITLES[self.status],
-            "status": self.status,
-            "detail": self.detail,
-            "code": self.code,
-        }
-        if self.errors:
-            document["errors"] = [
-                {"field": _encodable(error.field), "message": _encodable(error.message)}
-                for error in self.errors
-            ]
-        return Answer(
-            status=self.status, headers=(PROBLEM, NO_STORE, *self.headers), body=_ENCODER.encode(document)
-        )
-
-
-def problem(error: Exception) -> Problem:
-    """What to answer when a handler raised this. Logs what is nobody's mistake but ours, or the store's."""
+def problem(error: Exception) -> Response:
+    """The response to this exception of a handler. Logs the errors that are not the caller's."""
     match error:
         case InvalidRequest():
             return _invalid(error)
@@ -100,30 +70,22 @@ def problem(error: Exception) -> Problem:
             conflict = FieldError(IDEMPOTENCY_KEY_HEADER, "was used for another request")
             return _invalid(InvalidRequest([conflict], Fault.KEY_REUSED))
         case Unauthorized():
-            return Problem(
-                status=401,
-                code="unauthorized",
-                detail=str(error),
-                headers=((b"www-authenticate", error.challenge.encode()),),
-            )
+            challenge = (b"www-authenticate", error.challenge.encode())
+            return _document(401, "unauthorized", str(error), challenge)
         case Forbidden():
-            return Problem(status=403, code="forbidden", detail=str(error))
+            return _document(403, "forbidden", str(error))
         case NothingThere():
-            return Problem(status=404, code="not_found", detail=str(error))
+            return _document(404, "not_found", str(error))
         case werkzeug.exceptions.NotFound():
-            return Problem(status=404, code="not_found", detail="There is nothing at this path.")
+            return _document(404, "not_found", "There is nothing at this path.")
         case werkzeug.exceptions.MethodNotAllowed():
             allowed = ", ".join(sorted(error.valid_methods or ()))
-            return Problem(
-                status=405,
-                code="method_not_allowed",
-                detail=f"This path takes {allowed}.",
-                headers=((b"allow", allowed.encode()),),
-            )
+            allow = (b"allow", allowed.encode())
+            return _document(405, "method_not_allowed", f"This path takes {allowed}.", allow)
         case ResendNotAllowed():
-            return Problem(status=409, code="resend_not_allowed", detail=str(error))
+            return _document(409, "resend_not_allowed", str(error))
         case WillNotRender():
-            return Problem(status=422, code=error.code, detail=str(error))
+            return _document(422, error.code, str(error))
         case RequestTimedOut():
             return _unavailable("The request took too long; it may have been done all the same.")
         case RedisFailure():
@@ -131,10 +93,10 @@ def problem(error: Exception) -> Problem:
             return _unavailable(_store_detail(error))
         case _:
             log.error("request_failed", exc_info=error)
-            return Problem(status=500, code="internal_error", detail="An unexpected error.")
+            return _document(500, "internal_error", "An unexpected error.")
 
 
-def _invalid(invalid: InvalidRequest) -> Problem:
+def _invalid(invalid: InvalidRequest) -> Response:
     errors = invalid.errors
     match invalid.fault:
         case Fault.TOO_LARGE | Fault.UNSUPPORTED_MEDIA_TYPE if len(errors) == 1:
@@ -144,13 +106,28 @@ def _invalid(invalid: InvalidRequest) -> Problem:
         case _:
             places = "one place" if len(errors) == 1 else f"{len(errors)} places"
             detail = f"The request is invalid in {places}."
-    return Problem(
-        status=_STATUS[invalid.fault], code="invalid_request", detail=_encodable(detail), errors=errors
-    )
+    return _document(_STATUS[invalid.fault], "invalid_request", _encodable(detail), errors=errors)
 
 
-def _unavailable(detail: str) -> Problem:
-    return Problem(status=503, code="service_unavailable", detail=detail, headers=(RETRY_AFTER,))
+def _unavailable(detail: str) -> Response:
+    return _document(503, "service_unavailable", detail, RETRY_AFTER)
+
+
+def _document(
+    status: int, code: str, detail: str, *headers: Header, errors: Sequence[FieldError] = ()
+) -> Response:
+    document: dict[str, Any] = {
+        "type": "about:blank",  # RFC 9457 §4.2.1: the status is the type; `code` is for programs
+        "title": TITLES[status],
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    if errors:
+        document["errors"] = [
+            {"field": _encodable(error.field), "message": _encodable(error.message)} for error in errors
+        ]
+    return json_response(document, *headers, status=status, kind=PROBLEM)
 
 
 def _store_detail(trouble: RedisFailure) -> str:
@@ -168,5 +145,5 @@ def _store_detail(trouble: RedisFailure) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Half of a surrogate pair, which a name in a refused body may have, fits no answer."""
+    """`text` with lone surrogates escaped: a name in a refused body may have them, and UTF-8 can't encode them."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

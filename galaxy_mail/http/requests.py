@@ -1,12 +1,9 @@
-"""What requests have in common: tracing headers, the query's parameters, cursors, parsers of values."""
+"""Shared decoding of requests: tracing headers, query parameters, cursors and parsers of values."""
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from enum import StrEnum
-from typing import Final, Self, TypeVar
-
-from msgspec import Struct
-from werkzeug.datastructures import Headers
+from typing import Final, TypeVar
 
 from galaxy_mail.domain.errors import FieldError
 from galaxy_mail.domain.ids import (
@@ -14,14 +11,13 @@ from galaxy_mail.domain.ids import (
     IDEMPOTENCY_KEY_MAX_CHARS,
     TEMPLATE_ID,
     TEMPLATE_ID_MAX_CHARS,
-    trace_id_in,
-    valid_traceparent,
-    valid_tracing_id,
+    Tracing,
+    tracing_of,
 )
 from galaxy_mail.domain.json_body import Members, Parse, WrongValue, text_value
 from galaxy_mail.domain.records import Json
 from galaxy_mail.domain.strict_json import MAX_NUMBER, shown_name
-from galaxy_mail.http.connection import Request
+from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.storage.reader import Position
 
 BODY_MAX_BYTES: Final = 16 * 1024
@@ -32,27 +28,15 @@ PERSON_MAX_CHARS: Final = 128
 CURSOR_MAX_CHARS: Final = 512
 
 E = TypeVar("E", bound=StrEnum)
+T = TypeVar("T")
 
 
-class Tracing(Struct, frozen=True):
-    """Which request this is, as the caller said. A value that breaks its grammar counts as left out."""
-
-    request_id: str | None
-    trace_id: str | None
-    traceparent: str | None
-
-    @classmethod
-    def of(cls, headers: Headers) -> Self:
-        traceparent = valid_traceparent(headers.get("Traceparent"))
-        return cls(
-            request_id=valid_tracing_id(headers.get("X-Request-Id")),
-            trace_id=trace_id_in(traceparent) if traceparent else None,
-            traceparent=traceparent,
-        )
+def tracing(request: HttpRequest) -> Tracing:
+    return tracing_of(request.headers.get("X-Request-Id"), request.headers.get("Traceparent"))
 
 
-def query_members(request: Request) -> Members:
-    """The query's parameters, each of which may come once."""
+def query_members(request: HttpRequest) -> Members:
+    """The parameters of the query. A repeated parameter is an error."""
     repeated = [
         FieldError(shown_name(name), "comes more than once")
         for name, values in request.args.lists()
@@ -61,12 +45,19 @@ def query_members(request: Request) -> Members:
     return Members(request.args.to_dict(), what="a parameter of this route", errors=repeated)
 
 
-def body_members(body: bytes, request: Request, max_bytes: int = BODY_MAX_BYTES) -> Members:
+def body_members(body: bytes, request: HttpRequest, max_bytes: int = BODY_MAX_BYTES) -> Members:
     """The members of the JSON object in the body. Raises InvalidRequest if the body is anything else."""
     return Members.of_body(body, content_type=request.headers.get("Content-Type"), max_bytes=max_bytes)
 
 
-# Parsers: of texts from a query and of JSON values from a body alike, where nothing else is said.
+def take_paging(query: Members, cursor: Parse[T], first: T) -> tuple[int, T]:
+    """The page's limit and the position that it follows. Raises InvalidRequest; no parameter may be taken later."""
+    limit_, after = query.take("limit", limit, LIMIT_DEFAULT), query.take("cursor", cursor, first)
+    query.finish()
+    return limit_, after
+
+
+# Parsers of values from a query or a JSON body.
 
 
 def text(max_chars: int) -> Parse[str]:
@@ -123,7 +114,7 @@ def number(at_least: int, at_most: int) -> Parse[int]:
 
 
 def digits(at_least: int, at_most: int) -> Parse[int]:
-    """A number as a query spells it."""
+    """An integer in a query."""
 
     def parse(value: Json) -> int:
         if not re.fullmatch(r"[0-9]{1,16}", value) or not at_least <= int(value) <= at_most:
@@ -141,7 +132,7 @@ limit: Final = digits(1, LIMIT_MAX)
 
 
 def cursor(member: re.Pattern[str]) -> Parse[Position]:
-    """base64url of `<ms>:<member>`: where the page before ended."""
+    """base64url of `<ms>:<member>`, the last item of the page before."""
 
     def parse(value: Json) -> Position:
         at_ms, _, name = _decoded(value).partition(":")
@@ -153,7 +144,7 @@ def cursor(member: re.Pattern[str]) -> Parse[Position]:
 
 
 def plain_cursor(value: Json) -> str:
-    """A cursor that names an address alone."""
+    """A cursor that holds only an address."""
     return _decoded(value)
 
 

@@ -1,20 +1,19 @@
-"""What a route is: its method, its path, whom it is for, and who answers."""
+"""A route: its method, path, role and handler."""
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from msgspec import Struct
 
-from galaxy_mail.http.responses import Answer
+from galaxy_mail.http.responses import Response
 from galaxy_mail.http.tokens import Role
 
-Handler = Callable[..., Awaitable[Answer]]  # given the request, and the path's variables by their names
+Handler = Callable[..., Awaitable[Response]]  # called with the request and the path's variables by name
 
 API: str = "/api/v1/internal"
 
 
 class Route(Struct, frozen=True):
-    """One method of one path. `rule` is spelt as werkzeug's: `/deliveries/<delivery_id>`."""
+    """One method of one path. `rule` has the syntax of werkzeug: `/deliveries/<delivery_id>`."""
 
     method: str
     rule: str
@@ -23,11 +22,5 @@ class Route(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Unique, and bounded in number: fit for logs and metrics, which the path is not."""
+        """For logs and metrics: unlike paths, names are limited in number."""
         return f"{self.method} {self.rule}"
-
-
-class Routes(Protocol):
-    """A group of routes that share what they need."""
-
-    def routes(self) -> tuple[Route, ...]: ...

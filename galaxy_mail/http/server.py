@@ -1,10 +1,9 @@
-"""The API on a socket: hypercorn, as an actor."""
+"""Serves the API on a socket: hypercorn as an actor."""
 
 import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from socket import (
     getaddrinfo,
     has_dualstack_ipv6,
 )
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import h11
 import structlog
@@ -31,7 +30,6 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, ResponseSummary, WWWScope
-from msgspec import Struct
 from quart_trio import QuartTrio
 
 from galaxy_mail.domain.errors import GalaxyMailError, leaves
@@ -40,27 +38,27 @@ from galaxy_mail.http.tokens import certificate_name
 log = structlog.get_logger()
 
 GRACE_S: Final = 3.0
-AFTER_GRACE_S: Final = 0.5  # for hypercorn's own end, once what was in flight is cancelled
+AFTER_GRACE_S: Final = 0.5  # for hypercorn's clean-up after requests in flight are cancelled
 BACKLOG: Final = 1024
 IDLE_WITHIN_S: Final = (
-    75.0  # longer than what balancers keep connections for: they close first, and no request is cut
+    75.0  # above the idle time-out of load balancers: they close first, so no request is cut
 )
 HANDSHAKE_WITHIN_S: Final = 10.0
-# A client that takes nothing of its answer for so long has its connection cut by the kernel. Nobody else could: hypercorn
-# shields what it writes from cancellation, so that such a client would also hold up every stop.
+# The kernel closes the connection of a client that reads nothing for this time. Hypercorn shields its writes from
+# cancellation, so such a client would delay every stop.
 UNREAD_WITHIN_MS: Final = 20_000
 
 
 class CantListen(GalaxyMailError):
-    """The address can't be listened on."""
+    """The service can't listen on this address."""
 
 
 class BadTlsFile(GalaxyMailError):
-    """A certificate or key can't be used."""
+    """A certificate or key is invalid or can't be read."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there; an empty host is every interface, port 0 is any. Raises CantListen.
+    """A listening socket. An empty host means every interface, port 0 a free port. Raises CantListen.
 
     Connections wait in its backlog until a server accepts them.
     """
@@ -81,35 +79,31 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Tls(Struct, frozen=True):
-    """How connections are encrypted, and whom they must be from."""
-
-    context: ssl.SSLContext
-
-    @classmethod
-    def load(cls, *, cert: Path, key: Path, client_ca: Path | None = None) -> Self:
-        """With `client_ca`, clients need a certificate that comes from it. Raises BadTlsFile."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+def tls_context(*, cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
+    """The server's TLS. With `client_ca`, clients must have a certificate of that CA. Raises BadTlsFile."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(
+            cert, key, password=lambda: b""
+        )  # without it, OpenSSL would ask at the terminal
+    except OSError as error:  # SSLError is one
+        raise BadTlsFile(f"{cert} and {key} are no certificate with its key: {_reason(error)}") from error
+    if client_ca is not None:
         try:
-            context.load_cert_chain(cert, key, password=lambda: b"")  # never asks at the terminal
-        except (ssl.SSLError, OSError) as error:
-            raise BadTlsFile(f"{cert} and {key} are no certificate with its key: {_reason(error)}") from error
-        if client_ca is not None:
-            try:
-                context.load_verify_locations(client_ca)
-            except (ssl.SSLError, OSError) as error:
-                raise BadTlsFile(f"{client_ca} is no certificate: {_reason(error)}") from error
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.sslobject_class = _NamedPeer
-        return cls(context)
+            context.load_verify_locations(client_ca)
+        except OSError as error:
+            raise BadTlsFile(f"{client_ca} is no certificate: {_reason(error)}") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.sslobject_class = _NamedPeer
+    return context
 
 
 class HttpServer:
-    """Serves the app until cancelled; then no connection is accepted, and requests in hand have the grace to end.
+    """Serves the app until cancelled. Then it accepts no connection, and requests in flight have `grace_s` to end.
 
-    `listener` stays open: a server that is built anew after a crash takes it over. Touches it and the app.
+    `listener` stays open, so that the next server can use it after a crash.
     """
 
     def __init__(
@@ -117,27 +111,25 @@ class HttpServer:
         app: QuartTrio,
         listener: socket.socket,
         *,
-        tls: Tls | None = None,
+        tls: ssl.SSLContext | None = None,
         grace_s: float = GRACE_S,
-        on_serving: Callable[[], None] = lambda: None,  # called once requests are answered
     ) -> None:
         self._app = app
         self._listener = listener
         self._tls = tls
         self._grace_s = grace_s
-        self._on_serving = on_serving
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it really listens."""
+        """The host and port of the listener."""
         host, port, *_ = self._listener.getsockname()
         return host, port
 
     @property
     def url(self) -> str:
-        """How a client on this host gets there."""
+        """The URL for clients on this host."""
         host, port = self.address
-        host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)  # noqa: S104  # it is told apart, not bound
+        host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)  # noqa: S104  # compared, not bound
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def run(self) -> None:
@@ -145,8 +137,7 @@ class HttpServer:
         shield = trio.CancelScope()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve, stop, shield)
-            shield.shield = True  # not before: cancelled in its start, it has nobody to tell it to stop
-            self._on_serving()
+            shield.shield = True  # not before: a cancellation during the start must end it
             try:
                 await trio.sleep_forever()
             finally:
@@ -160,10 +151,12 @@ class HttpServer:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """As `hypercorn.trio.serve`, except that a connection on which something breaks takes no other with it."""
+        """Like `hypercorn.trio.serve`, but an error on one connection does not end the others."""
         context = WorkerContext(max_requests=None)
-        connections = partial(_Connection, ASGIWrapper(self._app), _hypercorn(), context, ConnectionState({}))
-        with self._listener.dup() as duplicate, shield:  # it is closed with the listener that is made of it
+        connections = partial(
+            _TcpConnection, ASGIWrapper(self._app), _hypercorn(), context, ConnectionState({})
+        )
+        with self._listener.dup() as duplicate, shield:  # trio closes the duplicate with its listener
             listener = self._trio_listener(duplicate)
             async with trio.open_nursery() as handlers:
                 try:
@@ -182,12 +175,10 @@ class HttpServer:
         self, listener: socket.socket
     ) -> trio.SocketListener | trio.SSLListener[trio.SocketStream]:
         plain = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
-        return (
-            plain if self._tls is None else trio.SSLListener(plain, self._tls.context, https_compatible=True)
-        )
+        return plain if self._tls is None else trio.SSLListener(plain, self._tls, https_compatible=True)
 
 
-class _Connection(TCPServer):
+class _TcpConnection(TCPServer):
     """One connection, served by hypercorn over HTTP/1.1 alone."""
 
     _left = False  # the client has closed its end
@@ -262,18 +253,18 @@ def _origin(error: BaseException) -> str:
 
 
 def _hypercorn() -> Config:
-    """What its connections read of its configuration."""
+    """The settings that hypercorn's connections read."""
     config = Config()
     config.keep_alive_timeout = IDLE_WITHIN_S
     config.keep_alive_max_requests = 1_000_000
     config.ssl_handshake_timeout = HANDSHAKE_WITHIN_S
     config.include_server_header = False
-    config.logger_class = _Log
+    config.logger_class = _HypercornLog
     return config
 
 
-class _Log(Logger):
-    """Hypercorn's words as lines of ours. Requests are logged by the app, which knows more about them."""
+class _HypercornLog(Logger):
+    """Writes hypercorn's messages to our log. The app logs the requests."""
 
     def __init__(self, config: Config) -> None:
         pass
@@ -308,7 +299,7 @@ def _filled(message: str, args: tuple[Any, ...]) -> str:
 
 
 class _NamedPeer(ssl.SSLObject):
-    """Remembers whom a connection is from, for all that is done in its task: hypercorn passes no certificate on."""
+    """Stores the client's name in the connection's task: hypercorn does not pass the certificate on."""
 
     def do_handshake(self) -> None:
         super().do_handshake()

@@ -14,13 +14,13 @@ from galaxy_mail.http import requests as r
 
 COLUMNS: Final = ("address", "reason", "created_by", "created_at_ms")
 REQUIRED: Final = ("address", "reason")
-ERRORS_MAX: Final = 100  # told in one answer
+ERRORS_MAX: Final = 100  # in one response
 
 HEADER: Final = (",".join(COLUMNS) + "\r\n").encode()
 
 
 def encode(entries: Iterable[Suppression]) -> bytes:
-    """Lines without the header."""
+    """The lines of these entries, without the header."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\r\n")
     writer.writerows((e.address, e.reason, e.created_by or "", e.created_at_ms) for e in entries)
@@ -28,9 +28,9 @@ def encode(entries: Iterable[Suppression]) -> bytes:
 
 
 def decode(data: bytes, created_by: str | None, now_ms: int) -> list[Suppression]:
-    """The entries. Raises InvalidRequest that names every bad line, by the line on which it begins.
+    """The entries. Raises InvalidRequest with every invalid record, by the number of its first line.
 
-    `created_by` and `now_ms` stand for what a line leaves out.
+    `created_by` and `now_ms` are the defaults of absent cells.
     """
     try:
         lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
@@ -68,7 +68,7 @@ def decode(data: bytes, created_by: str | None, now_ms: int) -> list[Suppression
 
 
 def _columns(cells: list[str], where: str) -> list[str]:
-    """The names of the columns. Raises InvalidRequest: without them no line means anything."""
+    """The columns of the header line. Raises InvalidRequest."""
     names = [cell.strip() for cell in cells]
     errors = [
         FieldError(where, f"{shown_name(name)}: is no column of this list")

@@ -1,9 +1,10 @@
-"""Whom nobody mails: one by one, and the whole list as CSV."""
+"""The suppression list: single entries, and the whole list as CSV."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 import trio
+from msgspec.structs import asdict
 
 from galaxy_mail.domain.addresses import BadAddress, parse_suppression_entry
 from galaxy_mail.domain.errors import FieldError
@@ -13,12 +14,11 @@ from galaxy_mail.domain.records import Suppression
 from galaxy_mail.http import requests as r
 from galaxy_mail.http import suppression_csv
 from galaxy_mail.http.audit import audited, known
-from galaxy_mail.http.connection import Request
+from galaxy_mail.http.connection import HttpRequest
 from galaxy_mail.http.problems import NothingThere
-from galaxy_mail.http.responses import CSV, NO_STORE, Answer, json_answer
+from galaxy_mail.http.responses import CSV, NO_STORE, Response, json_response, page_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
-from galaxy_mail.http.views import suppression_view
 from galaxy_mail.storage.operations.suppression_list import SuppressionList
 from galaxy_mail.storage.reader import Reader
 
@@ -45,27 +45,21 @@ class Suppressions:
             Route("DELETE", one, Role.OPERATOR, self.remove),
         )
 
-    async def list(self, request: Request) -> Answer:
+    async def list(self, request: HttpRequest) -> Response:
         query = r.query_members(request)
-        limit = query.take("limit", r.limit, r.LIMIT_DEFAULT)
-        after = query.take("cursor", r.plain_cursor, "")
-        query.finish()
+        limit, after = r.take_paging(query, r.plain_cursor, "")
         entries, following = await self._reader.suppressions(limit=limit, after=after)
-        return json_answer(
-            {
-                "items": list(map(suppression_view, entries)),
-                "next_cursor": None if following is None else r.encode_plain_cursor(following),
-            }
-        )
+        cursor = None if following is None else r.encode_plain_cursor(following)
+        return page_response(map(asdict, entries), cursor)
 
-    async def show(self, request: Request, address: str) -> Answer:
+    async def show(self, request: HttpRequest, address: str) -> Response:
         r.query_members(request).finish()
         entry = await self._suppressions.get(_entry(address))
         if entry is None:
             raise NothingThere("suppression")
-        return json_answer(suppression_view(entry))
+        return json_response(asdict(entry))
 
-    async def put(self, request: Request, address: str) -> Answer:
+    async def put(self, request: HttpRequest, address: str) -> Response:
         r.query_members(request).finish()
         members = r.body_members(await request.read_body(r.BODY_MAX_BYTES), request)
         entry = Suppression(
@@ -77,26 +71,26 @@ class Suppressions:
         members.finish()
         with audited(
             request, "suppress", address=entry.address, reason=entry.reason, created_by=entry.created_by
-        ) as action:
+        ) as facts:
             is_new = await self._suppressions.put(entry)
-            action.found(replaced=not is_new)
-        return json_answer(suppression_view(entry), status=201 if is_new else 200)
+            facts.update(replaced=not is_new)
+        return json_response(asdict(entry), status=201 if is_new else 200)
 
-    async def remove(self, request: Request, address: str) -> Answer:
+    async def remove(self, request: HttpRequest, address: str) -> Response:
         r.query_members(request).finish()
         entry = _entry(address)
         with audited(request, "unsuppress", address=entry):
             if not await self._suppressions.remove(entry):
                 raise NothingThere("suppression")
-        return Answer(status=204, headers=(NO_STORE,))
+        return Response(status=204, headers=(NO_STORE,))
 
-    async def take_csv(self, request: Request) -> Answer:
+    async def take_csv(self, request: HttpRequest) -> Response:
         r.query_members(request).finish()
         if name_of(request.headers.get("Content-Type")) != "text/csv":
             problem = FieldError("Content-Type", "must be text/csv")
             raise InvalidRequest([problem], Fault.UNSUPPORTED_MEDIA_TYPE)
         body = await request.read_body(IMPORT_MAX_BYTES)
-        with audited(request, "import_suppressions") as action:
+        with audited(request, "import_suppressions") as facts:
             entries = await trio.to_thread.run_sync(
                 suppression_csv.decode,
                 body,
@@ -107,15 +101,15 @@ class Suppressions:
             added = 0
             for first in range(0, len(entries), AT_A_TIME):
                 added += await self._suppressions.put_all(entries[first : first + AT_A_TIME])
-            action.found(added=added, replaced=len(entries) - added)
-        return json_answer({"added": added, "replaced": len(entries) - added})
+            facts.update(added=added, replaced=len(entries) - added)
+        return json_response({"added": added, "replaced": len(entries) - added})
 
-    async def give_csv(self, request: Request) -> Answer:
+    async def give_csv(self, request: HttpRequest) -> Response:
         r.query_members(request).finish()
-        with audited(request, "export_suppressions") as action:
+        with audited(request, "export_suppressions") as facts:
             addresses = await self._reader.suppressed_addresses()
-            action.found(entries=len(addresses))
-        return Answer(status=200, headers=(CSV, NO_STORE), parts=self._lines(addresses))
+            facts.update(entries=len(addresses))
+        return Response(status=200, headers=(CSV, NO_STORE), parts=self._lines(addresses))
 
     async def _lines(self, addresses: Sequence[str]) -> AsyncGenerator[bytes, None]:
         yield suppression_csv.HEADER

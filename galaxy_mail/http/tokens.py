@@ -1,4 +1,4 @@
-"""Who may use a route: bearer tokens by role, and the name on a client's certificate."""
+"""Access control: bearer tokens by role, and the name on the client's certificate."""
 
 import hmac
 from collections.abc import Sequence
@@ -9,24 +9,24 @@ from typing import Final
 
 from galaxy_mail.domain.errors import GalaxyMailError
 
-# The common name of the certificate that the connection's other end has shown, while TLS asks for one.
+# The common name of the client's certificate, if TLS requires client certificates.
 certificate_name: Final[ContextVar[str | None]] = ContextVar("certificate_name", default=None)
 
-ANONYMOUS: Final = "anonymous"  # who somebody is of whom neither a token nor a certificate was asked
+ANONYMOUS: Final = "anonymous"  # a caller without token and certificate
 
 _SHOWN_DIGITS: Final = 8
 
 
 class Role(StrEnum):
-    """Whom a route is for."""
+    """The callers that a route is for."""
 
     INTAKE = "intake"
     OPERATOR = "operator"
-    OPEN = "open"  # everybody; it holds nothing private
+    OPEN = "open"  # everybody: the route shows nothing private
 
 
 class Unauthorized(GalaxyMailError):
-    """No token, or none that is known."""
+    """There is no token, or it is unknown."""
 
     def __init__(self, detail: str, challenge: str) -> None:
         super().__init__(detail)
@@ -34,11 +34,11 @@ class Unauthorized(GalaxyMailError):
 
 
 class Forbidden(GalaxyMailError):
-    """A token that opens other routes, or this group of routes has no token and is closed."""
+    """The token is for other routes. A role without tokens admits nobody if the other role has some."""
 
 
 class Tokens:
-    """The tokens of both roles, several each, so that one can be replaced while another still works."""
+    """The tokens of both roles. A role may have several, so that they can be rotated."""
 
     def __init__(self, *, intake: Sequence[str] = (), operator: Sequence[str] = ()) -> None:
         self._digests: list[tuple[Role, bytes]] = [
@@ -48,19 +48,20 @@ class Tokens:
         self.asked_for = bool(self._digests)
 
     def admit(self, role: Role, authorization: Sequence[str]) -> str:
-        """Who is let in to a route of this role, for the audit log. Raises Unauthorized, Forbidden.
+        """The caller's name for the audit log. Raises Unauthorized or Forbidden.
 
-        `authorization` holds the header's value, once for each line.
+        `authorization` holds the values of all headers of this name.
         """
         if role is Role.OPEN or not self.asked_for:
-            return _without_token()
+            name = certificate_name.get()
+            return f"certificate:{name}" if name else ANONYMOUS
         if not authorization:
             raise Unauthorized("A bearer token is needed.", "Bearer")
         scheme, _, token = authorization[0].partition(" ")
         if len(authorization) > 1 or scheme.lower() != "bearer":
             raise Unauthorized("One bearer token is needed.", "Bearer")
         given = _digest(token.strip())
-        # All are compared, whichever matches: time tells nothing about them (RFC 6750 §5.2, by guessing).
+        # Compares all of them, so that the time tells nothing about a match.
         roles = {one for one, digest in self._digests if hmac.compare_digest(digest, given)}
         if not roles:
             raise Unauthorized("This token is not known.", 'Bearer error="invalid_token"')
@@ -70,11 +71,6 @@ class Tokens:
         return f"token:{given.hex()[:_SHOWN_DIGITS]}" + (f" certificate:{name}" if name else "")
 
 
-def _without_token() -> str:
-    name = certificate_name.get()
-    return f"certificate:{name}" if name else ANONYMOUS
-
-
 def _digest(token: str) -> bytes:
-    """Equal lengths, whatever the token's, and nothing that is worth reading in a memory dump."""
+    """A digest hides the token's length, and a memory dump then holds no token."""
     return sha256(token.encode("utf-8", "surrogateescape")).digest()

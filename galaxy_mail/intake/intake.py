@@ -38,7 +38,7 @@ class IdempotencyConflict(GalaxyMailError):
     """The idempotency key was used for another request. Nothing was written."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class AcceptResult(Struct, frozen=True, kw_only=True):
     """The answer to a caller. A repeat gets the same."""
 
     outcome: str  # "sent" | "suppressed"
@@ -70,7 +70,7 @@ class Intake:
         self._traces = traces
         self._on_accepted = on_accepted
 
-    async def accept(self, request: MailRequest) -> Outcome:
+    async def accept(self, request: MailRequest) -> AcceptResult:
         """Makes one request durable, or repeats its first answer. Raises IdempotencyConflict, RedisFailure.
 
         After a lost reply it makes the same call once more; the answer tells whether the first one was executed.
@@ -82,7 +82,7 @@ class Intake:
                 span.set(delivery_id=outcome.delivery_id)
             return outcome
 
-    async def _accept(self, request: MailRequest) -> Outcome:
+    async def _accept(self, request: MailRequest) -> AcceptResult:
         suppressed: dict[str, str] = {}
         look_for = suppression_entries(request.content.envelope)
         replaced = b""
@@ -108,7 +108,7 @@ class Intake:
                         self._metrics.conflict(request.source)
                         raise IdempotencyConflict("this idempotency key was used for another request")
                     self._metrics.duplicate(request.source)
-                    return Outcome(outcome=record.outcome, delivery_id=record.delivery_id, replayed=True)
+                    return AcceptResult(outcome=record.outcome, delivery_id=record.delivery_id, replayed=True)
                 case NewlySuppressed(entries):
                     suppressed, look_for = entries, ()
                 case DeliveryExists() | NotNext():
@@ -133,7 +133,7 @@ class Intake:
         """The script call that accepts a stream entry. Suppression was looked up before."""
         return self._store.accept_call(acceptance, position=position, replaced=replaced)
 
-    def accepted(self, acceptance: Acceptance) -> Outcome:
+    def accepted(self, acceptance: Acceptance) -> AcceptResult:
         """Counts and logs an acceptance that is durable, and wakes the scheduler."""
         delivery = acceptance.delivery
         self._metrics.accepted(delivery)
@@ -144,4 +144,4 @@ class Intake:
         )
         if acceptance.outcome == OUTCOME_SENT:
             self._on_accepted()
-        return Outcome(outcome=acceptance.outcome, delivery_id=delivery.delivery_id, replayed=False)
+        return AcceptResult(outcome=acceptance.outcome, delivery_id=delivery.delivery_id, replayed=False)

@@ -6,7 +6,7 @@ import structlog
 from msgspec import Struct
 
 from galaxy_mail.domain.errors import GalaxyMailError
-from galaxy_mail.domain.ids import ULID_RANDOM_BYTES, new_delivery_id
+from galaxy_mail.domain.ids import NO_TRACING, ULID_RANDOM_BYTES, Tracing, new_delivery_id
 from galaxy_mail.domain.records import Source
 from galaxy_mail.domain.resend import ResendNotAllowed, resend_fingerprint, resend_request
 from galaxy_mail.intake.intake import Intake
@@ -44,9 +44,7 @@ class Resending:
         *,
         idempotency_key: str,
         resent_by: str | None = None,
-        request_id: str | None = None,
-        trace_id: str | None = None,
-        traceparent: str | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> Resent:
         """Accepts a clone of this delivery. Raises UnknownParent, ResendNotAllowed, IdempotencyConflict, RedisFailure.
 
@@ -63,9 +61,7 @@ class Resending:
                 delivery_id=new_delivery_id(self._clock.now_ms(), secrets.token_bytes(ULID_RANDOM_BYTES)),
                 idempotency_key=idempotency_key,
                 resent_by=resent_by,
-                request_id=request_id,
-                trace_id=trace_id,
-                traceparent=traceparent,
+                tracing=tracing,
             )
         except (UnknownParent, ResendNotAllowed):
             # The parent may have expired since the first request; a repeat still gets the first answer.

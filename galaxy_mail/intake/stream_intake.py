@@ -56,7 +56,7 @@ class Batch(Struct, frozen=True):
     decoded: Sequence[MailRequest | Malformed]
 
 
-class Step(Struct, frozen=True):
+class EntryStep(Struct, frozen=True):
     """One entry of a batch: the call for it, and what the entry is once that call was answered."""
 
     position: StreamPosition
@@ -142,7 +142,7 @@ class CommandIntake:
             decoded.append(decode_command(entry_id, fields, self._limits))
         return Batch(entries, decoded)
 
-    def _plan(self, batch: Batch, known: Known, offset: str) -> Iterator[Step]:
+    def _plan(self, batch: Batch, known: Known, offset: str) -> Iterator[EntryStep]:
         """The step for each entry, by what Redis knows and by the entries before it."""
         now_ms = self._intake.clock.now_ms()
         fingerprints = {
@@ -158,7 +158,7 @@ class CommandIntake:
                 before = fingerprints.get(key)
                 span = self._traces.accepting(request.source, request.delivery_id, request.traceparent)
                 if before == request.fingerprint:
-                    yield Step(position, self._stream.skip_call(position), request, span)
+                    yield EntryStep(position, self._stream.skip_call(position), request, span)
                     continue
                 if before is None and request.delivery_id not in taken:
                     fingerprints[key] = request.fingerprint
@@ -169,13 +169,13 @@ class CommandIntake:
                     call = self._intake.accept_call(
                         acceptance, position=position, replaced=known.raw_records.get(key, b"")
                     )
-                    yield Step(position, call, acceptance, span)
+                    yield EntryStep(position, call, acceptance, span)
                     continue
                 request = _conflict(entry_id, same_key=before is not None)
             else:
                 span = self._malformed_span(fields)
             record = malformed_record(entry_id, fields, request.failure_code, request.message, now_ms)
-            yield Step(position, self._stream.malformed_call(record, position), request, span)
+            yield EntryStep(position, self._stream.malformed_call(record, position), request, span)
 
     def _malformed_span(self, fields: Fields) -> Span:
         if not self._traces.on:
@@ -184,7 +184,7 @@ class CommandIntake:
         return self._traces.accepting(Source.NOTIFICATION, delivery_id, traceparent)
 
     def _progress(
-        self, steps: Sequence[Step], replies: Sequence[AcceptReply | RedisRefused], before: Progress
+        self, steps: Sequence[EntryStep], replies: Sequence[AcceptReply | RedisRefused], before: Progress
     ) -> Progress:
         """Counts and logs what these replies say; how far the batch has come with them."""
         offset, refusal = before.offset, before.refusal
@@ -227,7 +227,7 @@ class CommandIntake:
 class _Pipeline:
     """Steps that are sent in one pipeline, and the replies to them."""
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, steps: Sequence[EntryStep]) -> None:
         self.steps = steps
         self.ended = trio.Event()
         self.outcome: Sequence[AcceptReply | RedisRefused] | RedisFailure = ()
@@ -243,7 +243,7 @@ class _Pipeline:
         self.ended.set()
 
 
-async def _apply(stream: CommandStream, steps: Sequence[Step]) -> Sequence[AcceptReply | RedisRefused]:
+async def _apply(stream: CommandStream, steps: Sequence[EntryStep]) -> Sequence[AcceptReply | RedisRefused]:
     """Runs these steps in one pipeline and ends their spans. Raises RedisFailure."""
     try:
         replies = await stream.apply([step.call for step in steps])

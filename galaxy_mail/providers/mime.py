@@ -1,6 +1,6 @@
-"""A message as the bytes of a mail, assembled directly: equal input gives equal bytes.
+"""Builds the bytes of a mail. Equal messages give equal bytes.
 
-`email.message` would do the same a hundred times slower. The shape, where every level is there only if needed:
+`email.message` does the same a hundred times slower. The structure, in which a level is left out if it isn't needed:
 
     multipart/mixed
       multipart/alternative
@@ -10,9 +10,9 @@
           inline attachments, named by the HTML as cid:...
       attachments
 
-Lines end in CRLF, dots are not stuffed. Headers are ASCII; only addresses whose local part has no other spelling are
-UTF-8, in a mail for SMTPUTF8 (RFC 6532). What a reader sees of a text part is what was given, but for its line ends:
-CR, LF and CRLF become CRLF, and the last line has one.
+Lines end in CRLF; dots are not stuffed. Headers are ASCII, except for addresses with a non-ASCII local part, which need
+SMTPUTF8 (RFC 6532). Text parts keep their text; only line ends change: CR, LF and CRLF become CRLF, and the last line
+gets one.
 """
 
 import re
@@ -35,38 +35,38 @@ from galaxy_mail.domain.records import Attachment
 from galaxy_mail.providers.provider import Message
 
 LINE_MAX: Final = 998  # RFC 5322 §2.1.1, octets without CRLF
-_FOLD_AT: Final = 78  # same place: what lines should not pass
-_ENCODED_LINE_MAX: Final = 76  # RFC 2047 §2: of a line with an encoded word in it
+_FOLD_AT: Final = 78  # RFC 5322 §2.1.1: lines should not be longer
+_ENCODED_LINE_MAX: Final = 76  # RFC 2047 §2: a line with an encoded word
 _BASE64_LINE: Final = 76  # RFC 2045 §6.8
 
 CRLF: Final = b"\r\n"
 
 
 class MailFrom(Struct, frozen=True, kw_only=True):
-    """Who mail comes from: MAIL_SMTP_FROM_EMAIL and MAIL_SMTP_FROM_NAME."""
+    """The From address: MAIL_SMTP_FROM_EMAIL and MAIL_SMTP_FROM_NAME."""
 
     email: str
     name: str | None = None
 
 
 class BadMessage(GalaxyMailError, ValueError):
-    """The message has no spelling as a mail, and trying again won't help. Says which part and never repeats it.
+    """The message can't be encoded as a mail; a retry won't help. The text names the part but doesn't quote it.
 
-    Intake refuses such values; this is the second line of defence, against header injection above all.
+    Intake already refuses such values. This check is the second line of defence, above all against header injection.
     """
 
 
-class _Part(NamedTuple):
+class _MimePart(NamedTuple):
     chunks: tuple[bytes, ...]  # header fields, blank line, body
     eight_bit: bool = False
-    verbatim: bytes = b""  # the body as far as a boundary could occur in it: no encoding has "=_"
+    verbatim: bytes = b""  # an unencoded body, which may contain a boundary; encoded ones never contain "=_"
 
 
 def build(message: Message, *, sender: MailFrom, eight_bit: bool, smtputf8: bool) -> bytes:
     """The complete mail. Raises BadMessage.
 
-    `eight_bit`: the relay takes bytes beyond ASCII (8BITMIME). `smtputf8`: it takes UTF-8 in addresses as well;
-    give it only where `needs_smtputf8` asks for it. Large attachments take milliseconds: build those in a thread.
+    `eight_bit`: the relay accepts non-ASCII bytes (8BITMIME). `smtputf8`: it also accepts UTF-8 in addresses; pass it
+    only if `needs_smtputf8` says so. Large attachments take milliseconds: build those in a thread.
     """
     body = _body(message, eight_bit=eight_bit)
     header = "\r\n".join(_header(message, sender, smtputf8=smtputf8))
@@ -75,7 +75,7 @@ def build(message: Message, *, sender: MailFrom, eight_bit: bool, smtputf8: bool
 
 
 def needs_smtputf8(message: Message, sender: MailFrom) -> bool:
-    """Whether the envelope or a header field has an address that only a relay with SMTPUTF8 can take."""
+    """Whether the envelope or a header field has an address that requires SMTPUTF8."""
     envelope = message.envelope
     return any(map(addresses.needs_smtputf8, (sender.email, *envelope.recipients(), *envelope.reply_to)))
 
@@ -94,11 +94,11 @@ def _header(message: Message, sender: MailFrom, *, smtputf8: bool) -> Iterator[s
     if envelope.cc:
         yield _address_list("Cc", envelope.cc, smtputf8=smtputf8)
     if not envelope.to and not envelope.cc:
-        # RFC 5322 §3.6.3 needs no field here, but filters count a mail without any as forged.
+        # RFC 5322 §3.6.3 requires no recipient field, but spam filters distrust a mail without one.
         yield "To: undisclosed-recipients:;"
     yield _unstructured("Subject", message.content.subject)
     yield f"Message-ID: <{_message_id(message.message_id)}>"
-    yield "Auto-Submitted: auto-generated"  # RFC 3834: no out-of-office replies, please
+    yield "Auto-Submitted: auto-generated"  # RFC 3834: asks for no out-of-office replies
     yield "MIME-Version: 1.0"
 
 
@@ -142,7 +142,7 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 
 
 def _date(date_ms: int) -> str:
-    """RFC 5322 §3.3, in UTC and in English, whatever the process' locale is."""
+    """RFC 5322 §3.3, in UTC and English. `strftime` would use the process's locale."""
     t = time.gmtime(date_ms // 1000)
     return (
         f"{_DAYS[t.tm_wday]}, {t.tm_mday:02d} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04d}"
@@ -150,12 +150,12 @@ def _date(date_ms: int) -> str:
     )
 
 
-_ID: Final = re.compile(r"[!-;=?-~]{1,900}")  # printable ASCII but for < and >
+_ID: Final = re.compile(r"[!-;=?-~]{1,900}")  # printable ASCII except < and >
 
 
 def _message_id(message_id: str) -> str:
     if not _ID.fullmatch(message_id):
-        raise BadMessage("Message-ID: characters that an id can't have")
+        raise BadMessage("Message-ID: has characters that are not allowed in an id")
     return message_id
 
 
@@ -169,7 +169,7 @@ _WORD_OVERHEAD: Final = len("=?utf-8?q??=")
 
 
 def _unstructured(field: str, text: str) -> str:
-    """The field with any text, folded between words; as encoded words where the text is more than words in ASCII."""
+    """A header field with any text: folded between words, or as encoded words if it is not plain ASCII."""
     _refuse_line_ends(field, text)
     if not text:
         return f"{field}:"
@@ -183,7 +183,7 @@ def _unstructured(field: str, text: str) -> str:
 
 
 def _folded(field: str, text: str) -> str | None:
-    """Folded in front of white space, which unfolding keeps. None: a word is too long for a line."""
+    """Folded before white space, which unfolding keeps. None: a word is too long for a line."""
     lines: list[str] = []
     line = f"{field}: "
     for at, word in enumerate(_WORD.findall(text)):
@@ -198,7 +198,7 @@ def _folded(field: str, text: str) -> str | None:
 
 
 def _phrase(field: str, name: str) -> str:
-    """A display name: atoms, a quoted string or encoded words, the first that can hold it."""
+    """A display name as atoms, else as a quoted string, else as encoded words."""
     _refuse_line_ends(field, name)
     if len(name) <= 60 and _PLAIN_TEXT.fullmatch(name) and "=?" not in name:
         if _ATOMS.fullmatch(name):
@@ -208,7 +208,10 @@ def _phrase(field: str, name: str) -> str:
 
 
 def _encoded_words(text: str, field: str, *, used: int) -> str:
-    """RFC 2047, one word a line, each with whole characters. All of the text, as white space between words is lost."""
+    """RFC 2047: one encoded word per line; no character is split between two.
+
+    Encodes the whole text, because readers drop white space between encoded words.
+    """
     data = _utf8(field, text)
     room = _ENCODED_LINE_MAX - used - _WORD_OVERHEAD
     room_later = _ENCODED_LINE_MAX - 1 - _WORD_OVERHEAD
@@ -244,19 +247,19 @@ def _utf8(where: str, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise BadMessage(f"{where}: not text: a lone surrogate") from None
+        raise BadMessage(f"{where}: contains a lone surrogate") from None
 
 
 # Body
 
 
-def _body(message: Message, *, eight_bit: bool) -> _Part:
+def _body(message: Message, *, eight_bit: bool) -> _MimePart:
     content = message.content
-    inline: list[_Part] = []
-    attached: list[_Part] = []
+    inline: list[_MimePart] = []
+    attached: list[_MimePart] = []
     for at, attachment in enumerate(message.attachments):
         part = _attachment(f"attachments[{at}]", attachment)
-        # Without HTML nothing can refer to an inline attachment, and only mixed is sure to show it.
+        # Without HTML nothing refers to an inline attachment, and only multipart/mixed reliably shows it.
         (inline if attachment.inline and content.html_body is not None else attached).append(part)
     text = _text(b"plain", content.text_body, "text_body", eight_bit=eight_bit)
     if content.html_body is None and not attached:
@@ -276,36 +279,34 @@ def _body(message: Message, *, eight_bit: bool) -> _Part:
 
 
 def _marker(delivery_id: str, *verbatim: bytes) -> bytes:
-    """What all boundaries start with. Not in the content, even where somebody writes it there on purpose."""
+    """What all boundaries start with. It doesn't occur in the content, even if someone writes it there on purpose."""
     for attempt in range(1_000):
         digest = blake2b(f"{delivery_id}:{attempt}".encode(), digest_size=12).hexdigest()
         marker = f"=_{digest}".encode()
         if not any(marker in body for body in verbatim):
             return marker
-    raise BadMessage("text_body, html_body: no boundary is left")
+    raise BadMessage("text_body, html_body: every possible boundary occurs in the content")
 
 
-def _multipart(subtype: bytes, boundary: bytes, *children: _Part) -> _Part:
+def _multipart(subtype: bytes, boundary: bytes, *children: _MimePart) -> _MimePart:
     eight_bit = any(child.eight_bit for child in children)
     chunks: list[bytes] = [
         b'Content-Type: multipart/%b;\r\n boundary="%b"\r\n' % (subtype, boundary),
-        # RFC 2045 §6.4: an outer part is declared no narrower than what it holds.
+        # RFC 2045 §6.4: an outer part must declare 8bit if an inner part does.
         b"Content-Transfer-Encoding: 8bit\r\n" if eight_bit else b"",
     ]
     delimiter = b"\r\n--" + boundary
     for child in children:
         chunks += (delimiter, CRLF, *child.chunks)
     chunks.append(delimiter + b"--")
-    return _Part(tuple(chunks), eight_bit)
+    return _MimePart(tuple(chunks), eight_bit)
 
 
-_UNPRINTABLE: Final = bytes(
-    {*range(32), 127} - {*b"\t\n"}
-)  # NUL may not be sent as it is, the others had better not
+_UNPRINTABLE: Final = bytes({*range(32), 127} - {*b"\t\n"})  # always encoded; SMTP forbids NUL
 
 
-def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _Part:
-    """A text part, as it is where relays must leave it alone, else in the shorter encoding."""
+def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _MimePart:
+    """A text part: unencoded if relays may not change it, else in the shorter encoding."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text and not text.endswith("\n"):
@@ -319,17 +320,17 @@ def _text(subtype: bytes, text: str, where: str, *, eight_bit: bool) -> _Part:
         and len(data.translate(None, _UNPRINTABLE)) == len(data)
     ):
         body = data.replace(b"\n", CRLF)
-        return _Part((head % (b"7bit" if ascii_only else b"8bit"), body), not ascii_only, body)
-    # b2a_qp with LF alone: given CRLF, it would take the first line's end for that of its soft breaks.
+        return _MimePart((head % (b"7bit" if ascii_only else b"8bit"), body), not ascii_only, body)
+    # b2a_qp gets LF, not CRLF: with CRLF, it would end its soft line breaks in CRLF, too.
     encoded = b2a_qp(data)
     if len(encoded) <= len(data) // 3 * 4:
-        return _Part((head % b"quoted-printable", encoded.replace(b"\n", CRLF)))
+        return _MimePart((head % b"quoted-printable", encoded.replace(b"\n", CRLF)))
     in_base64 = b2a_base64(data.replace(b"\n", CRLF), newline=False)
-    return _Part((head % b"base64", _base64_lines(in_base64)))
+    return _MimePart((head % b"base64", _base64_lines(in_base64)))
 
 
 def _has_long_line(data: bytes) -> bool:
-    """Whether a line, its LF not counted, has more than LINE_MAX bytes. Goes by as many lines at once as fit into that."""
+    """Whether a line has more than LINE_MAX bytes without its LF. Skips as many whole lines at once as fit into that."""
     at = 0
     while len(data) - at > LINE_MAX:
         end = data.rfind(b"\n", at, at + LINE_MAX + 1)
@@ -339,18 +340,18 @@ def _has_long_line(data: bytes) -> bool:
     return False
 
 
-def _attachment(where: str, attachment: Attachment) -> _Part:
+def _attachment(where: str, attachment: Attachment) -> _MimePart:
     content_id = attachment.content_id
     head = _content_type(where, attachment.content_type) + "Content-Transfer-Encoding: base64\r\n"
     if content_id is not None:
         if content_id.startswith("<") and content_id.endswith(">"):
             content_id = content_id[1:-1]
         if not _ID.fullmatch(content_id):
-            raise BadMessage(f"{where}.content_id: characters that an id can't have")
+            raise BadMessage(f"{where}.content_id: has characters that are not allowed in an id")
         head += f"Content-ID: <{content_id}>\r\n"
     disposition = "attachment" if content_id is None else "inline"
     head += f"Content-Disposition: {disposition}{_filename(where, attachment.filename)}\r\n\r\n"
-    return _Part((head.encode(), _base64_lines(_base64(where, attachment.content_base64))))
+    return _MimePart((head.encode(), _base64_lines(_base64(where, attachment.content_base64))))
 
 
 @lru_cache(maxsize=64)
@@ -360,22 +361,21 @@ def _content_type(where: str, content_type: str) -> str:
     if media_type is None:
         raise BadMessage(f"{where}.content_type: not a media type")
     if media_type.type.lower() in ("multipart", "message"):
-        # RFC 2046 §5: these may not be in base64, which alone brings the bytes over unchanged.
+        # RFC 2046 §5 forbids base64 for these types, and only base64 keeps the bytes unchanged.
         return "Content-Type: application/octet-stream\r\n"
     lines = [f"Content-Type: {media_type.type}/{media_type.subtype}", *media_type.parameters]
     return ";\r\n ".join(lines) + "\r\n"
 
 
-_SIMPLE_FILENAME: Final = re.compile(
-    r"(?=[^ ])[ !#-\[\]-~]{1,60}(?<! )"
-)  # needs no backslash, which readers get wrong
+# Without characters that need a backslash, which mail clients get wrong.
+_SIMPLE_FILENAME: Final = re.compile(r"(?=[^ ])[ !#-\[\]-~]{1,60}(?<! )")
 _EXTENDED_SAFE: Final = (
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$&+-.^_`{|}~"  # RFC 2231 §7
 )
 
 
 def _filename(where: str, filename: str) -> str:
-    """The parameter for the name: quoted where that is safe with every reader, else RFC 2231 §4, in pieces if long."""
+    """The filename parameter: quoted if every mail client understands that, else by RFC 2231 §4, in pieces if long."""
     _refuse_line_ends(f"{where}.filename", filename)
     if not filename:
         return ""
@@ -398,7 +398,7 @@ _MANY_LINES: Final = BinaryLayout(f"{_BASE64_LINE}s" * 256)
 
 
 def _base64(where: str, content: str) -> bytes:
-    """The content, checked: it is sent in the encoding that it came in, only cut into lines."""
+    """The base64 text, validated. It is sent as it came, only split into lines."""
     data = base64_bytes(content)
     if data is None:
         raise BadMessage(f"{where}.content_base64: not base64 (RFC 4648 §4)")
@@ -408,7 +408,7 @@ def _base64(where: str, content: str) -> bytes:
 def _base64_lines(data: bytes) -> bytes:
     lines: list[bytes] = []
     at = 0
-    while at + _MANY_LINES.size <= len(data):  # the fastest way that Python has to cut a megabyte into lines
+    while at + _MANY_LINES.size <= len(data):  # the fastest way to split a megabyte in Python
         lines += _MANY_LINES.unpack_from(data, at)
         at += _MANY_LINES.size
     lines += [data[start : start + _BASE64_LINE] for start in range(at, len(data), _BASE64_LINE)]

@@ -1,4 +1,4 @@
-"""What every provider is: one method that takes a ready message and returns a classified result."""
+"""The interface of all providers: `send` takes a complete message and returns a classified result."""
 
 from types import TracebackType
 from typing import Protocol, Self
@@ -9,7 +9,7 @@ from galaxy_mail.domain.records import Attachment, Envelope, RenderedContent, Se
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """All that one attempt sends; two attempts of a delivery give the same bytes on the wire."""
+    """What one attempt sends. Two attempts of a delivery give the same bytes on the wire."""
 
     delivery_id: str
     attempt_no: int
@@ -21,17 +21,17 @@ class Message(Struct, frozen=True, kw_only=True):
 
 
 class SendDeadline(Protocol):
-    """Asked right before the final dot; False when the claim is too close to its end to start what can't be undone."""
+    """Called right before the final dot. False: the claim ends too soon for a step that can't be undone."""
 
     def __call__(self) -> bool: ...
 
 
 class Provider(Protocol):
-    """One sender slot's way out. Used as a context manager by one task; sends one message at a time.
+    """Sends the messages of one sender slot, one at a time. One task uses it as a context manager.
 
-    `send` never raises for what a relay or a network does: that is a `SendResult`. It lets `trio.Cancelled` out only
-    while the provider cannot have the message. Cancelled after the final dot, it waits for the answer within a bounded,
-    shielded deadline and returns what it learnt (`outcome_unknown` where that is nothing).
+    `send` returns relay and network errors as a `SendResult` and doesn't raise them. It lets `trio.Cancelled` out only
+    while the provider can't have the message. If cancelled after the final dot, it waits for the reply under a shield
+    with a deadline. Without a reply by then, it returns `outcome_unknown`.
     """
 
     name: str  # "smtp", "stub": recorded in the attempt

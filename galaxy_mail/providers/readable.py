@@ -1,7 +1,7 @@
-"""A mail as text for people: decoded header, the text part, the name and size of all else.
+"""Shows a mail as text: the decoded header, the text part, and the name and size of every other part.
 
-For `galaxy-mail dev`, for documentation and for what a failed test shows; apart from `mime` because reading needs
-`email`, which a service that only writes mail need not load.
+`galaxy-mail dev`, the docs and failed tests use it. It is not in `mime`, because it needs the `email` package, which the
+service doesn't load.
 """
 
 import re
@@ -14,14 +14,14 @@ _UNFOLD = re.compile(r"\r?\n(?=[ \t])")
 
 
 def readable(mail: bytes) -> str:
-    """The mail as a reader would see it. What came as HTML beside a text, and attachments, are one line each."""
+    """The mail as a mail client would show it. Attachments, and HTML that comes with a text part, take one line each."""
     parsed = message_from_bytes(mail)
     fields = (f"{name}: {decoded(str(value))}" for name, value in parsed.items() if _interesting(name))
     return "\n".join([*fields, "", *_parts(parsed)]).rstrip() + "\n"
 
 
 def decoded(value: str) -> str:
-    """A header field's value without folds and with its encoded words read."""
+    """A header field's value, unfolded, with its encoded words decoded."""
     return str(make_header(decode_header(_UNFOLD.sub("", value))))
 
 

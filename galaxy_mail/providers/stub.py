@@ -1,6 +1,6 @@
-"""A provider that sends nothing and answers as it was told: for development, tests and rehearsals.
+"""A provider that discards mail and returns scripted results. For development, tests and rehearsals.
 
-What it "sent" is kept in a folder, where that is given, as `<delivery_id>.<attempt_no>.eml`.
+If an outbox folder is configured, accepted mail is written there as `<delivery_id>.<attempt_no>.eml`.
 """
 
 import os
@@ -27,11 +27,11 @@ _LATENCY: Final = duration_ms(at_least="0ms", at_most="1h")
 
 
 class BadScript(GalaxyMailError, ValueError):
-    """The text is no stub script. The message names the place."""
+    """Not a valid stub script. The message says where."""
 
 
-class Outcome(StrEnum):
-    """What a rule may tell the stub to do: one of the four results, or one of two ways to give none."""
+class StubOutcome(StrEnum):
+    """What a rule may ask for: one of the four results, or a connection that times out or is lost."""
 
     ACCEPTED = "accepted"
     SUPPRESSED = "suppressed"
@@ -42,19 +42,19 @@ class Outcome(StrEnum):
 
 
 class StubRule(Struct, frozen=True, kw_only=True):
-    outcomes: tuple[Outcome, ...]  # attempt n gets the nth, the last one repeats
+    outcomes: tuple[StubOutcome, ...]  # attempt n gets the nth; the last one repeats
     recipient: str = "*"  # a glob for the first recipient, in lower case
     latency_ms: int = 0
 
-    def outcome(self, attempt_no: int) -> Outcome:
+    def outcome(self, attempt_no: int) -> StubOutcome:
         return self.outcomes[min(attempt_no, len(self.outcomes)) - 1]
 
 
 class StubScript(Struct, frozen=True, kw_only=True):
-    """Which answer whose mail gets. The first rule that fits counts."""
+    """Which mail gets which result. The first matching rule applies."""
 
     rules: tuple[StubRule, ...] = ()
-    default: StubRule = StubRule(outcomes=(Outcome.ACCEPTED,))
+    default: StubRule = StubRule(outcomes=(StubOutcome.ACCEPTED,))
 
     def rule_for(self, recipient: str) -> StubRule:
         address = recipient.lower()
@@ -62,11 +62,11 @@ class StubScript(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, data: bytes) -> "StubScript":
-        """The script that this JSON spells (spec: MAIL_STUB_SCRIPT). Raises BadScript."""
+        """Decodes the JSON of MAIL_STUB_SCRIPT. Raises BadScript."""
         try:
             script = _object("the script", loads(data), optional=("rules", "default"))
         except StrictJsonError as error:
-            raise BadScript(error.message) from None
+            raise BadScript(str(error)) from None
         rules = _list("rules", script.get("rules", []))
         return cls(
             rules=tuple(_rule(f"rules[{at}]", rule) for at, rule in enumerate(rules)),
@@ -75,7 +75,7 @@ class StubScript(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, path: Path) -> "StubScript":
-        """The script in this file. Raises BadScript, also where the file can't be read."""
+        """Reads and decodes a file. Raises BadScript, also if the file can't be read."""
         try:
             return cls.parse(path.read_bytes())
         except BadScript as error:
@@ -85,10 +85,7 @@ class StubScript(Struct, frozen=True, kw_only=True):
 
 
 class StubProvider:
-    """Answers each message by its script, after the rule's latency. Touches `outbox` alone.
-
-    One for each sender slot, as with any provider; they may share an outbox.
-    """
+    """Returns each message's scripted result after the rule's latency. Several stubs may share an outbox."""
 
     name: str = "stub"
 
@@ -108,11 +105,11 @@ class StubProvider:
         pass
 
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
-        """The script's answer. Cancelled before it is given, nothing is kept; the keeping itself can't be cancelled."""
+        """The scripted result. If cancelled during the latency, nothing is written; the write can't be cancelled."""
         rule = self._script.rule_for(next(iter(message.envelope.recipients()), ""))
         outcome = rule.outcome(message.attempt_no)
         await trio.sleep(rule.latency_ms / 1000)
-        if outcome is not Outcome.ACCEPTED:
+        if outcome is not StubOutcome.ACCEPTED:
             return RESULTS[outcome]
         if not may_finish():
             return CLAIM_RUNNING_OUT
@@ -132,7 +129,7 @@ class StubProvider:
         return mime.build(message, sender=self._sender, eight_bit=True, smtputf8=smtputf8)
 
     def _keep(self, message: Message, outbox: Path) -> None:
-        """Whoever watches the outbox sees whole mails only."""
+        """Writes the mail under another name first, so that readers of the outbox see only complete mails."""
         mail = self._build(message)
         partial = outbox / f".{os.getpid()}.{next(_PARTIAL)}.partial"
         try:
@@ -163,34 +160,36 @@ def _loss(status: AttemptStatus, code: str, summary: str, provider_code: str | N
     )
 
 
-# The same failure codes as a relay's, where there is one that behaves so.
-RESULTS: Final[Mapping[Outcome, SendResult]] = {
-    Outcome.ACCEPTED: SendResult(
+# The same failure codes as for an SMTP relay that behaves like this.
+RESULTS: Final[Mapping[StubOutcome, SendResult]] = {
+    StubOutcome.ACCEPTED: SendResult(
         result=Result.ACCEPTED, status=AttemptStatus.PROVIDER_ACCEPTED, provider_code="250 2.0.0"
     ),
-    Outcome.SUPPRESSED: SendResult(
+    StubOutcome.SUPPRESSED: SendResult(
         result=Result.SUPPRESSED,
         status=AttemptStatus.PROVIDER_REJECTED,
-        failure=Failure(code="provider_suppressed", summary="the stub suppresses this mail, as scripted"),
+        failure=Failure(code="provider_suppressed", summary="suppressed by the stub, as scripted"),
     ),
-    Outcome.PERMANENT_FAILURE: _refusal(
-        "message_refused", "the stub refuses this mail, as scripted", "550 5.7.1"
+    StubOutcome.PERMANENT_FAILURE: _refusal(
+        "message_refused", "refused by the stub, as scripted", "550 5.7.1"
     ),
-    Outcome.TRANSIENT_FAILURE: _loss(
+    StubOutcome.TRANSIENT_FAILURE: _loss(
         AttemptStatus.PROVIDER_REJECTED,
         "message_deferred",
-        "the stub defers this mail, as scripted",
+        "deferred by the stub, as scripted",
         "451 4.3.0",
     ),
-    Outcome.TIMEOUT: _loss(
-        AttemptStatus.TIMED_OUT, "envelope_timed_out", "the stub fell silent before the message, as scripted"
+    StubOutcome.TIMEOUT: _loss(
+        AttemptStatus.TIMED_OUT, "envelope_timed_out", "the stub timed out before the message, as scripted"
     ),
-    Outcome.DISCONNECT: _loss(
-        AttemptStatus.TRANSPORT_FAILED, "disconnected", "the stub hung up before the message, as scripted"
+    StubOutcome.DISCONNECT: _loss(
+        AttemptStatus.TRANSPORT_FAILED,
+        "disconnected",
+        "the stub disconnected before the message, as scripted",
     ),
 }
 CLAIM_RUNNING_OUT: Final = _loss(
-    AttemptStatus.TRANSPORT_FAILED, "claim_running_out", "too little of the claim was left to send safely"
+    AttemptStatus.TRANSPORT_FAILED, "claim_running_out", "the claim would have ended too soon to send safely"
 )
 
 
@@ -206,18 +205,18 @@ def _rule(where: str, value: Json) -> StubRule:
     )
 
 
-def _outcomes(where: str, value: Json) -> tuple[Outcome, ...]:
+def _outcomes(where: str, value: Json) -> tuple[StubOutcome, ...]:
     names = _list(where, value)
     if not names:
         raise BadScript(f"{where}: must have at least one outcome")
     return tuple(_outcome(f"{where}[{at}]", name) for at, name in enumerate(names))
 
 
-def _outcome(where: str, value: Json) -> Outcome:
+def _outcome(where: str, value: Json) -> StubOutcome:
     try:
-        return Outcome(value)
+        return StubOutcome(value)
     except ValueError:
-        raise BadScript(f"{where}: is none of {', '.join(Outcome)}") from None
+        raise BadScript(f"{where}: must be one of {', '.join(StubOutcome)}") from None
 
 
 def _latency(where: str, value: Json) -> int:
@@ -245,5 +244,5 @@ def _object(
             raise BadScript(f"{where}: `{name}` is missing")
     for name in value:
         if name not in required + optional:
-            raise BadScript(f"{where}: there is no `{shown_name(name)}`")
+            raise BadScript(f"{where}: unknown field `{shown_name(name)}`")
     return value

@@ -1,1 +1,1 @@
-"""Templates become mail: the catalog of a folder, checked whole, and its renderer."""
+"""Loads and checks a folder of templates and renders mail from them."""

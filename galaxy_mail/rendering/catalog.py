@@ -1,9 +1,9 @@
-"""All templates of a folder, compiled and checked, and the mail that they make.
+"""Compiles and checks all templates of a folder, and renders mail.
 
     catalog = Catalog.load(bundled_templates(), limits=RenderLimits())
     catalog.render("auth.login_code", "fr-CA", {"code": "042137"})
 
-A render is a function of its arguments: the same inputs give the same bytes or the same failure, on any host.
+The same input gives the same bytes or the same failure on every host.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from galaxy_mail.domain.locales import BadLocale, fallback_chain
 from galaxy_mail.domain.records import Failure, RenderedContent
-from galaxy_mail.rendering.catalog_problems import BrokenCatalog, Problem, Severity
+from galaxy_mail.rendering.catalog_problems import BrokenCatalog, CatalogProblem, Severity
 from galaxy_mail.rendering.failures import RenderFailureCode, failure
 from galaxy_mail.rendering.limits import RenderLimits
 from galaxy_mail.rendering.lint import check_needed, check_template
@@ -24,7 +24,7 @@ from galaxy_mail.rendering.sources import PARTS, read_sources
 
 
 class TemplateInfo(Struct, frozen=True, kw_only=True):
-    """What callers must know of a template."""
+    """A template as the API and the command line list it."""
 
     template_id: str
     locales: tuple[str, ...]
@@ -33,22 +33,22 @@ class TemplateInfo(Struct, frozen=True, kw_only=True):
 
 
 class Catalog:
-    """Immutable once loaded, and safe to use from several threads."""
+    """All templates of a folder. Immutable; several threads may use it at once."""
 
     def __init__(
         self,
         templates: Mapping[str, Mapping[str, LocalTemplate]],
         *,
         limits: RenderLimits,
-        warnings: tuple[Problem, ...] = (),
+        warnings: tuple[CatalogProblem, ...] = (),
     ) -> None:
         self._templates = templates
         self._limits = limits
-        self.warnings = warnings  # what `lint` would say of a catalog that can be used
+        self.warnings = warnings
 
     @classmethod
     def load(cls, folder: Path, *, limits: RenderLimits) -> Self:
-        """The folder's catalog. Raises BrokenCatalog with every problem where one of them is an error."""
+        """The folder's catalog. Raises BrokenCatalog with all problems if one of them is an error."""
         sources, problems = read_sources(folder)
         environment = new_environment()
         compiled: dict[str, dict[str, dict[str, Part]]] = {}
@@ -59,7 +59,7 @@ class Catalog:
                 compiled.setdefault(source.template_id, {}).setdefault(source.locale, {})[source.part] = part
         broken = {problem.file for problem in problems if problem.severity is Severity.ERROR}
         for template_id, locales in compiled.items():
-            # A part that did not compile would only look like one that uses no variable.
+            # Without the parts that did not compile, the comparison would report wrong differences.
             if not any(file == template_id or file.startswith(f"{template_id}/") for file in broken):
                 problems += check_template(template_id, locales)
         problems += check_needed(frozenset(source.template_id for source in sources))
@@ -79,10 +79,10 @@ class Catalog:
     def render(
         self, template_id: str, locale: str, variables: Mapping[str, Any]
     ) -> RenderedContent | Failure:
-        """The mail in the best locale that there is, or why there is none. Never raises, whatever the variables hold."""
+        """The mail in the best available locale, or why it can't be rendered. Raises nothing, whatever the variables are."""
         locales = self._templates.get(template_id)
         if locales is None:
-            # Its name is the caller's, and need not be one.
+            # The name comes from the caller and may contain anything, so it is not repeated.
             return failure(RenderFailureCode.TEMPLATE_NOT_FOUND, "the catalog has no template of this name")
         try:
             chain = fallback_chain(locale)
@@ -94,7 +94,7 @@ class Catalog:
         return failure(RenderFailureCode.LOCALE_NOT_FOUND, f"{template_id}: none of {', '.join(chain)}")
 
     def templates(self) -> list[TemplateInfo]:
-        """Every template, by name."""
+        """All templates, sorted by name."""
         return [
             TemplateInfo(
                 template_id=template_id,

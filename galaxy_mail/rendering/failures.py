@@ -1,4 +1,4 @@
-"""How a render can fail: the five codes, and the refusal that a template meets while it runs."""
+"""The failure codes of a render, and the exceptions of the sandbox."""
 
 from enum import StrEnum
 
@@ -8,7 +8,7 @@ from galaxy_mail.domain.records import Failure
 
 
 class RenderFailureCode(StrEnum):
-    """Why there is no mail to send. All are permanent: the same inputs fail in the same way."""
+    """Why a mail can't be rendered. All are permanent: the same input fails again."""
 
     TEMPLATE_NOT_FOUND = "template_not_found"
     LOCALE_NOT_FOUND = "locale_not_found"
@@ -17,14 +17,14 @@ class RenderFailureCode(StrEnum):
     CONTENT_TOO_LARGE = "content_too_large"
 
 
-class Refused(TemplateRuntimeError):
-    """A template asked for what the sandbox does not give. The message is made of the template's words, never of values."""
+class TemplateRefused(TemplateRuntimeError):
+    """A template did what the sandbox doesn't allow. The message may quote the template, but no values."""
 
     code = RenderFailureCode.RENDER_ERROR
 
 
-class TooLarge(Refused):
-    """The template builds more text than a mail may have."""
+class TooLarge(TemplateRefused):
+    """The template builds more text than the limit allows."""
 
     code = RenderFailureCode.CONTENT_TOO_LARGE
 

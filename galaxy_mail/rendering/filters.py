@@ -1,6 +1,6 @@
-"""The filters that a template may use: Jinja2's names and parameters, each paying the meter.
+"""The template filters, with Jinja2's names and parameters. Each pays the meter for its work.
 
-Every one returns plain values (lists, not generators), and none makes markup of what is not: HTML stays escaped.
+They return plain values (lists, not generators). None turns text into markup, so HTML stays escaped.
 """
 
 import json
@@ -14,9 +14,9 @@ from urllib.parse import quote, quote_plus
 from jinja2 import Undefined, pass_context
 from markupsafe import Markup, escape
 
-from galaxy_mail.rendering.failures import Refused
+from galaxy_mail.rendering.failures import TemplateRefused
 from galaxy_mail.rendering.limits import TEXTS
-from galaxy_mail.rendering.predicates import PREDICATES
+from galaxy_mail.rendering.predicates import LISTED, PREDICATES
 from galaxy_mail.rendering.sandbox import (
     INT_BITS_MAX,
     STRIPPED_MAX,
@@ -47,7 +47,7 @@ def named(*names: str) -> Callable[[F], F]:
 
 
 def text_of(context: MeteredContext, value: Any) -> str:
-    """The value as it would be printed, which is what filters on text work on."""
+    """The value as it would be printed. Filters on text work on this."""
     return as_text(context.meter, value)
 
 
@@ -78,7 +78,7 @@ def capitalize(context: MeteredContext, value: Any) -> str:
 
 @named("title")
 def title(context: MeteredContext, value: Any) -> str:
-    """Each word with a capital; an apostrophe begins none (`O'Neil's`)."""
+    """Each word with a capital letter. An apostrophe doesn't begin a word (`O'Neil's`)."""
     text = text_of(context, value)
     words = [word[:1].upper() + word[1:].lower() for word in re.split(r"([-\s({\[<]+)", text)]
     return built(context, like(text, "".join(words)))
@@ -87,14 +87,14 @@ def title(context: MeteredContext, value: Any) -> str:
 @named("trim")
 def trim(context: MeteredContext, value: Any, chars: str | None = None) -> str:
     if chars is not None and len(chars) > STRIPPED_MAX:
-        raise Refused(f"trim of more than {STRIPPED_MAX} different characters")
+        raise TemplateRefused(f"trim of more than {STRIPPED_MAX} different characters")
     return text_of(context, value).strip(chars)
 
 
 @named("replace")
 def replace(context: MeteredContext, value: Any, old: Any, new: Any, count: int = -1) -> str:
     text, old, new = text_of(context, value), text_of(context, old), text_of(context, new)
-    if isinstance(text, Markup):  # before they are counted, and not only when they are replaced
+    if isinstance(text, Markup):  # escaped now, so that `count` sees what `replace` will find
         old, new = escape(old), escape(new)
     times = text.count(old)
     context.meter.build(times * len(new) if count < 0 else min(times, count) * len(new))
@@ -112,7 +112,7 @@ def truncate(
 ) -> str:
     text = text_of(context, value)
     if length < len(end) or leeway < 0:
-        raise Refused("truncate to less than its own end mark")
+        raise TemplateRefused("truncate to fewer characters than its end mark has")
     if len(text) <= length + leeway:
         return text
     kept = text[: length - len(end)]
@@ -128,7 +128,7 @@ def center(context: MeteredContext, value: Any, width: int = 80) -> str:
 def indent(
     context: MeteredContext, value: Any, width: int = 4, first: bool = False, blank: bool = False
 ) -> str:
-    """Spaces before every line but the first (unless asked for) and but empty ones (likewise)."""
+    """Indents all lines except the first one (unless `first`) and empty ones (unless `blank`)."""
     text = text_of(context, value)
     margin = " " * bounded(width, WIDTH_MAX)
     lines = text.split("\n")
@@ -142,11 +142,11 @@ def indent(
 
 @named("wordwrap")
 def wordwrap(context: MeteredContext, value: Any, width: int = 79, break_long_words: bool = True) -> str:
-    """Lines of at most `width` characters, broken at spaces; line breaks that are there stay."""
+    """Breaks lines at spaces so that they have at most `width` characters. Keeps existing line breaks."""
     text = text_of(context, value)
     width = bounded(width, WIDTH_MAX)
     if width < 1:
-        raise Refused("lines of no width")
+        raise TemplateRefused("wordwrap to a width of 0")
     lines: list[str] = []
     for paragraph in str(text).split("\n"):
         line: list[str] = []
@@ -176,7 +176,7 @@ def wordcount(context: MeteredContext, value: Any) -> int:
 @named("format")
 def format_(context: MeteredContext, value: Any, *args: Any, **kwargs: Any) -> str:
     if args and kwargs:
-        raise Refused("format takes positional or named values, not both")
+        raise TemplateRefused("format takes positional or named values, not both")
     return printf(context.meter, text_of(context, value), kwargs or args)
 
 
@@ -194,7 +194,7 @@ def forceescape(context: MeteredContext, value: Any) -> Markup:
 
 @named("urlencode")
 def urlencode(context: MeteredContext, value: Any) -> str:
-    """A text for use in a URL's path; an object or pairs as a query."""
+    """Encodes text for a URL's path, and an object or a list of pairs as a query."""
     context.meter.weigh(value)
     if isinstance(value, (dict, list, tuple)):
         pairs = value.items() if isinstance(value, dict) else value
@@ -210,7 +210,7 @@ def _quoted(context: MeteredContext, value: Any) -> str:
 
 @named("tojson")
 def tojson(context: MeteredContext, value: Any) -> str:
-    """JSON with sorted members, as text: an HTML part escapes it like any other."""
+    """JSON with sorted members. It is text, so an HTML part escapes it."""
     demand(value)
     context.meter.weigh(value)
     return built(context, json.dumps(value, ensure_ascii=False, sort_keys=True))
@@ -227,13 +227,13 @@ def join(context: MeteredContext, value: Any, d: Any = "", attribute: Any = None
 
 
 def like(model: str, text: str) -> str:
-    """`text`, made of `model` and white space, as markup when that is what `model` is."""
+    """`text` as markup if `model` is markup. `text` must consist of `model` and white space."""
     return Markup(text) if isinstance(model, Markup) else text  # noqa: S704  # nothing unescaped was added
 
 
 def bounded(number: Any, limit: int) -> int:
     if type(number) is not int or not -limit <= number <= limit:
-        raise Refused(f"a width, count or precision that is no whole number up to {limit}")
+        raise TemplateRefused(f"a width, count or precision that is not a whole number up to {limit}")
     return max(number, 0)
 
 
@@ -248,7 +248,7 @@ def abs_(_: MeteredContext, value: Any) -> int | float:
 @named("round")
 def round_(_: MeteredContext, value: Any, precision: int = 0, method: str = "common") -> int | float:
     if type(precision) is not int or abs(precision) > PRECISION_MAX:
-        raise Refused(f"a precision beyond {PRECISION_MAX}")
+        raise TemplateRefused(f"a precision beyond {PRECISION_MAX}")
     number, scale = number_of(value), float(10**precision)
     match method:
         case "common":
@@ -258,12 +258,12 @@ def round_(_: MeteredContext, value: Any, precision: int = 0, method: str = "com
         case "floor":
             return math.floor(number * scale) / scale
         case _:
-            raise Refused("round knows common, ceil and floor")
+            raise TemplateRefused("round knows common, ceil and floor")
 
 
 @named("int")
 def int_(context: MeteredContext, value: Any, default: Any = 0, base: int = 10) -> Any:
-    """The whole number that a text spells, or `default`."""
+    """The value as a whole number, or `default`."""
     try:
         if type(value) in TEXTS:
             context.meter.touch(value)
@@ -273,7 +273,7 @@ def int_(context: MeteredContext, value: Any, default: Any = 0, base: int = 10) 
     except (ValueError, OverflowError):
         return default
     if number.bit_length() > INT_BITS_MAX:
-        raise Refused("a number too large")
+        raise TemplateRefused("a number too large")
     return number
 
 
@@ -295,7 +295,7 @@ def float_(context: MeteredContext, value: Any, default: Any = 0.0) -> Any:
 
 @named("filesizeformat")
 def filesizeformat(_: MeteredContext, value: Any, binary: bool = False) -> str:
-    """`13 kB`, `4.1 MB`; with `binary` `12.7 KiB`."""
+    """`13 kB`, `4.1 MB`; with `binary`: `12.7 KiB`."""
     size, base = float(number_of(value)), 1024 if binary else 1000
     if size == 1:
         return "1 Byte"
@@ -317,22 +317,22 @@ class Group(NamedTuple):
 
 
 def elements(context: MeteredContext, value: Any) -> list[Any]:
-    """What a loop over `value` would see."""
+    """The elements that a loop over `value` would see."""
     demand(value)
-    if not isinstance(value, (list, tuple, dict, str, range)):
-        raise Refused("a list is needed here")
+    if not isinstance(value, LISTED):
+        raise TemplateRefused("a value that is not a list")
     context.meter.touch(value)
     context.meter.step(len(value))
     return list(value)
 
 
 def resolved(context: MeteredContext, value: Any, attribute: Any, default: Any = None) -> list[Any]:
-    """The elements, or the member of each that a dotted path names."""
+    """The elements, or a member of each, which `attribute` names by a dotted path."""
     items = elements(context, value)
     if attribute is None:
         return items
     if not isinstance(attribute, (str, int)):
-        raise Refused("a member's name is needed here")
+        raise TemplateRefused("an attribute that is not a name")
     path = [int(part) if part.isascii() and part.isdigit() else part for part in str(attribute).split(".")]
     context.meter.step(len(path) * len(items))
     return [_member(context, item, path, default) for item in items]
@@ -347,7 +347,7 @@ def _member(context: MeteredContext, item: Any, path: list[int | str], default: 
 
 
 def comparable(context: MeteredContext, keys: Iterable[Any], case_sensitive: bool) -> list[Any]:
-    """Keys to sort or group by, paid for as deep as a comparison may go."""
+    """Keys to sort or group by. Pays for everything that a comparison may visit."""
     ready: list[Any] = []
     for key in keys:
         context.meter.weigh(key)
@@ -359,8 +359,8 @@ def comparable(context: MeteredContext, keys: Iterable[Any], case_sensitive: boo
 @named("length", "count")
 def length(_: MeteredContext, value: Any) -> int:
     demand(value)
-    if not isinstance(value, (list, tuple, dict, str, range)):
-        raise Refused("a text, list or object is needed here")
+    if not isinstance(value, LISTED):
+        raise TemplateRefused("a value that is not text, a list or an object")
     return len(value)
 
 
@@ -398,7 +398,7 @@ def items_(context: MeteredContext, value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, Undefined):
         return []
     if not isinstance(value, dict):
-        raise Refused("an object is needed here")
+        raise TemplateRefused("a value that is not an object")
     context.meter.touch(value)
     return list(value.items())
 
@@ -419,7 +419,7 @@ def sort(
     case_sensitive: bool = False,
     attribute: Any = None,
 ) -> list[Any]:
-    """By the elements, or by one or more members of theirs (`"age,name"`)."""
+    """Sorts by the elements or by one or more of their members (`"age,name"`)."""
     items = elements(context, value)
     names = attribute.split(",") if isinstance(attribute, str) else [attribute]
     columns = [comparable(context, resolved(context, items, name), case_sensitive) for name in names]
@@ -432,7 +432,7 @@ def dictsort(
     context: MeteredContext, value: Any, case_sensitive: bool = False, by: str = "key", reverse: bool = False
 ) -> list[tuple[Any, Any]]:
     if by not in ("key", "value"):
-        raise Refused("dictsort sorts by key or value")
+        raise TemplateRefused("dictsort sorts by key or value")
     pairs = items_(context, value)
     keys = comparable(context, (pair[by == "value"] for pair in pairs), case_sensitive)
     return [pairs[at] for at in sorted(range(len(pairs)), key=keys.__getitem__, reverse=reverse)]
@@ -442,7 +442,7 @@ def dictsort(
 def unique(
     context: MeteredContext, value: Any, case_sensitive: bool = False, attribute: Any = None
 ) -> list[Any]:
-    """The first of each, in order."""
+    """The elements without duplicates; the first of equal ones stays."""
     items = elements(context, value)
     keys = comparable(context, resolved(context, items, attribute), case_sensitive)
     seen: dict[Any, Any] = {}
@@ -481,11 +481,11 @@ def sum_(context: MeteredContext, value: Any, attribute: Any = None, start: int 
 
 @named("batch")
 def batch(context: MeteredContext, value: Any, linecount: int, fill_with: Any = None) -> list[list[Any]]:
-    """Lists of `linecount` elements, the last one filled up where there is something to fill with."""
+    """Lists of `linecount` elements. `fill_with` fills up the last one."""
     items = elements(context, value)
     size = bounded(linecount, WIDTH_MAX)
     if size < 1:
-        raise Refused("batches of no element")
+        raise TemplateRefused("batches of 0 elements")
     batches = [items[at : at + size] for at in range(0, len(items), size)]
     if batches and fill_with is not None:
         batches[-1] += [fill_with] * (size - len(batches[-1]))
@@ -494,11 +494,11 @@ def batch(context: MeteredContext, value: Any, linecount: int, fill_with: Any = 
 
 @named("slice")
 def slice_(context: MeteredContext, value: Any, slices: int, fill_with: Any = None) -> list[list[Any]]:
-    """So many lists, of equal length but for one element, the longer ones first."""
+    """`slices` lists, the first ones at most one element longer than the others."""
     items = elements(context, value)
     count = bounded(slices, WIDTH_MAX)
     if count < 1:
-        raise Refused("no slices")
+        raise TemplateRefused("0 slices")
     context.meter.step(count)
     short, longer = divmod(len(items), count)
     parts: list[list[Any]] = []
@@ -517,7 +517,7 @@ def slice_(context: MeteredContext, value: Any, slices: int, fill_with: Any = No
 def groupby_(
     context: MeteredContext, value: Any, attribute: Any, default: Any = None, case_sensitive: bool = False
 ) -> list[Group]:
-    """Groups of elements with an equal member, sorted by it; a group is (grouper, list)."""
+    """Groups of elements with an equal member, sorted by that member. A group is (grouper, list)."""
     items = elements(context, value)
     members = resolved(context, items, attribute, default)
     keys = comparable(context, members, case_sensitive)
@@ -531,15 +531,15 @@ def groupby_(
 
 @named("map")
 def map_(context: MeteredContext, value: Any, *args: Any, **kwargs: Any) -> list[Any]:
-    """A member of each element (`attribute=`), or each through a filter."""
+    """A member of each element (`attribute=`), or a filter's result for each."""
     if not args:
         if "attribute" not in kwargs or kwargs.keys() - {"attribute", "default"}:
-            raise Refused("map takes a filter's name, or attribute= and default=")
+            raise TemplateRefused("map takes a filter's name, or attribute= and default=")
         return resolved(context, value, kwargs["attribute"], kwargs.get("default"))
     items = elements(context, value)
     name, *others = args
     if name not in FILTERS:
-        raise Refused("map by a filter that is not available")
+        raise TemplateRefused("map with an unknown filter")
     return [FILTERS[name](context, item, *others, **kwargs) for item in items]
 
 
@@ -570,11 +570,11 @@ def rejectattr(context: MeteredContext, value: Any, attribute: Any, *args: Any) 
 def _selected(
     context: MeteredContext, items: list[Any], subjects: list[Any], args: tuple[Any, ...], *, wanted: bool
 ) -> list[Any]:
-    """The items whose subject passes the test that `args` name (or is true), or those whose doesn't."""
+    """The items whose subject passes the test named in `args`, or without a test is true. Not `wanted`: the others."""
     if args:
         name, *others = args
         if name not in PREDICATES:
-            raise Refused("selection by a test that is not available")
+            raise TemplateRefused("selection by an unknown test")
         verdicts = [bool(PREDICATES[name](context, subject, *others)) for subject in subjects]
     else:
         verdicts = [bool(subject) for subject in subjects]

@@ -1,8 +1,8 @@
-"""How much one render may do, and the meter that counts it.
+"""Limits the work of one render.
 
-Two limits are settings: bytes of output and iterations. They bound what a template says. Three more follow from them
-and bound what an expression can do without saying it: characters built on the way, steps (elements touched, nodes of
-loop and macro bodies run), and depth of nesting. Every operation whose cost is not constant pays before it works.
+Callers set two limits: bytes of output and iterations. Three more limits stop expressions that do much work with little
+output: characters built, steps (elements visited, nodes of loop and macro bodies run), and nesting depth. Every operation
+without constant cost pays the meter before it runs.
 """
 
 from typing import Final
@@ -11,14 +11,14 @@ from jinja2 import Undefined
 from markupsafe import Markup
 from msgspec import Struct
 
-from galaxy_mail.rendering.failures import Refused, TooLarge
+from galaxy_mail.rendering.failures import TemplateRefused, TooLarge
 
 OUTPUT_BYTES_MAX: Final = 1_048_576
 ITERATIONS_MAX: Final = 10_000
 STEPS_PER_ITERATION: Final = 200
 BUILT_PER_OUTPUT: Final = 16
-CALL_DEPTH_MAX: Final = 50  # macros and recursive loops; far below where Python's own stack would end
-VALUE_DEPTH_MAX: Final = 100  # lists and objects in each other
+CALL_DEPTH_MAX: Final = 50  # of macros and recursive loops; far below the limit of Python's stack
+VALUE_DEPTH_MAX: Final = 100  # of lists and objects in each other
 
 SCALARS: Final = frozenset({int, float, bool, type(None)})
 TEXTS: Final = frozenset({str, Markup})
@@ -26,14 +26,14 @@ LISTS: Final = frozenset({list, tuple})
 
 
 class RenderLimits(Struct, frozen=True, kw_only=True):
-    """The bounds of one render, all parts together."""
+    """The limits of one render of all parts."""
 
     output_bytes_max: int = OUTPUT_BYTES_MAX
     iterations_max: int = ITERATIONS_MAX
 
 
 class Meter:
-    """What one render may still do. Each method takes from it and raises Refused where too little is left."""
+    """What one render may still do. Each method subtracts its cost and raises TemplateRefused if too little is left."""
 
     __slots__ = (
         "chars",
@@ -53,34 +53,34 @@ class Meter:
         self.depth = CALL_DEPTH_MAX
 
     def iterate(self, nodes: int, chars: int) -> None:
-        """One more run of a loop's or macro's body, which has so many nodes and so much literal text."""
+        """Pays for one run of a loop's or macro's body with this many nodes and characters of literal text."""
         self.iterations -= 1
         if self.iterations < 0:
-            raise Refused(f"more than {self.iterations_max} iterations")
+            raise TemplateRefused(f"more than {self.iterations_max} iterations")
         self.step(nodes)
         self.build(chars)
 
     def step(self, count: int) -> None:
         self.steps -= count
         if self.steps < 0:
-            raise Refused("too much work for one mail")
+            raise TemplateRefused("too much work for one mail")
 
     def build(self, chars: int) -> None:
-        """So much text is about to come into being, in the output or on the way to it."""
+        """Pays for this many characters of new text, in the output or in an intermediate value."""
         self.chars -= chars
         if self.chars < 0:
             raise self.too_large()
 
     def enter(self) -> None:
         if self.depth == 0:
-            raise Refused(f"macros or recursive loops nested deeper than {CALL_DEPTH_MAX}")
+            raise TemplateRefused(f"macros or recursive loops nested deeper than {CALL_DEPTH_MAX}")
         self.depth -= 1
 
     def leave(self) -> None:
         self.depth += 1
 
     def touch(self, value: object) -> None:
-        """Pays for going once over the text or the elements of `value`, not over what is in them."""
+        """Pays for one pass over the characters or elements of `value`, but not over what the elements contain."""
         kind = type(value)
         if kind in SCALARS:
             return
@@ -90,7 +90,7 @@ class Meter:
             self.step(len(value))
 
     def weigh(self, value: object) -> None:
-        """Pays for going over everything in `value`; refuses what is no JSON value, or too deep."""
+        """Pays for a pass over everything in `value`. Refuses what is not a JSON value or nested too deep."""
         if type(value) in SCALARS or isinstance(value, Undefined):
             return
         level: list[object] = [value]
@@ -104,20 +104,20 @@ class Meter:
                 if kind in TEXTS:
                     self.build(len(item))  # type: ignore[arg-type]  # as above
                 elif isinstance(item, dict):
-                    self.step(2 * len(item))  # before the copy: what is shared can be huge
+                    self.step(2 * len(item))  # before the copy, which may be huge
                     below += item.keys()
                     below += item.values()
                 elif isinstance(item, (list, tuple, range)):
                     self.step(len(item))
                     below += item
                 elif isinstance(item, Undefined):
-                    str(item)  # raises, naming it
+                    str(item)  # raises an error with its name
                 else:
-                    raise Refused("macros, functions and namespaces are no values")
+                    raise TemplateRefused("macros, functions and namespaces are not values")
             if not below:
                 return
             level = below
-        raise Refused(f"lists or objects nested deeper than {VALUE_DEPTH_MAX}")
+        raise TemplateRefused(f"lists or objects nested deeper than {VALUE_DEPTH_MAX}")
 
     def too_large(self) -> TooLarge:
         return TooLarge(f"more than {self.output_bytes_max} bytes")

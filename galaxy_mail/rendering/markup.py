@@ -1,4 +1,4 @@
-"""What is checked in HTML parts beyond the language: where escaping would not be enough."""
+"""Checks HTML parts for places where escaping a value would not be enough."""
 
 import re
 from collections.abc import Iterator
@@ -6,17 +6,17 @@ from typing import Final
 
 from jinja2 import nodes
 
-from galaxy_mail.rendering.catalog_problems import Problem, error
+from galaxy_mail.rendering.catalog_problems import CatalogProblem, error
 
 _TAG_START: Final = re.compile(r"<[A-Za-z/]")
 _RAW_TEXT: Final = re.compile(r"<(/?)(script|style)\b", re.IGNORECASE)
-_PLACEHOLDER: Final = "x"  # stands for a value in what is looked at
+_PLACEHOLDER: Final = "x"  # replaces a value in the checked source
 
 
-def check_markup(file: str, tree: nodes.Template) -> Iterator[Problem]:
-    """Values in a tag outside of quotes, and in scripts and styles: no escaping is right there."""
-    tail = ""  # the source from the last `<` on, values replaced
-    raw = ""  # "script" or "style" while in one
+def check_markup(file: str, tree: nodes.Template) -> Iterator[CatalogProblem]:
+    """Finds values in a tag outside of quotes and values in scripts and styles."""
+    tail = ""  # the source from the last `<` on, with values replaced
+    raw = ""  # the element's name inside of "script" or "style"
     for node in _in_order(tree):
         if isinstance(node, nodes.TemplateData):
             for closing, name in _RAW_TEXT.findall(node.data):
@@ -25,7 +25,7 @@ def check_markup(file: str, tree: nodes.Template) -> Iterator[Problem]:
             tail = tail[max(tail.rfind("<"), 0) :]
             continue
         if raw and not _in_tag(tail):
-            yield error(file, node.lineno, f"a value inside of <{raw}>, where escaping does not help")
+            yield error(file, node.lineno, f"a value inside of <{raw}>, where escaping does not protect")
         elif _in_tag(tail) and not _in_quotes(tail):
             yield error(
                 file, node.lineno, "a value in a tag, outside of quotes: put the attribute's value in quotes"
@@ -34,7 +34,7 @@ def check_markup(file: str, tree: nodes.Template) -> Iterator[Problem]:
 
 
 def _in_order(node: nodes.Node) -> Iterator[nodes.Node]:
-    """Literal text and printed expressions, as the source has them."""
+    """Literal text and printed expressions in the source's order."""
     for child in node.iter_child_nodes():
         if isinstance(node, nodes.Output):
             yield child

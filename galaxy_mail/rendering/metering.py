@@ -1,7 +1,7 @@
-"""Rewrites a checked template so that all that it does is counted.
+"""Rewrites a checked template so that all its work is counted.
 
-Jinja2 lets an environment intercept calls, filters and arithmetic. Loops, `~`, comparisons and slices it compiles to
-plain Python; here they become calls of internal filters, whose names no template can write.
+A Jinja2 environment can intercept calls, filters and arithmetic. Jinja2 compiles loops, `~`, comparisons and slices to
+plain Python, so this module replaces them by internal filters. Templates can't use the names of those.
 """
 
 # ruff: noqa: N802  # Jinja2 finds a visitor's methods by the nodes' names
@@ -55,12 +55,12 @@ INTERNAL_FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
 
 
 class Metering(NodeTransformer):
-    """Visit a template once, after all checks and after its variables were found."""
+    """Visits a template once, after all checks and after its variables were collected."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         price = _price(node.body)
         if node.test is not None:
-            # What the test refuses runs no body, and counts all the same.
+            # An element that the test rejects counts, too, though the body doesn't run.
             node.test = nodes.And(_iterate(node.test.lineno, _price([node.test])), node.test)
         node.body.insert(0, nodes.ExprStmt(_iterate(node.lineno, price), lineno=node.lineno))
         return self.generic_visit(node)
@@ -85,7 +85,7 @@ class Metering(NodeTransformer):
         first, *others = node.ops
         literal = isinstance(node.expr, nodes.Const) or isinstance(first.expr, nodes.Const)
         if literal and not others and first.op not in ("in", "notin"):
-            return node  # comparing with a literal costs no more than the literal's length
+            return node  # the cost is at most the literal's length
         node.expr = _weigh(node.expr)
         for operand in node.ops:
             operand.expr = _weigh(operand.expr)
@@ -110,7 +110,7 @@ def _weigh(expression: nodes.Expr) -> nodes.Expr:
 
 
 def _price(body: list[nodes.Node]) -> tuple[int, int]:
-    """Nodes and literal text of one run of `body`. What is nested in it counts here once and for each run again."""
+    """Nodes and characters of literal text in one run of `body`. A nested body counts here, and again whenever it runs."""
     count = chars = 0
     waiting = list(body)
     while waiting:

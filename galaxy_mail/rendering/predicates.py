@@ -1,4 +1,4 @@
-"""What may follow `is` in a template: Jinja2's tests by name, each paying the meter."""
+"""Jinja2's tests (`x is even`). Each pays the meter for its work."""
 
 import operator
 from collections.abc import Callable, Mapping

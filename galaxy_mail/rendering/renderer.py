@@ -1,4 +1,4 @@
-"""One template in one locale: from variables to the content of a mail."""
+"""Renders one template in one locale."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _ONE_LINE: Final = re.compile(HEADER_TEXT_SYNTAX)
 
 
 class LocalTemplate:
-    """The parts of a template in a locale. Immutable, and safe to use from several threads."""
+    """The parts of a template in a locale. Immutable; several threads may render it at once."""
 
     def __init__(self, template_id: str, locale: str, parts: Mapping[str, Part]) -> None:
         self.template_id = template_id
@@ -26,14 +26,14 @@ class LocalTemplate:
     def render(
         self, variables: Mapping[str, Any], limits: RenderLimits, *, fallback: bool
     ) -> RenderedContent | Failure:
-        """The content. `fallback` says that another locale was asked for."""
+        """The content, or why it can't be rendered. `fallback`: the caller asked for another locale."""
         missing = [name for name in self.required if name not in variables]
         if missing:
             names = ", ".join(missing)
             return failure(
                 RenderFailureCode.MISSING_VARIABLES, f"{self.template_id}/{self.locale}: missing {names}"
             )
-        # No more than what is needed: a variable of another name must not stand for what every template has.
+        # Only the required ones: another variable must not replace a global function of all templates.
         given = {name: variables[name] for name in self.required}
         meter = Meter(limits)
         try:
@@ -43,12 +43,12 @@ class LocalTemplate:
         except PartFailed as failed:
             return failure(failed.code, failed.summary)
         file = self.parts["subject"].source.file
-        if not _ONE_LINE.fullmatch(subject):  # RFC 5322 §2.2: a header with a line break would be two
+        if not _ONE_LINE.fullmatch(subject):  # RFC 5322 §2.2: a line break would begin another header field
             return failure(RenderFailureCode.RENDER_ERROR, f"{file}: the subject is not one line")
         if len(subject) > SUBJECT_MAX_CHARS:
             return failure(
                 RenderFailureCode.CONTENT_TOO_LARGE,
-                f"{file}: a subject of more than {SUBJECT_MAX_CHARS} characters",
+                f"{file}: the subject has more than {SUBJECT_MAX_CHARS} characters",
             )
         return RenderedContent(
             subject=subject,

@@ -1,9 +1,8 @@
-"""The Jinja2 environment that templates run in: JSON values and counted work.
+"""The Jinja2 environment of the templates: its values are JSON, and its work is counted.
 
-A variable is a JSON value, so `a.b` is a member of an object and nothing else; a few harmless methods of text and
-objects are handed out by name. Whatever costs more than a constant goes through the meter of the render in hand, which
-travels in the context. What cannot be metered where Jinja2 compiles it (`~`, comparisons, slices, loops) is rewritten
-into internal filters by `metering.py`.
+`a.b` reads a member of a JSON object. Of Python's methods, only a few harmless ones of text and objects are available.
+Every operation without constant cost pays the render's meter, which the context holds. `metering.py` rewrites the
+operations that an environment can't intercept: `~`, comparisons, slices and loops.
 """
 
 import json
@@ -18,17 +17,17 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from markupsafe import Markup
 
-from galaxy_mail.rendering.failures import Refused
+from galaxy_mail.rendering.failures import TemplateRefused
 from galaxy_mail.rendering.limits import LISTS, SCALARS, TEXTS, Meter, RenderLimits
 
-INT_BITS_MAX: Final = 4_096  # more than any amount, fewer than make arithmetic slow
+INT_BITS_MAX: Final = 4_096  # enough for any amount, and arithmetic stays fast
 
-# printf-style, less `*`, Python's `%r` and `%a`, names with parentheses in them, and widths beyond three digits.
+# printf-style, but without `*`, `%r`, `%a`, names that contain parentheses, and widths of more than three digits.
 CONVERSION: Final = re.compile(
     r"%(?:\((?P<name>[^()]*)\))?[#0\- +]*(?P<width>[0-9]{0,3})(?:\.(?P<precision>[0-9]{0,3}))?[cdeEfFgGiosuxX%]"
 )
 
-# All of them take time and give text in proportion to the text they are called on.
+# Their time and their result are proportional to the text.
 TEXT_METHODS: Final = frozenset(
     {
         "capitalize",
@@ -41,8 +40,6 @@ TEXT_METHODS: Final = frozenset(
         "lower",
         "lstrip",
         "partition",
-    }
-    | {
         "removeprefix",
         "removesuffix",
         "rstrip",
@@ -54,9 +51,7 @@ TEXT_METHODS: Final = frozenset(
         "upper",
     }
 )
-STRIPPED_MAX: Final = (
-    100  # characters that `strip` looks for: its time is their number times the text's length
-)
+STRIPPED_MAX: Final = 100  # characters that `strip` removes: its time is their number times the text's length
 OBJECT_METHODS: Final = frozenset({"get", "items", "keys", "values"})
 LOOP_MEMBERS: Final = frozenset(
     {"depth", "depth0", "first", "index", "index0", "last", "length", "revindex", "revindex0"}
@@ -66,16 +61,16 @@ LOOP_METHODS: Final = frozenset({"changed", "cycle"})
 
 
 class Absent(StrictUndefined):
-    """What a name or member without a value evaluates to: any use but `is defined` and `default` fails.
+    """The value of an undefined name or member: every use except `is defined` and `default` fails.
 
-    Its message names what the template's source names. A computed subscript may be a variable's value and isn't repeated.
+    The message quotes a name from the template. It doesn't quote a computed subscript, which may be a variable's value.
     """
 
     __slots__ = ()
 
 
 class MeteredContext(Context):
-    """The variables of one part of one render, with the render's meter."""
+    """The variables of one part, and the meter of the render."""
 
     def __init__(
         self,
@@ -109,10 +104,10 @@ class Method:
             for arg in args:
                 meter.touch(arg)
                 if self.name.endswith("strip") and type(arg) in TEXTS and len(arg) > STRIPPED_MAX:
-                    raise Refused(f"{self.name} of more than {STRIPPED_MAX} different characters")
+                    raise TemplateRefused(f"{self.name} of more than {STRIPPED_MAX} different characters")
         result = getattr(self.receiver, self.name)(*args, **kwargs)
         if isinstance(self.receiver, dict) and self.name != "get":
-            result = list(result)  # a view would show its address when printed
+            result = list(result)  # a view is not a JSON value
         meter.touch(result)
         return result
 
@@ -124,7 +119,7 @@ def bounded_range(meter: Meter, *args: Any) -> range:
     except OverflowError:  # len() ends at sys.maxsize
         length = meter.iterations_max + 1
     if length > meter.iterations_max:
-        raise Refused(f"range of more than {meter.iterations_max} numbers")
+        raise TemplateRefused(f"range of more than {meter.iterations_max} numbers")
     return numbers
 
 
@@ -135,7 +130,7 @@ def new_namespace(meter: Meter, *args: Any, **kwargs: Any) -> Namespace:
 
 
 class GlobalFunction:
-    """A function that every template has. Compared by identity, printed as nothing."""
+    """A function that all templates have."""
 
     __slots__ = ("call",)
 
@@ -147,13 +142,13 @@ FUNCTIONS: Final = {"range": GlobalFunction(bounded_range), "namespace": GlobalF
 
 
 def demand(value: object) -> None:
-    """Raises, naming it, where `value` is a name or a member that has none."""
+    """Raises an error with the name if `value` is undefined."""
     if isinstance(value, Undefined):
-        str(value)  # of an `if` without `else` it is empty text
+        str(value)  # an `if` without `else` is empty text and doesn't raise
 
 
 def as_text(meter: Meter, value: object) -> str:
-    """How a value reads in a mail: text as it is, null as nothing, everything else as JSON spells it."""
+    """How a value is printed: text unchanged, null as nothing, everything else as JSON."""
     kind = type(value)
     if kind in TEXTS:
         meter.build(len(value))  # type: ignore[arg-type]  # a str, which the type checker can't see from `kind`
@@ -172,8 +167,8 @@ def as_text(meter: Meter, value: object) -> str:
         meter.build(len(text))
         return text
     if isinstance(value, Undefined):
-        return str(value)  # raises, naming it, but for an `if` without `else`, which is empty text
-    raise Refused("only values can be printed, not macros, functions, ranges or namespaces")
+        return str(value)  # raises, except for an `if` without `else`, which is empty text
+    raise TemplateRefused("only values can be printed, not macros, functions, ranges or namespaces")
 
 
 @pass_context
@@ -182,7 +177,7 @@ def print_value(context: MeteredContext, value: object) -> str:
 
 
 class MailEnvironment(ImmutableSandboxedEnvironment):
-    """One for all templates of a catalog. HTML parts, known by their name, are escaped; the others are not."""
+    """One for all templates of a catalog. HTML parts are escaped; the file name tells which they are."""
 
     context_class = MeteredContext
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
@@ -194,7 +189,7 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
             undefined=Absent,
             autoescape=is_html,
             finalize=print_value,
-            trim_blocks=True,  # the line of a block tag leaves no blank line in a text
+            trim_blocks=True,  # a line with only a block tag leaves no blank line
             lstrip_blocks=True,
             keep_trailing_newline=True,
             loader=None,
@@ -206,7 +201,7 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, dict):
-            if attribute in obj:  # first: a member called "items" is the caller's, not Python's
+            if attribute in obj:  # first: a member may be called "items"
                 return obj[attribute]
             if attribute in OBJECT_METHODS:
                 return Method(obj, attribute)
@@ -218,7 +213,7 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
                 return getattr(obj, attribute)
             if attribute in LOOP_METHODS:
                 return Method(obj, attribute)
-        elif isinstance(obj, tuple):  # what `groupby` gives has the fields grouper and list
+        elif isinstance(obj, tuple):  # the groups of `groupby` have the fields grouper and list
             if attribute in getattr(type(obj), "_fields", ()):
                 return getattr(obj, attribute)
         elif isinstance(obj, Namespace) and not attribute.startswith("_"):
@@ -235,7 +230,7 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
                 return obj[argument]
             except (TypeError, LookupError):
                 if isinstance(argument, str) and argument in getattr(type(obj), "_fields", ()):
-                    return getattr(obj, argument)  # of a group, where a filter looks it up by name
+                    return getattr(obj, argument)  # of a group, when a filter names the field
         demand(obj)
         return self.undefined(hint=f"{_kind(obj)} has no such element")
 
@@ -249,11 +244,11 @@ class MailEnvironment(ImmutableSandboxedEnvironment):
             finally:
                 meter.leave()
         if isinstance(obj, (Method, GlobalFunction)):
-            kwargs.pop("_loop_vars", None)  # Jinja2 adds both for functions that take a context
+            kwargs.pop("_loop_vars", None)  # Jinja2 passes both to functions that take a context
             kwargs.pop("_block_vars", None)
             return obj.call(meter, *args, **kwargs)
         demand(obj)
-        raise Refused("only macros and functions can be called")
+        raise TemplateRefused("only macros and functions can be called")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         return compute(meter_of(context), operator, left, right)
@@ -269,10 +264,10 @@ def meter_of(context: Context) -> Meter:
 
 
 def compute(meter: Meter, sign: str, left: Any, right: Any) -> Any:
-    """`left sign right`, refused where the result would be out of proportion to a mail."""
+    """`left sign right`. Refuses if the result would be too large."""
     if type(left) in SCALARS and type(right) in SCALARS:
         if type(left) is int and type(right) is int and _bits(sign, left, right) > INT_BITS_MAX:
-            raise Refused("a number too large")
+            raise TemplateRefused("a number too large")
         return ARITHMETIC[sign](left, right)
     demand(left)
     demand(right)
@@ -285,7 +280,7 @@ def compute(meter: Meter, sign: str, left: Any, right: Any) -> Any:
         case "%" if type(left) in TEXTS:
             return printf(meter, left, right if isinstance(right, (tuple, dict)) else (right,))
         case _:
-            raise Refused(f"values that {sign!r} does not fit")
+            raise TemplateRefused(f"values of types that {sign!r} does not support")
     result = ARITHMETIC[sign](left, right)
     if type(result) in TEXTS:  # escaping may have made it longer
         meter.build(len(result))
@@ -304,7 +299,7 @@ ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
 
 
 def _bits(sign: str, left: int, right: int) -> int:
-    """An upper bound of the result's size, and so of the time that it takes."""
+    """An upper bound of the result's size and so of the time."""
     match sign:
         case "*":
             return left.bit_length() + right.bit_length()
@@ -317,32 +312,32 @@ def _bits(sign: str, left: int, right: int) -> int:
 def _pay_repeated(meter: Meter, left: Any, right: Any) -> None:
     sequence, times = (right, left) if type(left) in SCALARS else (left, right)
     if type(times) not in (int, bool):
-        raise Refused("values that '*' does not fit")
+        raise TemplateRefused("values of types that '*' does not support")
     if type(sequence) in TEXTS:
         meter.build(len(sequence) * max(times, 0))
     elif type(sequence) in LISTS:
         meter.step(len(sequence) * max(times, 0))
     else:
-        raise Refused("values that '*' does not fit")
+        raise TemplateRefused("values of types that '*' does not support")
 
 
 def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]) -> str:
-    """`%` on text. Widths and precisions have at most three digits, and only plain values are taken."""
+    """`%` on text. Widths and precisions have at most three digits; values must be text or numbers."""
     meter.touch(template)
     meter.step(len(values))
     for value in values.values() if isinstance(values, dict) else values:
         demand(value)
         if type(value) not in SCALARS and type(value) not in TEXTS:
-            raise Refused("only text and numbers can be formatted")
+            raise TemplateRefused("only text and numbers can be formatted")
         meter.touch(value)
     at = template.find("%")
     while at >= 0:
         conversion = CONVERSION.match(template, at)
         if not conversion:
-            raise Refused("a format that is not understood")
+            raise TemplateRefused("an unknown format")
         meter.build(int(conversion["width"] or 0) + int(conversion["precision"] or 0))
         if isinstance(values, dict):
-            meter.touch(values.get(conversion["name"]))  # again for each time that it is used
+            meter.touch(values.get(conversion["name"]))  # each use counts
         at = template.find("%", conversion.end())
     text: str = template % values
     meter.build(len(text))
@@ -352,7 +347,7 @@ def printf(meter: Meter, template: str, values: tuple[Any, ...] | dict[str, Any]
 def number_of(value: Any) -> int | float:
     demand(value)
     if type(value) not in (int, float, bool):
-        raise Refused("a number is needed here")
+        raise TemplateRefused("a value that is not a number")
     number: int | float = value
     return number
 
@@ -376,7 +371,7 @@ def _kind(value: object) -> str:
 
 
 def joined(pieces: list[str]) -> str:
-    """All pieces as one text: markup, and then the others escaped, if any of them is markup."""
+    """All pieces as one text. If one is markup, the result is markup, too, and the others are escaped."""
     if any(isinstance(piece, Markup) for piece in pieces):
         return Markup("").join(pieces)
     return "".join(pieces)

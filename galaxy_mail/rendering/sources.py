@@ -1,4 +1,4 @@
-"""Finds the files of a template folder: `<template_id>/<locale>/<part>.tmpl`."""
+"""Reads the files of a template folder: `<template_id>/<locale>/<part>.tmpl`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from galaxy_mail.domain.ids import TEMPLATE_ID
 from galaxy_mail.domain.locales import DEFAULT_LOCALE, BadLocale, parse_locale
-from galaxy_mail.rendering.catalog_problems import Problem, error
+from galaxy_mail.rendering.catalog_problems import CatalogProblem, error
 
 PARTS: Final = ("subject", "text", "html")
 REQUIRED_PARTS: Final = ("subject", "text")
@@ -16,7 +16,7 @@ SOURCE_MAX_BYTES: Final = 512 * 1024
 BESIDE_TEMPLATES: Final = frozenset({"README.md"})
 
 
-class Source(Struct, frozen=True, kw_only=True):
+class TemplateSource(Struct, frozen=True, kw_only=True):
     """One part of a template in one locale, as its author wrote it."""
 
     template_id: str
@@ -33,35 +33,39 @@ def part_file(template_id: str, locale: str, part: str) -> str:
     return f"{template_id}/{locale}/{part}.tmpl"
 
 
-def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
-    """All sources in order, and what is wrong with the folder's shape.
+def read_sources(folder: Path) -> tuple[list[TemplateSource], list[CatalogProblem]]:
+    """All sources in order, and the problems of the folder's structure.
 
-    Hidden names are passed over: a mounted ConfigMap and version control have some. Links are followed.
+    Hidden names are ignored, because a mounted ConfigMap and version control have some. Links are followed.
     """
-    problems: list[Problem] = []
+    problems: list[CatalogProblem] = []
     sources = [
         source
         for template_id in _children(folder, ".", problems, folders=True, beside=BESIDE_TEMPLATES)
         for source in _template(folder / template_id, template_id, problems)
     ]
     if not sources and not problems:
-        problems.append(error(".", 1, "no templates here"))
+        problems.append(error(".", 1, "contains no templates"))
     return sources, problems
 
 
-def _template(folder: Path, template_id: str, problems: list[Problem]) -> Iterator[Source]:
+def _template(folder: Path, template_id: str, problems: list[CatalogProblem]) -> Iterator[TemplateSource]:
     if not TEMPLATE_ID.fullmatch(template_id):
-        rule = "a template's name is dot-separated runs of A-Z a-z 0-9 _ -, at most 128 characters in all"
+        rule = "a template's name must be words of A-Z a-z 0-9 _ - joined by dots, at most 128 characters"
         problems.append(error(template_id, 1, rule))
         return
     locales = _children(folder, template_id, problems, folders=True)
     if DEFAULT_LOCALE not in locales:
-        problems.append(error(template_id, 1, f"no locale {DEFAULT_LOCALE!r}, which all others fall back to"))
+        problems.append(
+            error(template_id, 1, f"lacks the locale {DEFAULT_LOCALE!r}, the fallback of all others")
+        )
     for locale in locales:
         yield from _locale(folder / locale, template_id, locale, problems)
 
 
-def _locale(folder: Path, template_id: str, locale: str, problems: list[Problem]) -> Iterator[Source]:
+def _locale(
+    folder: Path, template_id: str, locale: str, problems: list[CatalogProblem]
+) -> Iterator[TemplateSource]:
     place = f"{template_id}/{locale}"
     try:
         spelling = parse_locale(locale)
@@ -69,7 +73,7 @@ def _locale(folder: Path, template_id: str, locale: str, problems: list[Problem]
         problems.append(error(place, 1, str(bad)))
         return
     if spelling != locale:
-        problems.append(error(place, 1, f"this locale is spelt {spelling!r}"))
+        problems.append(error(place, 1, f"this locale must be written {spelling!r}"))
         return
     names = _children(folder, place, problems, folders=False)
     for part in PARTS:
@@ -77,21 +81,26 @@ def _locale(folder: Path, template_id: str, locale: str, problems: list[Problem]
         if f"{part}.tmpl" in names:
             text = _text(folder / f"{part}.tmpl", file, problems)
             if text is not None:
-                yield Source(template_id=template_id, locale=locale, part=part, text=text)
+                yield TemplateSource(template_id=template_id, locale=locale, part=part, text=text)
         elif part in REQUIRED_PARTS:
             problems.append(error(file, 1, "missing"))
     known = {f"{part}.tmpl" for part in PARTS}
     problems += [
-        error(f"{place}/{name}", 1, "not subject.tmpl, text.tmpl or html.tmpl")
+        error(f"{place}/{name}", 1, "must be subject.tmpl, text.tmpl or html.tmpl")
         for name in names
         if name not in known
     ]
 
 
 def _children(
-    folder: Path, place: str, problems: list[Problem], *, folders: bool, beside: frozenset[str] = frozenset()
+    folder: Path,
+    place: str,
+    problems: list[CatalogProblem],
+    *,
+    folders: bool,
+    beside: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """The names in a folder, sorted, all folders or all files; the others are problems."""
+    """The sorted names of a folder's folders or files. Names of the other kind are problems."""
     names: list[str] = []
     try:
         for child in sorted(folder.iterdir()):
@@ -101,13 +110,13 @@ def _children(
                 names.append(child.name)
             else:
                 file = child.name if place == "." else f"{place}/{child.name}"
-                problems.append(error(file, 1, f"a {'folder' if folders else 'file'} is needed here"))
+                problems.append(error(file, 1, f"must be a {'folder' if folders else 'file'}"))
     except OSError as failed:
         problems.append(error(place, 1, f"cannot be read: {failed.strerror}"))
     return names
 
 
-def _text(path: Path, file: str, problems: list[Problem]) -> str | None:
+def _text(path: Path, file: str, problems: list[CatalogProblem]) -> str | None:
     try:
         with path.open("rb") as stream:
             data = stream.read(SOURCE_MAX_BYTES + 1)
@@ -118,7 +127,7 @@ def _text(path: Path, file: str, problems: list[Problem]) -> str | None:
         problems.append(error(file, 1, f"more than {SOURCE_MAX_BYTES} bytes"))
         return None
     try:
-        return data.decode("utf-8-sig")  # some editors write a byte order mark, which no reader should see
+        return data.decode("utf-8-sig")  # drops the byte order mark that some editors write
     except UnicodeDecodeError as failed:
         line = data.count(b"\n", 0, failed.start) + 1
         problems.append(error(file, line, "not UTF-8"))

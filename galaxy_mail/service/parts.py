@@ -1,6 +1,7 @@
 """Builds every part of a process from its configuration, in the order in which mail meets them. Starts nothing."""
 
 import secrets
+import ssl
 from collections.abc import Callable
 from random import Random
 from typing import Final
@@ -18,8 +19,8 @@ from galaxy_mail.config import Config
 from galaxy_mail.domain.addresses import domain_of
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.domain.conclusion import RetryPolicy
-from galaxy_mail.http.app import Api, build_app
-from galaxy_mail.http.server import HttpServer, Tls, bind
+from galaxy_mail.http.app import ApiParts, build_app
+from galaxy_mail.http.server import HttpServer, bind, tls_context
 from galaxy_mail.http.tokens import Tokens
 from galaxy_mail.intake.intake import Intake
 from galaxy_mail.intake.resend_job_runner import ResendJobRunner
@@ -230,7 +231,7 @@ class Parts:
     def _api(self) -> Child:
         config = self.config
         app = build_app(
-            Api(
+            ApiParts(
                 intake=self.intake,
                 reader=self.reader,
                 suppressions=SuppressionList(self.gateway, self.keys),
@@ -245,9 +246,9 @@ class Parts:
             )
         )
         self._listener = bind(config.internal_http_addr.host, config.internal_http_addr.port)
-        tls: Tls | None = None
+        tls: ssl.SSLContext | None = None
         if config.tls_cert_file is not None and config.tls_key_file is not None:
-            tls = Tls.load(
+            tls = tls_context(
                 cert=config.tls_cert_file, key=config.tls_key_file, client_ca=config.tls_client_ca_file
             )
         grace_s = min(HTTP_GRACE_S, config.shutdown_grace_ms / 1000)

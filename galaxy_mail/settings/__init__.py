@@ -1,33 +1,34 @@
-"""How environment variables become one checked record of settings."""
+"""Reads environment variables into a validated record of settings."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
+from typing import ClassVar, Final, NamedTuple, Self, TypeVar
 
 from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.settings.kinds import hidden_credentials
 
 T = TypeVar("T")
 
-FILE_SUFFIX: Final = "_FILE"  # names a file that holds the secret, as containers mount them
+FILE_SUFFIX: Final = "_FILE"  # of a variable that names a file with the secret, as containers mount them
 SECRET_FILE_MAX_BYTES: Final = 64 * 1024
 _SETTING: Final = "galaxy_mail.setting"
 
 
-class Problem(NamedTuple):
-    """What is wrong with one variable. The message never repeats a secret."""
+class SettingProblem(NamedTuple):
+    """A problem of one variable. The message contains no secret."""
 
     variable: str
     message: str
 
 
 class ConfigError(GalaxyMailError):
-    """The environment makes no configuration. `problems` has all of them, in the settings' order."""
+    """The configuration is invalid. `problems` has all problems in the order of the settings."""
 
     exit_status: Final = 2
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[SettingProblem, ...]) -> None:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = (f"  {problem.variable}: {problem.message}" for problem in problems)
         super().__init__("\n".join((f"the configuration has {count}", *lines)))
@@ -36,14 +37,14 @@ class ConfigError(GalaxyMailError):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One variable: all that parsing, masking, `check-config` and the docs need to know."""
+    """One variable, for parsing, masking, `check-config` and the docs."""
 
     field: str
     variable: str
     parse: Callable[[str], object]
-    default: str | None  # as it would stand in the environment; None: the variable is required
+    default: str | None  # as in the environment; None: the variable is required
     meaning: str
-    mask: Callable[[str], str] | None  # set for a secret, which may also come from a file
+    mask: Callable[[str], str] | None  # for a secret, which may also come from a file
     is_gate: bool
 
     @property
@@ -59,12 +60,15 @@ def setting(
     *,
     mask: Callable[[str], str] | None = None,
 ) -> T:
-    """A field that is read from `variable`. `default` is spelt as in the environment; None means required.
+    """A field that is read from `variable`. `default` is written as in the environment; None: required.
 
-    `mask` makes it a secret and says what may be shown of it.
+    `mask` marks a secret and returns what may be shown of it.
     """
-    given = {} if default is None else {"default": parse(default)}
-    made: T = _field(given, variable, parse, default, meaning, mask, is_gate=False)
+    about = partial(
+        Setting, variable=variable, parse=parse, default=default, meaning=meaning, mask=mask, is_gate=False
+    )
+    value = MISSING if default is None else parse(default)
+    made: T = field(default=value, repr=mask is None, metadata={_SETTING: about})  # type: ignore[assignment]  # MISSING
     return made
 
 
@@ -76,37 +80,19 @@ def gate(
     *,
     mask: Callable[[str], str] | None = None,
 ) -> T:
-    """A field that keeps somebody out. It is `absent` only where its variable is left out altogether.
+    """A field that restricts access. It is `absent` only if its variable is not set.
 
-    Set but empty is a problem: an accident in a deployment's templates must not open a gate.
+    An empty value is a problem: a mistake in a deployment's templates must not grant access.
     """
-    made: T = _field({"default": absent}, variable, parse, "", meaning, mask, is_gate=True)
+    about = partial(
+        Setting, variable=variable, parse=parse, default="", meaning=meaning, mask=mask, is_gate=True
+    )
+    made: T = field(default=absent, repr=mask is None, metadata={_SETTING: about})
     return made
 
 
-def _field(
-    given: Mapping[str, object],
-    variable: str,
-    parse: Callable[[str], object],
-    default: str | None,
-    meaning: str,
-    mask: Callable[[str], str] | None,
-    *,
-    is_gate: bool,
-) -> Any:
-    about = {
-        "variable": variable,
-        "parse": parse,
-        "default": default,
-        "meaning": meaning,
-        "mask": mask,
-        "is_gate": is_gate,
-    }
-    return field(**given, repr=mask is None, metadata={_SETTING: about})  # type: ignore[call-overload]  # `given` has one key at most
-
-
 class Effective(NamedTuple):
-    """What a variable comes down to, fit to be shown."""
+    """A variable's effective value, masked if it is a secret."""
 
     variable: str
     shown: str
@@ -114,32 +100,32 @@ class Effective(NamedTuple):
 
 
 class Settings:
-    """Base of the classes of settings: they are read from an environment, whole or not at all."""
+    """Base of the settings classes."""
 
-    accepts: ClassVar[str]  # variables that start so are ours, and one that nobody reads is a typo
+    accepts: ClassVar[str]  # prefix of our variables: one that no class reads is reported as a typo
 
     @classmethod
     def settings(cls) -> tuple[Setting, ...]:
-        """Every variable, in the order in which it is documented."""
+        """All settings in the order of the docs."""
         own = fields(cls)  # type: ignore[arg-type]  # every class of settings is a dataclass
-        return tuple(Setting(field=one.name, **one.metadata[_SETTING]) for one in own)
+        return tuple(one.metadata[_SETTING](field=one.name) for one in own)
 
     @classmethod
     def variables(cls) -> tuple[str, ...]:
-        """Every variable that is read, those that name files of secrets included."""
+        """Every variable that is read, including those that name files of secrets."""
         names = ((one.variable, one.file_variable) for one in cls.settings())
         return tuple(name for pair in names for name in pair if name)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """The effective settings. Raises ConfigError with every problem, not only the first."""
+        """The effective settings. Raises ConfigError with all problems."""
         settings = cls.settings()
-        problems: list[Problem] = []
+        problems: list[SettingProblem] = []
         wrong: set[str] = set()
         values: dict[str, object] = {}
         for one in settings:
             if one.default is None:
-                values[one.field] = ""  # a place-holder, for the checks further down
+                values[one.field] = ""  # a placeholder for the checks below
             try:
                 raw, origin = _raw(one, env)
                 if raw is not None:
@@ -150,9 +136,11 @@ class Settings:
                 problems.append(bad.problem)
                 wrong.add(one.variable)
         made = cls(**values)
-        # Two values of which one is no value can't contradict each other.
+        # A conflict with an invalid value is not reported.
         problems += [
-            Problem(about[0], message) for about, message in made.conflicts() if wrong.isdisjoint(about)
+            SettingProblem(about[0], message)
+            for about, message in made.conflicts()
+            if wrong.isdisjoint(about)
         ]
         order = {name: number for number, name in enumerate(cls.variables())}
         problems.sort(key=lambda problem: order[problem.variable])
@@ -163,7 +151,7 @@ class Settings:
 
     @classmethod
     def effective(cls, env: Mapping[str, str]) -> tuple[Effective, ...]:
-        """What each variable comes down to, secrets masked. For an environment that `from_env` took."""
+        """Each variable's effective value, secrets masked. For an environment that `from_env` accepts."""
         shown: list[Effective] = []
         for one in cls.settings():
             raw, origin = _raw(one, env)
@@ -172,27 +160,27 @@ class Settings:
         return tuple(shown)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Values that don't go together: the variables concerned, first the one to name, and what is wrong."""
+        """Contradictions between values: the variables concerned (the first one is reported) and the message."""
         yield from ()
 
 
 class _Bad(Exception):
-    """One variable gives no value."""
+    """A variable's value is missing or invalid."""
 
     def __init__(self, variable: str, message: str) -> None:
         super().__init__(variable, message)
-        self.problem = Problem(variable, message)
+        self.problem = SettingProblem(variable, message)
 
 
 def _raw(one: Setting, env: Mapping[str, str]) -> tuple[str | None, str]:
-    """What is given for a setting, None where nothing is, and where that stands. Raises _Bad for a bad file."""
+    """A setting's given value (None: not given) and its origin. Raises _Bad for a bad file."""
     raw = env.get(one.variable)
     if one.file_variable and (path := env.get(one.file_variable)):
         if raw:
-            raise _Bad(one.variable, f"is set, and so is {one.file_variable}; only one can count")
+            raise _Bad(one.variable, f"is set together with {one.file_variable}; set only one")
         return _secret_from(one.file_variable, path), one.file_variable
     if raw is None or not (raw.strip() or one.is_gate):
-        return None, "default"  # left empty is left out
+        return None, "default"  # an empty value counts as not set
     return raw if one.mask else raw.strip(), "environment"
 
 
@@ -220,18 +208,18 @@ def _parsed(one: Setting, raw: str, origin: str) -> object:
         variable = one.variable if origin == "environment" else origin
         if one.mask or not raw:
             raise _Bad(variable, str(error)) from None
-        seen = hidden_credentials(raw)  # somebody may have taken this variable for another
+        seen = hidden_credentials(raw)  # the value may be meant for another variable
         raise _Bad(variable, f"{seen if len(seen) <= 60 else seen[:57] + '...'!r} {error}") from None
 
 
-def _unknown(env: Mapping[str, str], accepts: str) -> Iterator[Problem]:
+def _unknown(env: Mapping[str, str], accepts: str) -> Iterator[SettingProblem]:
     known = {variable for kind in _kinds_of(Settings) for variable in kind.variables()}
     for variable in sorted(env):
         if variable.startswith(accepts) and variable not in known:
-            import difflib  # only a mistake pays for it
+            import difflib  # imported only for an error
 
             near = difflib.get_close_matches(variable, sorted(known), n=1)
-            yield Problem(
+            yield SettingProblem(
                 variable, f"is not a setting; did you mean {near[0]}?" if near else "is not a setting"
             )
 
@@ -243,10 +231,10 @@ def _kinds_of(cls: type[Settings]) -> Iterator[type[Settings]]:
 
 
 def markdown_table(settings: tuple[Setting, ...]) -> str:
-    """The settings as the docs show them."""
+    """The settings as a table for the docs."""
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for one in settings:
         default = "*required*" if one.default is None else f"`{one.default}`" if one.default else ""
-        also = f"; secret, may stand in a file that `{one.file_variable}` names" if one.file_variable else ""
+        also = f"; secret, may be in the file named by `{one.file_variable}`" if one.file_variable else ""
         rows.append(f"| `{one.variable}` | {default} | {one.meaning}{also} |")
     return "\n".join(rows) + "\n"

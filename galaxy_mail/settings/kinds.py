@@ -1,7 +1,7 @@
-"""What an environment variable may hold, and what may be shown of it.
+"""Parsers and masks for the values of environment variables.
 
-A parser gives the value or raises ValueError with the rest of a sentence that begins with the variable's name and,
-unless that is a secret, its text. No message repeats the text.
+A parser returns the value or raises ValueError. Its message continues a sentence that begins with the variable's name and,
+unless it is a secret, its text. The message itself doesn't repeat the text.
 """
 
 import os
@@ -22,14 +22,14 @@ Choice = TypeVar("Choice", bound=str)
 
 
 class HostPort(NamedTuple):
-    """Where to listen or to connect. An empty host stands for every interface."""
+    """Where to listen or to connect. An empty host: every interface."""
 
     host: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """Whether what is said there stays on this machine."""
+        """Whether the traffic stays on this machine."""
         return is_loopback(self.host)
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ def text(value: str) -> str:
 
 
 def optional(parse: Callable[[str], T]) -> Callable[[str], T | None]:
-    """As `parse`, with None for what is left empty."""
+    """As `parse`, but None for an empty value."""
     return lambda value: parse(value) if value else None
 
 
@@ -54,7 +54,7 @@ def choice(*values: Choice) -> Callable[[str], Choice]:
         try:
             return by_name[value.lower()]
         except KeyError:
-            raise ValueError(f"is none of {', '.join(values)}") from None
+            raise ValueError(f"is not one of {', '.join(values)}") from None
 
     return parse
 
@@ -74,7 +74,7 @@ _BYTES: Final = {"": 1, "KiB": 1024, "MiB": 1024**2}
 
 
 def size_bytes(*, at_least: int, at_most: int) -> Callable[[str], int]:
-    """A number of bytes; `10MiB` and `512KiB` are understood too."""
+    """A number of bytes: `10485760`, `512KiB`, `10MiB`."""
 
     def parse(value: str) -> int:
         match = re.fullmatch(r"([0-9]{1,15})(KiB|MiB|)", value)
@@ -119,7 +119,7 @@ RETRY_DELAY_MAX: Final = "168h"
 
 
 def retry_delays_ms(value: str) -> tuple[int, ...]:
-    """`1m,5m,30m`; `none` for no retry at all."""
+    """`1m,5m,30m`; `none` for no retries."""
     if value.lower() == "none":
         return ()
     delays_ms = tuple(_milliseconds(part.strip()) for part in value.split(","))
@@ -136,12 +136,12 @@ def listener(value: str) -> HostPort:
     if match is None:
         raise ValueError("is not host:port (an IPv6 address needs brackets, [::1]:8080)")
     if int(match[3]) > 65_535:
-        raise ValueError("has a port beyond 65535")
+        raise ValueError("has a port above 65535")
     return HostPort(match[1] or match[2], int(match[3]))
 
 
 def server(value: str) -> HostPort:
-    """Where to connect: neither the host nor the port can be any."""
+    """Where to connect: host and port are both required."""
     place = listener(value)
     if not place.host or not place.port:
         raise ValueError("is not host:port")
@@ -161,16 +161,16 @@ def allowlist(value: str) -> frozenset[str]:
     except BadAddress as bad:
         raise ValueError(f"is not a list of addresses and @domains: {bad}") from None
     if not entries:
-        raise ValueError("names nobody; leave the variable out to mail everybody")
+        raise ValueError("is empty; unset the variable to allow all recipients")
     return entries
 
 
-_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1: what an Authorization header can carry
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 §2.1: allowed in an Authorization header
 
 
 def token(value: str) -> str:
     if not _TOKEN.fullmatch(value):
-        raise ValueError("has characters that a bearer token can't have (RFC 6750)")
+        raise ValueError("has characters that are not allowed in a bearer token (RFC 6750)")
     return value
 
 
@@ -178,50 +178,50 @@ def tokens(value: str) -> tuple[str, ...]:
     """Separated by commas or, in a file, line breaks."""
     found = tuple(dict.fromkeys(part.strip() for part in re.split(r"[,\n]", value) if part.strip()))
     if not found:
-        raise ValueError("holds no token; leave the variable out to ask callers for none")
+        raise ValueError("contains no token; unset the variable to require none")
     return tuple(token(one) for one in found)
 
 
 def http_url(value: str) -> str:
-    wrong = "is not an address such as http://127.0.0.1:8080"
+    wrong = "is not a URL such as http://127.0.0.1:8080"
     try:
         parts = urlsplit(value)
         port = parts.port
-    except ValueError:  # brackets that do not match, a port that is no number; its words repeat the text
+    except ValueError:  # unmatched brackets or a bad port; its message repeats the text
         raise ValueError(wrong) from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
         raise ValueError(wrong)
     if parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", value):
         raise ValueError(wrong)
     if "@" in parts.netloc:
-        raise ValueError("may not hold credentials")
+        raise ValueError("may not contain credentials")
     return value.rstrip("/")
 
 
 def existing_file(value: str) -> Path:
     path = Path(value)
     if not path.is_file():
-        raise ValueError("is no file")
+        raise ValueError("is not a file")
     if not os.access(path, os.R_OK):
-        raise ValueError("is a file that can't be read")
+        raise ValueError("can't be read")
     return path
 
 
 def certificates(value: str) -> Path:
-    """A file of authorities' certificates, PEM."""
+    """A file of CA certificates, PEM."""
     path = existing_file(value)
     try:
         ssl.create_default_context(cafile=path)
-    except OSError:  # SSLError is one, and its words tell nobody anything
-        raise ValueError("holds no certificates (PEM)") from None
+    except OSError:  # SSLError, too, whose message doesn't help
+        raise ValueError("has no PEM certificates") from None
     return path
 
 
 def pair_problem(cert: Path, key: Path) -> str | None:
-    """What is wrong with a certificate chain and its private key, None where they are a pair."""
+    """Why a certificate chain and a private key can't be used together. None: they can."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(cert, key, password=lambda: b"")  # never asks at the terminal
+        context.load_cert_chain(cert, key, password=lambda: b"")  # instead of a prompt
     except (OSError, ValueError) as error:
         return getattr(error, "reason", None) or str(error)
     return None
@@ -230,15 +230,15 @@ def pair_problem(cert: Path, key: Path) -> str | None:
 def existing_folder(value: str) -> Path:
     path = Path(value)
     if not path.is_dir():
-        raise ValueError("is no folder")
+        raise ValueError("is not a folder")
     return path
 
 
 def folder(value: str) -> Path:
-    """A folder that is made when it is first needed."""
+    """A folder that is created when it is first needed."""
     path = Path(value)
     if path.exists() and not path.is_dir():
-        raise ValueError("is no folder")
+        raise ValueError("is not a folder")
     return path
 
 
@@ -262,12 +262,12 @@ def redis_address(value: str) -> RedisAddress:
 
 
 def hidden(value: str) -> str:
-    """What may be shown of a secret: that there is one."""
+    """Shows only whether the secret is set."""
     return MASK if value else ""
 
 
 def hidden_credentials(url: str) -> str:
-    """The URL, or host:port, without the password before the last @ and without secret values in its query."""
+    """The URL or host:port with the password before the last @ and secrets in its query masked."""
     scheme, separator, rest = url.rpartition("://")
     userinfo, at, place = rest.rpartition("@")
     place = re.sub(
@@ -279,5 +279,5 @@ def hidden_credentials(url: str) -> str:
     if colon:
         userinfo = f"{user}:{MASK}"
     elif separator and at:
-        userinfo = MASK  # a name, or a password whose colon was forgotten
+        userinfo = MASK  # a user name, or a password without its colon
     return f"{scheme}{separator}{userinfo}{at}{place}"

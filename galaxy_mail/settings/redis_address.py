@@ -1,4 +1,4 @@
-"""Where Redis is and how to log in there: MAIL_REDIS_ADDR."""
+"""The address of Redis with its login and TLS parameters: MAIL_REDIS_ADDR."""
 
 import ssl
 from typing import Final
@@ -24,11 +24,11 @@ _SENTINEL_PARAMETERS: Final = {
 
 
 class InvalidRedisAddress(GalaxyMailError, ValueError):
-    """Not an address. The message says what is wrong and never repeats the text, which may hold a password."""
+    """Not a valid address. The message doesn't repeat the text, which may contain a password."""
 
 
 class RedisAddress(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
-    """One of: `hosts` (one server), `unix_path`, `sentinel_service` (with its sentinels in `hosts`), `embedded_dir`."""
+    """Has one of: `hosts` (one server), `unix_path`, `sentinel_service` (its sentinels are `hosts`), `embedded_dir`."""
 
     hosts: tuple[tuple[str, int], ...] = ()
     unix_path: str | None = None
@@ -53,7 +53,7 @@ class RedisAddress(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
         return f"RedisAddress({', '.join(shown)})"
 
     def __str__(self) -> str:
-        """As people know it: without user, password and files."""
+        """The address for people, without user, password and files."""
         if self.embedded_dir is not None:
             return f"embedded:{self.embedded_dir}"
         if self.unix_path is not None:
@@ -62,11 +62,11 @@ class RedisAddress(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
         return hosts if self.sentinel_service is None else f"{hosts}/{self.sentinel_service}"
 
     def at(self, host: str, port: int) -> "RedisAddress":
-        """The server that a sentinel named, with this address' login."""
+        """The server that a sentinel named, with the login of this address."""
         return replace(self, hosts=((host, port),), sentinel_service=None)
 
     def tls_context(self) -> ssl.SSLContext:
-        """Verifies name and chain. Raises OSError, which names the file, where one can't be used."""
+        """A context that verifies name and chain. Raises OSError with the file's name if a file can't be used."""
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:
@@ -82,7 +82,7 @@ class RedisAddress(Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
 
 
 def parse_redis_address(text: str) -> RedisAddress:
-    """What MAIL_REDIS_ADDR names. Raises InvalidRedisAddress."""
+    """Decodes MAIL_REDIS_ADDR. Raises InvalidRedisAddress."""
     if not text or text != text.strip() or not text.isprintable():
         raise InvalidRedisAddress(f"must be {FORMS}")
     if text.startswith("embedded:"):
@@ -101,7 +101,7 @@ def parse_redis_address(text: str) -> RedisAddress:
     except ValueError as error:  # its message would repeat the text
         raise InvalidRedisAddress("is not a valid URL") from error.__class__("malformed URL")
     if url.fragment:
-        raise InvalidRedisAddress("has a '#', which must be written %23 within a password")
+        raise InvalidRedisAddress("has a '#', which must be written as %23 in a password")
     return _from_url(url)
 
 
@@ -121,13 +121,11 @@ def _from_url(url: SplitResult) -> RedisAddress:
             raise InvalidRedisAddress("unix:// needs an absolute path, such as unix:///run/redis.sock")
         return _with_parameters(replace(address, unix_path=unquote(url.path)), url.query)
     if not location:
-        raise InvalidRedisAddress("names no host")
+        raise InvalidRedisAddress("has no host")
     if url.scheme.endswith("+sentinel"):
         service, _, database = url.path.removeprefix("/").partition("/")
         if not service:
-            raise InvalidRedisAddress(
-                "names no service: redis+sentinel://host:port,host:port/service/database"
-            )
+            raise InvalidRedisAddress("has no service: redis+sentinel://host:port,host:port/service/database")
         address = replace(
             address,
             hosts=tuple(_host_and_port(host, SENTINEL_PORT) for host in location.split(",")),
@@ -161,9 +159,9 @@ def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
         if ":" in port:
             raise InvalidRedisAddress("has more than one ':' in host:port; IPv6 addresses need brackets")
         if colon and not port:
-            raise InvalidRedisAddress("names no port behind the ':'")
+            raise InvalidRedisAddress("has no port after the ':'")
     if not host:
-        raise InvalidRedisAddress("names no host")
+        raise InvalidRedisAddress("has no host")
     if not port:
         return host, default_port
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
@@ -192,7 +190,7 @@ def _with_parameters(address: RedisAddress, query: str) -> RedisAddress:
         elif name in known and value:
             changes[known[name]] = value
         else:
-            # The name of a parameter is no secret, but an unescaped password could end up here.
+            # The message doesn't repeat the name, because part of an unescaped password could be here.
             raise InvalidRedisAddress(
                 f"has a parameter other than {', '.join(['db', *sorted(known)])}, or an empty one"
             )

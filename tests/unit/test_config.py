@@ -87,7 +87,7 @@ def test_what_is_left_empty_is_left_out() -> None:
 )
 @pytest.mark.parametrize("value", ["", " ", ","])
 def test_a_gate_that_is_set_to_nothing_is_an_accident(variable: str, value: str) -> None:
-    assert "leave the variable out" in problems(LEAST | {variable: value})[variable]
+    assert "unset the variable" in problems(LEAST | {variable: value})[variable]
 
 
 def test_every_variable_refuses_what_it_cannot_hold() -> None:
@@ -208,7 +208,7 @@ def test_no_name_may_be_one_that_the_service_has_for_itself(
     [(named, message)] = problems(LEAST | {variable: own}, kind).items()
     assert named == variable
     assert own in message
-    assert "clashes with the service's own mail:" in message
+    assert "conflicts with the service's own mail:" in message
 
 
 def test_the_priority_lane_and_what_begins_alike_clash_too() -> None:
@@ -284,7 +284,7 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
 def test_a_secret_that_stands_in_two_places_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("one")
     env = {"MAIL_INTAKE_TOKENS": "two", "MAIL_INTAKE_TOKENS_FILE": str(tmp_path / "tokens")}
-    assert "so is MAIL_INTAKE_TOKENS_FILE" in problems(LEAST | env)["MAIL_INTAKE_TOKENS"]
+    assert "together with MAIL_INTAKE_TOKENS_FILE" in problems(LEAST | env)["MAIL_INTAKE_TOKENS"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe", b"x" * 70_000, f"{SECRET} \x00".encode()])
@@ -372,7 +372,7 @@ def test_a_certificate_without_its_key_is_told_before_anything_starts(
     env = LEAST | {f"{prefix}_CERT_FILE": pems[cert], f"{prefix}_KEY_FILE": pems[key]}
     [(variable, message)] = problems(env, kind).items()
     assert variable == f"{prefix}_CERT_FILE"
-    assert message.startswith(f"is no certificate (PEM) with {prefix}_KEY_FILE as its key: ")
+    assert message.startswith(f"is not a PEM certificate for the key in {prefix}_KEY_FILE: ")
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_a_certificate_without_its_key_is_told_before_anything_starts(
 def test_a_file_of_authorities_without_a_certificate_is_told(
     pems: dict[str, str], variable: str, kind: type[Settings]
 ) -> None:
-    assert problems(LEAST | {variable: pems["junk"]}, kind)[variable].endswith("holds no certificates (PEM)")
+    assert problems(LEAST | {variable: pems["junk"]}, kind)[variable].endswith("has no PEM certificates")
     good = LEAST | {variable: pems["ca"]}
     if variable == "MAIL_TLS_CLIENT_CA_FILE":  # which has no effect alone
         good |= {"MAIL_TLS_CERT_FILE": pems["cert"], "MAIL_TLS_KEY_FILE": pems["key"]}

@@ -1,1 +1,1 @@
-"""The way out through an SMTP relay."""
+"""Sends mail through an SMTP relay."""

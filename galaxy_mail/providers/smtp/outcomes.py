@@ -1,7 +1,6 @@
-"""How every exchange with a relay may end, and what each ending means for the attempt.
+"""How every exchange with a relay can end, and what each ending means for the attempt: the table `OUTCOMES`.
 
-`OUTCOMES` is the one place that says so. An exchange is a step of the way from the host name to the answer to the
-final dot; an ending is what came of it where that is not simply the next step.
+An exchange is one step between resolving the host name and the reply to the final dot. An ending is how a step went.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from galaxy_mail.providers.smtp.replies import Reply
 
 
 class Exchange(StrEnum):
-    """The steps in the order in which a first message takes them. The values are for people."""
+    """The steps in the order of a connection's first message. People read the values."""
 
     CONNECT = "connect"
     TLS = "TLS handshake"
@@ -27,78 +26,67 @@ class Exchange(StrEnum):
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
-    BODY = "message"  # from the 354 until the final dot has left whole: the relay can't have the message
-    FINAL = "final dot"  # from then on until its answer: the relay may have it
-    QUIT = "QUIT"  # after the last message: no row below, for it ends no attempt
+    BODY = (
+        "message"  # from the 354 until the final dot was written completely: the relay can't have the message
+    )
+    FINAL = "final dot"  # from then on until the reply: the relay may have the message
+    QUIT = "QUIT"  # after the last message; not in OUTCOMES, because it ends no attempt
 
 
 class Ending(StrEnum):
     ACCEPTED = "accepted"
     PERMANENT = "permanent"  # 5yz
     TRANSIENT = "transient"  # 4yz
-    CLOSING = "closing"  # 421: the relay gives up the connection and not the message
-    BAD_REPLY = "bad_reply"  # no SMTP, a digit that is not legal here, or an answer that nobody asked for
+    CLOSING = "closing"  # 421: the relay closes the connection; the message may be retried
+    BAD_REPLY = "bad_reply"  # not SMTP, a first digit that is not allowed here, or an unexpected reply
     HUNG_UP = "hung_up"
     TIMED_OUT = "timed_out"
     UNRESOLVED = "unresolved"  # the relay's name
     UNREACHABLE = "unreachable"
     UNVERIFIED = "unverified"  # the relay's certificate
-    BROKEN = "broken"  # the handshake, other than by the certificate
-    INJECTED = "injected"  # bytes in clear that would have been read as if TLS had protected them
+    BROKEN = "broken"  # the TLS handshake failed, but not because of the certificate
+    INJECTED = "injected"  # clear-text bytes that would have been read as protected by TLS
     NOT_OFFERED = "not_offered"
-    IN_CLEAR = "in_clear"  # would give the password away
+    IN_CLEAR = "in_clear"  # the password would be sent without TLS
     TOO_LARGE = "too_large"
-    MALFORMED = "malformed"  # ours: the message has no spelling as a mail
-    CLAIM_SHORT = "claim_short"  # too little of the claim is left to start what can't be undone
-    CUT_OFF = "cut_off"  # by the end of a stop's grace
+    MALFORMED = "malformed"  # our side: the message can't be encoded as a mail
+    CLAIM_SHORT = "claim_short"  # the claim ends too soon for the final dot, which can't be undone
+    CUT_OFF = "cut_off"  # the grace of a stop ended
 
 
-class Outcome(Struct, frozen=True):
+class SmtpOutcome(Struct, frozen=True):
     result: Result
     status: AttemptStatus
     failure_code: str | None
-    outcome_unknown: bool = False  # the relay may have the message all the same
+    outcome_unknown: bool = False  # the relay may have the message in spite of the failure
     keeps_connection: bool = False
 
 
-def _refused(code: str) -> Outcome:
-    """The relay said no, for good, and stays."""
-    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+def _refused(code: str, *, early: bool = False) -> SmtpOutcome:
+    """A permanent refusal. Early, in the middle of the message, the relay would read the rest as commands."""
+    return SmtpOutcome(
+        Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=not early
+    )
 
 
-def _deferred(code: str) -> Outcome:
-    """The relay said not now, and stays."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=True)
+def _deferred(code: str, *, early: bool = False) -> SmtpOutcome:
+    """A temporary refusal. `early` as for `_refused`, or the relay closes the connection."""
+    return SmtpOutcome(
+        Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, keeps_connection=not early
+    )
 
 
-def _refused_early(code: str) -> Outcome:
-    """The relay said no before it had everything: it takes the rest for commands, so the connection is lost."""
-    return Outcome(Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
+def _failed(code: str, *, unknown: bool = False) -> SmtpOutcome:
+    """A fault of the network or of the relay, not of the message."""
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, unknown)
 
 
-def _deferred_early(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code)
-
-
-def _failed(code: str) -> Outcome:
-    """The way to the relay is bad, or the relay is: not the message's fault."""
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code)
-
-
-def _late(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code)
-
-
-def _failed_undecided(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED, code, outcome_unknown=True)
-
-
-def _late_undecided(code: str) -> Outcome:
-    return Outcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, outcome_unknown=True)
+def _late(code: str, *, unknown: bool = False) -> SmtpOutcome:
+    return SmtpOutcome(Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT, code, unknown)
 
 
 X = Exchange
-OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
+OUTCOMES: Final[Mapping[tuple[Exchange, Ending], SmtpOutcome]] = {
     (X.CONNECT, Ending.UNRESOLVED): _failed("name_not_resolved"),
     (X.CONNECT, Ending.UNREACHABLE): _failed("connect_failed"),
     (X.CONNECT, Ending.TIMED_OUT): _late("connect_timed_out"),
@@ -107,7 +95,7 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.TLS, Ending.BROKEN): _failed("tls_failed"),
     (X.TLS, Ending.HUNG_UP): _failed("disconnected"),
     (X.TLS, Ending.TIMED_OUT): _late("tls_timed_out"),
-    # A relay or a configuration at fault, whatever the digit: the message is worth another try.
+    # The relay or the configuration is at fault, whatever the digit, so the message is retried.
     (X.GREETING, Ending.PERMANENT): _failed("greeting_refused"),
     (X.GREETING, Ending.TRANSIENT): _failed("greeting_refused"),
     (X.GREETING, Ending.CLOSING): _failed("greeting_refused"),
@@ -139,8 +127,8 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.AUTH, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.AUTH, Ending.HUNG_UP): _failed("disconnected"),
     (X.AUTH, Ending.TIMED_OUT): _late("auth_timed_out"),
-    # RSET opens a transaction on a connection that an earlier message left behind; any answer but yes replaces the
-    # connection (see `costs_no_attempt`), and only silence ends the attempt.
+    # RSET ends an open transaction of an earlier message. Any reply but 2yz replaces the connection
+    # (`costs_no_attempt`); only a time-out ends the attempt.
     (X.RSET, Ending.TIMED_OUT): _late("envelope_timed_out"),
     #
     (X.MAIL, Ending.NOT_OFFERED): _refused("smtputf8_unsupported"),
@@ -148,61 +136,54 @@ OUTCOMES: Final[Mapping[tuple[Exchange, Ending], Outcome]] = {
     (X.MAIL, Ending.MALFORMED): _refused("message_malformed"),
     (X.MAIL, Ending.PERMANENT): _refused("sender_refused"),
     (X.MAIL, Ending.TRANSIENT): _deferred("sender_deferred"),
-    (X.MAIL, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.MAIL, Ending.CLOSING): _deferred("service_closing", early=True),
     (X.MAIL, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.MAIL, Ending.HUNG_UP): _failed("disconnected"),
     (X.MAIL, Ending.TIMED_OUT): _late("envelope_timed_out"),
     #
     (X.RCPT, Ending.PERMANENT): _refused("recipient_refused"),
     (X.RCPT, Ending.TRANSIENT): _deferred("recipient_deferred"),
-    (X.RCPT, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.RCPT, Ending.CLOSING): _deferred("service_closing", early=True),
     (X.RCPT, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.RCPT, Ending.HUNG_UP): _failed("disconnected"),
     (X.RCPT, Ending.TIMED_OUT): _late("envelope_timed_out"),
     #
     (X.DATA, Ending.PERMANENT): _refused("data_refused"),
     (X.DATA, Ending.TRANSIENT): _deferred("data_deferred"),
-    (X.DATA, Ending.CLOSING): _deferred_early("service_closing"),
+    (X.DATA, Ending.CLOSING): _deferred("service_closing", early=True),
     (X.DATA, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.DATA, Ending.HUNG_UP): _failed("disconnected"),
     (X.DATA, Ending.TIMED_OUT): _late("envelope_timed_out"),
-    # Answers here come unasked, before the relay has the whole message.
-    (X.BODY, Ending.PERMANENT): _refused_early("message_refused"),
-    (X.BODY, Ending.TRANSIENT): _deferred_early("message_deferred"),
-    (X.BODY, Ending.CLOSING): _deferred_early("service_closing"),
+    # Replies that come before the relay has the complete message.
+    (X.BODY, Ending.PERMANENT): _refused("message_refused", early=True),
+    (X.BODY, Ending.TRANSIENT): _deferred("message_deferred", early=True),
+    (X.BODY, Ending.CLOSING): _deferred("service_closing", early=True),
     (X.BODY, Ending.BAD_REPLY): _failed("bad_reply"),
     (X.BODY, Ending.HUNG_UP): _failed("disconnected"),
     (X.BODY, Ending.TIMED_OUT): _late("body_timed_out"),
     (X.BODY, Ending.CLAIM_SHORT): _failed("claim_running_out"),
-    # RFC 1047: whoever gives up here without an answer may make a second copy.
-    (X.FINAL, Ending.ACCEPTED): Outcome(
+    # RFC 1047: a retry after a lost reply may send a second copy.
+    (X.FINAL, Ending.ACCEPTED): SmtpOutcome(
         Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED, None, keeps_connection=True
     ),
     (X.FINAL, Ending.PERMANENT): _refused("message_refused"),
     (X.FINAL, Ending.TRANSIENT): _deferred("message_deferred"),
-    (X.FINAL, Ending.CLOSING): _deferred_early("service_closing"),
-    (X.FINAL, Ending.BAD_REPLY): _failed_undecided("bad_reply"),
-    (X.FINAL, Ending.HUNG_UP): _failed_undecided("disconnected"),
-    (X.FINAL, Ending.TIMED_OUT): _late_undecided("final_timed_out"),
-    (X.FINAL, Ending.CUT_OFF): _late_undecided("stop_cut_off"),
+    (X.FINAL, Ending.CLOSING): _deferred("service_closing", early=True),
+    (X.FINAL, Ending.BAD_REPLY): _failed("bad_reply", unknown=True),
+    (X.FINAL, Ending.HUNG_UP): _failed("disconnected", unknown=True),
+    (X.FINAL, Ending.TIMED_OUT): _late("final_timed_out", unknown=True),
+    (X.FINAL, Ending.CUT_OFF): _late("stop_cut_off", unknown=True),
 }
 
-# The first digit with which each exchange goes on. AUTH's other one, 3yz, asks for more.
+# The first digit of the reply that accepts. For AUTH, 3yz asks for more.
 GOES_ON: Final[Mapping[Exchange, int]] = {
-    X.GREETING: 2,
-    X.EHLO: 2,
-    X.STARTTLS: 2,
-    X.AUTH: 2,
-    X.RSET: 2,
-    X.MAIL: 2,
-    X.RCPT: 2,
+    **dict.fromkeys((X.GREETING, X.EHLO, X.STARTTLS, X.AUTH, X.RSET, X.MAIL, X.RCPT, X.FINAL), 2),
     X.DATA: 3,
-    X.FINAL: 2,
 }
 
 
-def read(exchange: Exchange, reply: Reply) -> Ending:
-    """What this answer makes of the exchange. Codes that RFC 5321 doesn't know count by their first digit."""
+def classify(exchange: Exchange, reply: Reply) -> Ending:
+    """How the reply ends the exchange. Codes that RFC 5321 doesn't define count by their first digit."""
     if reply.code == 421:
         return Ending.CLOSING
     digit = reply.code // 100
@@ -212,9 +193,9 @@ def read(exchange: Exchange, reply: Reply) -> Ending:
 
 
 def costs_no_attempt(exchange: Exchange, ending: Ending, *, first: bool) -> bool:
-    """Whether a reused connection that ends like this was lost before it was used: then a new one gets the message.
+    """Whether a reused connection ended before the message began. Then the message is sent on a new connection.
 
-    `first`: no command of this message had been answered. Nothing of the message has been said in any of these cases.
+    `first`: no command of this message had a reply yet.
     """
     if exchange is Exchange.RSET:
         return ending is not Ending.TIMED_OUT
@@ -222,7 +203,7 @@ def costs_no_attempt(exchange: Exchange, ending: Ending, *, first: bool) -> bool
 
 
 class Answered(Struct, frozen=True):
-    """One command of the envelope with its answer: a yes, a no or a not now."""
+    """One command of the envelope and its reply."""
 
     exchange: Exchange
     address: str  # of RCPT; else empty
@@ -231,16 +212,16 @@ class Answered(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """How an attempt ended: where, how, and what the relay said to it."""
+    """How an attempt ended: at which exchange, how, and with which reply."""
 
     exchange: Exchange
     ending: Ending
     reply: Reply | None = None
     refused: tuple[RefusedRecipient, ...] = ()
-    detail: str = ""  # for people: ours or the operating system's words, none of the relay's
+    detail: str = ""  # for people: from us or the operating system, not from the relay
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SmtpOutcome:
         return OUTCOMES[self.exchange, self.ending]
 
     def result(self, summary: str) -> SendResult:
@@ -256,11 +237,11 @@ class Ended(Struct, frozen=True, kw_only=True):
 
 
 def envelope_verdict(answers: Sequence[Answered]) -> Ended | None:
-    """What the answers so far decide against the message; None: nothing does.
+    """The refusal in the answers so far. None: there is no refusal.
 
-    A refused MAIL decides alone, for what was pipelined behind it then answers 503. Of refused recipients the worst
-    decides: a message that is refused for good to one of them is sent to nobody. DATA comes last, for a relay that
-    took no recipient refuses it too.
+    MAIL comes first, because a relay that refused it answers 503 to the commands pipelined behind it. Among recipients,
+    a permanent refusal comes before a temporary one: if one recipient is refused permanently, nobody gets the message.
+    DATA comes last, because a relay that accepted no recipient refuses it, too.
     """
     for exchange in (Exchange.MAIL, Exchange.RCPT, Exchange.DATA):
         for ending in (Ending.PERMANENT, Ending.TRANSIENT):

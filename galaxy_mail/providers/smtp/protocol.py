@@ -1,7 +1,7 @@
-"""The client's side of SMTP: what may be said when, and what an answer opens.
+"""The client's side of SMTP without I/O: which command is allowed in which state, and which state a reply leads to.
 
-`SmtpClient` takes commands and gives the bytes to write; it takes bytes as they arrive and gives replies, each with the
-exchange that it answers. `LocalProtocolError` is our bug; `NotSmtp` and `OutOfTurn` are the relay's.
+`SmtpClient` turns commands into bytes to write and received bytes into replies. `LocalProtocolError` is our bug;
+`NotSmtp` and `OutOfTurn` are the relay's.
 """
 
 from collections import deque
@@ -19,28 +19,28 @@ X = Exchange
 
 
 class State(StrEnum):
-    CONNECTED = "connected"  # the relay speaks first
+    CONNECTED = "connected"  # the relay sends the greeting
     GREETED = "greeted"
-    INTRODUCING = "introducing"
+    HELLO_SENT = "hello_sent"
     READY = "ready"  # no transaction is open
     TLS_ASKED = "tls_asked"
-    TLS_STARTS = "tls_starts"  # not a byte more in clear
+    TLS_STARTS = "tls_starts"  # nothing more is sent in clear text
     AUTH_ASKED = "auth_asked"
     CHALLENGED = "challenged"
     ENVELOPE = "envelope"  # a transaction is open
     DATA_ASKED = "data_asked"
     GO_AHEAD = "go_ahead"
-    UNDECIDED = "undecided"  # the final dot is written; the reply tells who owns the message
-    TAKEN_BACK = "taken_back"  # a dot that ends a message of nothing to nobody
+    UNDECIDED = "undecided"  # the final dot is written; the reply says who is responsible for the message
+    CANCELLED = "cancelled"  # the lone dot that cancels DATA is written
     CLOSED = "closed"
 
 
 S = State
 
-# RFC 5321 §4.1.4. What the table lacks raises LocalProtocolError.
+# RFC 5321 §4.1.4. Any other command raises LocalProtocolError.
 AFTER_COMMAND: Final[Mapping[tuple[State, str], State]] = {
-    (S.GREETED, "EHLO"): S.INTRODUCING,
-    (S.GREETED, "HELO"): S.INTRODUCING,
+    (S.GREETED, "EHLO"): S.HELLO_SENT,
+    (S.GREETED, "HELO"): S.HELLO_SENT,
     (S.READY, "STARTTLS"): S.TLS_ASKED,
     (S.READY, "AUTH"): S.AUTH_ASKED,
     (S.CHALLENGED, "RESPONSE"): S.AUTH_ASKED,
@@ -49,12 +49,12 @@ AFTER_COMMAND: Final[Mapping[tuple[State, str], State]] = {
     (S.ENVELOPE, "DATA"): S.DATA_ASKED,
     (S.ENVELOPE, "RSET"): S.READY,  # pipelined before the next MAIL
     (S.GO_AHEAD, "DOT"): S.UNDECIDED,
-    (S.GO_AHEAD, "LONE DOT"): S.TAKEN_BACK,  # RFC 2920 §3.1
+    (S.GO_AHEAD, "LONE DOT"): S.CANCELLED,  # RFC 2920 §3.1
     (S.READY, "QUIT"): S.CLOSED,
     (S.ENVELOPE, "QUIT"): S.CLOSED,
 }
 
-# Which exchange a command opens: where its answer counts, and how its failure is told.
+# The exchange that a command begins. Its reply and its failure are classified by it.
 EXCHANGE: Final[Mapping[str, Exchange]] = {
     "EHLO": X.EHLO,
     "HELO": X.EHLO,
@@ -70,38 +70,38 @@ EXCHANGE: Final[Mapping[str, Exchange]] = {
     "QUIT": X.QUIT,
 }
 
-# The answers to these decide what may be said next, so nothing may be pipelined behind them (RFC 2920 §3.1). By state
-# and first digit; a digit that is missing leads to the state under 0.
+# In these states, the reply decides which command may follow, so nothing may be pipelined (RFC 2920 §3.1). The reply's
+# first digit leads to the next state; 0 stands for all other digits.
 AFTER_REPLY: Final[Mapping[State, Mapping[int, State]]] = {
     S.CONNECTED: {2: S.GREETED, 0: S.CLOSED},
-    S.INTRODUCING: {2: S.READY, 0: S.GREETED},
+    S.HELLO_SENT: {2: S.READY, 0: S.GREETED},
     S.TLS_ASKED: {2: S.TLS_STARTS, 0: S.READY},
     S.AUTH_ASKED: {2: S.READY, 3: S.CHALLENGED, 0: S.READY},
     S.DATA_ASKED: {3: S.GO_AHEAD, 0: S.ENVELOPE},
     S.UNDECIDED: {2: S.READY, 4: S.READY, 5: S.READY, 0: S.UNDECIDED},
-    S.TAKEN_BACK: {0: S.READY},
+    S.CANCELLED: {0: S.READY},
 }
 
 _NO_ARGUMENT_MAY_HOLD: Final = (b"\r", b"\n", b"\0")
 
 
 class LocalProtocolError(GalaxyMailError):
-    """We would say what may not be said now, or at all: a bug of ours. Nothing was written."""
+    """Our bug: a command that is not allowed now, or not at all. Nothing was written."""
 
 
 class OutOfTurn(GalaxyMailError):
-    """The relay spoke unasked: from here on its answers can't be told from its monologue.
+    """The relay sent a reply without a command. Replies can no longer be matched with commands.
 
-    `reply` is what it said, where that is whole: a 421 is its way to take leave.
+    `reply` is that reply, if it is complete. A 421 announces that the relay closes the connection.
     """
 
     def __init__(self, reply: Reply | None) -> None:
-        super().__init__("the relay spoke unasked")
+        super().__init__("the relay sent an unexpected reply")
         self.reply = reply
 
 
 class SmtpClient:
-    """One connection's grammar. `exchange` tells at any time to which exchange a failure would belong."""
+    """The protocol state of one connection. `exchange` is the exchange to which a failure now belongs."""
 
     def __init__(self) -> None:
         self.state = State.CONNECTED
@@ -109,7 +109,7 @@ class SmtpClient:
         self.extensions: Extensions = {}
         self._reader = ReplyReader()
         self._awaited: deque[Exchange] = deque([Exchange.GREETING])
-        self._extended = False  # introduced by EHLO: HELO offers nothing, whatever its answer says
+        self._extended = False  # after EHLO; the reply to HELO offers no extensions
 
     @property
     def pipelining(self) -> bool:
@@ -117,14 +117,14 @@ class SmtpClient:
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing is awaited, and the relay has said nothing that nobody asked for."""
+        """Whether no reply is due and the relay has sent nothing unexpected."""
         return not self._awaited and self._reader.is_empty
 
     def send(self, verb: str, argument: bytes = b"") -> bytes:
-        """The bytes that say it. Raises LocalProtocolError, and OutOfTurn when the relay has spoken unasked."""
+        """The bytes of the command. Raises LocalProtocolError, and OutOfTurn if an unexpected reply has come."""
         after = AFTER_COMMAND.get((self.state, verb))
         if after is None or (self._awaited and (not self.pipelining or self.state in AFTER_REPLY)):
-            raise LocalProtocolError(f"{verb} may not be said in state {self.state}")
+            raise LocalProtocolError(f"{verb} is not allowed in state {self.state}")
         if not self._awaited and not self._reader.is_empty:
             raise OutOfTurn(self._reader.next_reply())
         match verb:
@@ -148,33 +148,33 @@ class SmtpClient:
         return line
 
     def receive(self, data: bytes | bytearray) -> None:
-        """Takes what the socket gave."""
+        """Takes bytes from the socket."""
         self._reader.receive(data)
 
     def next_reply(self) -> Reply | None:
-        """The answer to what `exchange` names until this call; None: receive more. Raises NotSmtp."""
-        assert self._awaited, "nobody asked"
+        """The reply to the exchange that `exchange` names before this call. None: receive more. Raises NotSmtp."""
+        assert self._awaited, "no reply is due"
         reply = self._reader.next_reply()
         if reply is None:
             return None
         answered = self._awaited.popleft()
         self.exchange = self._awaited[0] if self._awaited else answered
         if not self._awaited and (after := AFTER_REPLY.get(self.state)) is not None:
-            if self.state is State.INTRODUCING and reply.code // 100 == 2:
+            if self.state is State.HELLO_SENT and reply.code // 100 == 2:
                 self.extensions = _extensions(reply) if self._extended else {}
             self.state = after.get(reply.code // 100, after[0])
             if self.state is State.GO_AHEAD:
                 self.exchange = Exchange.BODY
         return reply
 
-    def early_words(self) -> Reply | None:
-        """What the relay says before it can have read all that it was to answer, where that is whole. Raises NotSmtp."""
+    def early_reply(self) -> Reply | None:
+        """A complete reply that came before the final dot. None: there is none. Raises NotSmtp."""
         return self._reader.next_reply()
 
     def tls_started(self) -> None:
-        """The handshake is done. All that was learnt in clear is forgotten (RFC 3207 §4.2)."""
+        """Called after the handshake. Drops what was learnt in clear text (RFC 3207 §4.2)."""
         if self.state is not State.TLS_STARTS or not self.is_quiet:
-            raise LocalProtocolError("TLS may not start now")
+            raise LocalProtocolError(f"TLS is not allowed in state {self.state}")
         self.state = State.GREETED
         self.extensions = {}
 
@@ -183,14 +183,14 @@ _NO_LINE_END: Final = bytes(byte for byte in range(256) if byte not in b"\r\n")
 
 
 def dot_stuffed(content: bytes) -> bytes:
-    """The message as it goes over the wire, up to but without the final dot (RFC 5321 §4.5.2).
+    """The message as it is sent, without the final dot (RFC 5321 §4.5.2).
 
-    Raises LocalProtocolError for a bare CR or LF: some relays take `LF . LF` for the end, and what follows for a
-    second message.
+    Raises LocalProtocolError for a bare CR or LF: some relays take `LF . LF` as the end and read the rest as a second
+    message.
     """
     if not content.endswith(b"\r\n"):
         content += b"\r\n"
-    ends = content.translate(None, _NO_LINE_END)  # a third of what counting CR, LF and CRLF takes
+    ends = content.translate(None, _NO_LINE_END)  # three times as fast as counting CR, LF and CRLF
     if ends != b"\r\n" * (len(ends) // 2):
         raise LocalProtocolError("a bare CR or LF in a message")
     stuffed = content.replace(b"\r\n.", b"\r\n..")
@@ -198,11 +198,11 @@ def dot_stuffed(content: bytes) -> bytes:
 
 
 def _extensions(reply: Reply) -> Extensions:
-    """What an EHLO answer offers. Its first line is a greeting; HELO's answer has no other."""
+    """The extensions in a reply to EHLO. The first line is a greeting."""
     offered: dict[str, str] = {}
     for line in reply.lines[1:]:
         keyword, _, parameters = line.decode("ascii", "replace").strip().partition(" ")
-        if keyword.upper().startswith("AUTH="):  # what relays of the nineties say
+        if keyword.upper().startswith("AUTH="):  # as relays of the nineties send it
             keyword, parameters = "AUTH", f"{keyword[5:]} {parameters}"
         keyword = keyword.upper()
         if keyword in offered:

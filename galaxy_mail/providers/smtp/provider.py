@@ -1,4 +1,4 @@
-"""The SMTP provider: one slot's persistent connection, and the message in the spelling that its relay takes."""
+"""The SMTP provider: keeps one connection per sender slot and encodes each message for its relay."""
 
 import socket
 import ssl
@@ -13,22 +13,24 @@ from galaxy_mail.network.socket_stream import ConversationStream
 from galaxy_mail.providers import mime
 from galaxy_mail.providers.mime import MailFrom
 from galaxy_mail.providers.provider import Message, SendDeadline
+from galaxy_mail.providers.smtp.conversation import ExchangeEnded
+from galaxy_mail.providers.smtp.opening import Connect, open_conversation
 from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange
 from galaxy_mail.providers.smtp.protocol import Extensions, dot_stuffed
-from galaxy_mail.providers.smtp.session import Connect, ConnectionLost, ExchangeEnded, Mail, Session
+from galaxy_mail.providers.smtp.session import Mail, Session, StaleConnection
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode, tls_context
 from galaxy_mail.providers.smtp.summaries import describe
 
-_LARGE_BYTES: Final = 262_144  # of attachments: building these would hold up other slots
+_LARGE_BYTES: Final = 262_144  # of attachments: building such a mail would block the other slots
 
-# While idle: notices a relay that vanished without a word, before the next message does.
+# Keepalive notices a lost relay while the connection is idle, before the next message is sent.
 _KEEPALIVE_S: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
 class SmtpProvider:
-    """A sender slot's own way to the relay. Opens its connection at the first message and keeps it.
+    """One sender slot's connection to the relay. Opens it for the first message and keeps it.
 
-    `tls` may be shared by all slots (`tls_context`); `connect` replaces TCP in tests.
+    All slots may share `tls` (`tls_context`). Tests replace TCP by `connect`.
     """
 
     name = "smtp"
@@ -52,22 +54,22 @@ class SmtpProvider:
     ) -> None:
         session, self._session = self._session, None
         if session is not None:
-            await session.quit()
+            await session.conversation.quit()
 
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
-        """One attempt (`providers/provider.py` says what callers may rely on)."""
+        """One attempt, as `Provider` describes it."""
         try:
             session = await self._reusable_session() or await self._new_session()
             try:
                 return await self._send_on(session, message, may_finish)
-            except ConnectionLost:
+            except StaleConnection:
                 return await self._send_on(await self._new_session(), message, may_finish)
-        except ExchangeEnded as raised:  # while opening: the relay has seen nothing of the message
+        except ExchangeEnded as raised:  # while opening: nothing of the message was sent
             return raised.ended.result(describe(raised.ended, message=message, wire=b""))
 
     async def _send_on(self, session: Session, message: Message, may_finish: SendDeadline) -> SendResult:
         try:
-            mail = await self._mail(message, session.extensions)
+            mail = await self._mail(message, session.conversation.smtp.extensions)
             if isinstance(mail, Ended):
                 return mail.result(describe(mail, message=message, wire=b""))
             ended = await session.transact(mail, may_finish=may_finish)
@@ -75,12 +77,12 @@ class SmtpProvider:
                 "" if ended.ending is Ending.ACCEPTED else describe(ended, message=message, wire=mail.wire)
             )
         finally:
-            if session.is_broken:
+            if session.conversation.is_broken:
                 self._session = None
-                await session.drop()
+                await session.conversation.drop()
 
     async def _mail(self, message: Message, extensions: Extensions) -> Mail | Ended:
-        """The message for this relay, or why it takes it in no spelling."""
+        """The message, encoded for this relay, or why the relay can't take it."""
         smtputf8 = mime.needs_smtputf8(message, self._sender)
         if smtputf8 and "SMTPUTF8" not in extensions:
             return Ended(exchange=Exchange.MAIL, ending=Ending.NOT_OFFERED, detail=_NO_SMTPUTF8)
@@ -94,9 +96,9 @@ class SmtpProvider:
                 content, wire = self._build(message, eight_bit, smtputf8)
         except mime.BadMessage as bad:
             return Ended(exchange=Exchange.MAIL, ending=Ending.MALFORMED, detail=str(bad))
-        limit = extensions.get("SIZE", "")  # RFC 1870 §4; 0 or nothing: no fixed limit
+        limit = extensions.get("SIZE", "")  # RFC 1870 §4; 0 or empty: no fixed limit
         if limit.isdecimal() and 0 < int(limit) < len(content):
-            detail = f"{len(content)} bytes, and the relay takes {int(limit)}"
+            detail = f"the message has {len(content)} bytes; the relay accepts {int(limit)}"
             return Ended(exchange=Exchange.MAIL, ending=Ending.TOO_LARGE, detail=detail)
         parameters = b""
         if "SIZE" in extensions:
@@ -120,18 +122,18 @@ class SmtpProvider:
         if session is None or session.is_reusable():
             return session
         self._session = None
-        await session.quit()
+        await session.conversation.quit()
         return None
 
     async def _new_session(self) -> Session:
-        self._session = await Session.open(self._settings, self._tls, self._connect)
+        self._session = Session(await open_conversation(self._settings, self._tls, self._connect))
         return self._session
 
     async def _connect_tcp(self) -> ConversationStream:
         stream = await trio.open_tcp_stream(self._settings.host, self._settings.port)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE_S.items():
-            if (option := getattr(socket, name, None)) is not None:  # not all systems have all of them
+            if (option := getattr(socket, name, None)) is not None:  # not every system has all of them
                 stream.setsockopt(socket.IPPROTO_TCP, option, value)
         return ConversationStream.over(stream)
 
@@ -140,5 +142,5 @@ _NO_SMTPUTF8: Final = "an address needs SMTPUTF8, which the relay does not offer
 
 
 def _encoded(address: str) -> bytes:
-    """The address in ASCII where it has such a spelling."""
+    """The address, in ASCII unless it needs SMTPUTF8."""
     return (address if needs_smtputf8(address) else to_ascii(address)).encode()

@@ -1,9 +1,9 @@
-"""The one line that an attempt keeps of how it ended.
+"""Describes in one line how an attempt ended.
 
-Relays quote what they refuse. Whatever a relay says once it has seen the message is compared with the message, as
-written and as sent, and each of its words that occurs there is masked, unless it is one of the words of which such
-answers are made (`VOCABULARY`) or of the envelope. A code that a relay would spell in another way (backwards, letter
-by letter) is beyond this.
+Relays may quote the message that they refuse, and the message may hold a login code. So replies after the message are
+compared with it, as rendered and as sent. Every word that occurs there is masked, except for the usual words of replies
+(`VOCABULARY`) and the words of the recipients' addresses. A code that a relay changes (backwards, letter by letter) is
+not recognised.
 """
 
 import re
@@ -15,11 +15,11 @@ from galaxy_mail.providers.smtp.outcomes import Ended, Ending, Exchange
 from galaxy_mail.providers.smtp.replies import one_line
 
 MASK: Final = "…"
-_COMPARED_MAX_BYTES: Final = 1_048_576  # of the message as sent: beyond it are attachments
+_COMPARED_MAX_BYTES: Final = 1_048_576  # of the message as sent; attachments come after that
 _WORD: Final = re.compile(r"[^\W_]+")
 _MASKS: Final = re.compile(rf"{MASK}(?:\W*{MASK})+")
 
-_ANSWERS_SAY: Final = """
+_USUAL_WORDS: Final = """
 a accept accepted action address after again all an and answer antispam antivirus any are as at authentication
 authorized banned be because been blacklist blacklisted blocked bounce bulk busy by can cannot client command
 complaint complete configuration connection contact content contains contain could data database deferred delayed
@@ -32,30 +32,30 @@ resources retry security seems sender sending server service size slow smtp spac
 system temporarily temporary terminated than that the this time timeout to too transaction try unable unavailable
 unsolicited until up use user users violation virus was we when will with you your
 """
-VOCABULARY: Final = frozenset(_ANSWERS_SAY.split())
+VOCABULARY: Final = frozenset(_USUAL_WORDS.split())
 
 
 def describe(ended: Ended, *, message: Message, wire: bytes) -> str:
-    """One line for people. `wire` is the message as sent, as far as the relay may have seen it."""
+    """One line for people. `wire`: the message as sent; empty if the relay can't have seen any of it."""
     exchange, reply = ended.exchange, ended.reply
     if reply is None:
         return one_line(f"{exchange}: {ended.detail or _ours(ended.ending)}")
     said = reply.text
     if exchange is Exchange.AUTH:
-        said = ""  # may repeat what was sent: user name and password
+        said = ""  # may quote the user name or the password
     elif exchange in (Exchange.BODY, Exchange.FINAL):
         said = mask(said, message=message, wire=wire)
     return one_line(f"{exchange}: {reply.label} {said}")
 
 
 def mask(text: str, *, message: Message, wire: bytes) -> str:
-    """The text without the words that it may have from the message."""
+    """The text with the words masked that the relay may have taken from the message."""
     content = message.content
     written = (content.subject, content.text_body, content.html_body or "")
-    # Line ends are dropped because an answer may quote across them, as it may with the soft ones of quoted-printable.
+    # Line ends and quoted-printable's soft breaks are removed, because a reply may quote across them.
     sent = wire[:_COMPARED_MAX_BYTES].decode("utf-8", "replace").replace("=\r\n", "").replace("\r\n", "")
     seen = "\n".join((*written, sent)).casefold()
-    joined = "".join(_WORD.findall(seen))  # a code that is shown as `483 920` may be quoted as `483920`
+    joined = "".join(_WORD.findall(seen))  # the code `483 920` may be quoted as `483920`
     known = VOCABULARY | _words(message.envelope.recipients())
 
     def shown(word: re.Match[str]) -> str:
@@ -72,7 +72,7 @@ def _words(texts: Iterable[str]) -> frozenset[str]:
 
 
 def _ours(ending: Ending) -> str:
-    """What we saw, where the relay said nothing that could be quoted."""
+    """What we observed, for an ending without a reply."""
     match ending:
         case Ending.ACCEPTED | Ending.PERMANENT | Ending.TRANSIENT:
             raise AssertionError(f"{ending} has a reply")
@@ -83,26 +83,26 @@ def _ours(ending: Ending) -> str:
         case Ending.TIMED_OUT:
             return "no answer in time"
         case Ending.UNRESOLVED:
-            return "the relay's name has no address"
+            return "the relay's host name can't be resolved"
         case Ending.UNREACHABLE:
             return "the relay can't be reached"
         case Ending.UNVERIFIED:
-            return "the relay's certificate is not to be trusted"
+            return "the relay's certificate is not trusted"
         case Ending.BROKEN:
-            return "no secure connection came about"
+            return "the TLS handshake failed"
         case Ending.INJECTED:
-            return "somebody spoke in clear after the relay agreed to TLS"
+            return "data arrived in clear text after the reply to STARTTLS"
         case Ending.NOT_OFFERED:
-            return "the relay does not offer it"
+            return "not offered by the relay"
         case Ending.IN_CLEAR:
-            return "no password goes over a connection without TLS"
+            return "the password is not sent over a connection without TLS"
         case Ending.TOO_LARGE:
-            return "the message is larger than the relay takes"
+            return "the message is larger than the relay accepts"
         case Ending.MALFORMED:
-            return "the message has no spelling as a mail"
+            return "the message can't be encoded as a mail"
         case Ending.CLAIM_SHORT:
-            return "too little of the claim was left to send the final dot"
+            return "the claim would have ended too soon to send the final dot"
         case Ending.CUT_OFF:
-            return "the service stopped before the answer came"
+            return "the service stopped before the reply came"
         case _:
             assert_never(ending)

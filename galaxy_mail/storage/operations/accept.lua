@@ -1,5 +1,5 @@
 #!lua
---[[ accept: make one request durable, all of it or nothing. A resend is accepted by it too.
+--[[ accept: store one request completely or not at all. Resends are accepted by this script, too.
 
   KEYS[1]  idempotency   string  the record of (source, idempotency key)
   KEYS[2]  delivery      string
@@ -8,32 +8,32 @@
   KEYS[5]  schedule      zset    delivery_id -> may be claimed at, ms (the delivery's lane)
   KEYS[6]  suppressions  hash    address or @domain -> JSON
   KEYS[7]  expires       zset    delivery_id -> purged at, ms
-  KEYS[8]  offset        string  the last stream entry that needs no more work
-  KEYS[9]  consumed      string  entries that the offset has passed
+  KEYS[8]  offset        string  the id of the last consumed stream entry
+  KEYS[9]  consumed      string  number of consumed entries
   KEYS[10...] indexes    zset    delivery_id -> created at, ms
   ARGV[1]  delivery_id
   ARGV[2]  idempotency record
-  ARGV[3]  idempotency_expires_ms  its key goes then, as a backstop
+  ARGV[3]  idempotency_expires_ms  its key expires then, as a backstop
   ARGV[4]  delivery record
   ARGV[5]  content
-  ARGV[6]  rendered         "" where nothing is rendered yet
-  ARGV[7]  attempt record   "" where every recipient is suppressed: no attempt, no schedule
-  ARGV[8]  created_at_ms    also when it is due
+  ARGV[6]  rendered         "" if nothing is rendered yet
+  ARGV[7]  attempt record   "" if every recipient is suppressed: no attempt, not scheduled
+  ARGV[8]  created_at_ms    it is due then, too
   ARGV[9]  purge_at_ms     "" unless it is terminal from the start
-  ARGV[10] backstop_ms      "" likewise: its keys go then
-  ARGV[11] replaced         an idempotency record that is past its time and may be overwritten, or ""
-  ARGV[12] touch            "1": a replay writes too, so that waiting for the disk covers the first write
+  ARGV[10] backstop_ms      "" likewise; its keys expire then
+  ARGV[11] replaced         an outdated idempotency record that may be overwritten, or ""
+  ARGV[12] touch            "1": a replay writes, too, so that waiting for the disk covers the first write
   ARGV[13] entry_id         of the stream; "" for REST
-  ARGV[14] predecessor      the offset at which this entry is next; "" for none yet
-  ARGV[15...] suppression entries that would concern its recipients, where the caller has not looked
+  ARGV[14] predecessor      the offset after which this entry is next; "" at the stream's beginning
+  ARGV[15...] possible suppression entries of its recipients; none if the caller has checked them
 
   Returns  {1}                          accepted
-           {2, idempotency record}      the same (source, key) was accepted before; for a stream entry of the same
-                                        fingerprint the caller passes the offset by `skip`
-           {3}                          a delivery of this id exists, or attempts of one that was forgotten do
+           {2, idempotency record}      the same (source, key) was accepted before; for a stream entry with the same
+                                        fingerprint the caller then moves the offset with `skip`
+           {3}                          a delivery with this id exists, or attempts of a purged one
            {4, false or JSON, ...}      recipients are suppressed, in the order of ARGV[15...]; nothing was written
            {5, offset}                  the entry is not next; nothing was written
-  Twice: {2} with what the first call wrote, and nothing is written again (but for `touch`); from a stream {5}.
+  Twice: {2} with the record of the first call; nothing is written again (except `touch`); from a stream {5}.
 ]]
 local idempotency, delivery, payload, attempt, schedule = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local suppressions, expires, offset, consumed = KEYS[6], KEYS[7], KEYS[8], KEYS[9]

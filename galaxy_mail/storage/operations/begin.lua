@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ begin: fix the content and start an attempt; from its return on the provider may be called. Renews the claim.
+--[[ begin: store the rendered content and start an attempt; afterwards the provider may be called. Renews the claim.
 
   KEYS[1]  claims        hash    delivery_id -> fencing token, while claimed
   KEYS[2]  schedule      zset    delivery_id -> may be claimed at, ms (the delivery's lane)
@@ -12,18 +12,18 @@
   ARGV[1]  delivery_id
   ARGV[2]  token            the caller's fencing token
   ARGV[3]  now_ms           "" for the server's clock
-  ARGV[4]  ttl_ms           how long the claim lives from now on
+  ARGV[4]  ttl_ms           the claim expires after this time
   ARGV[5]  delivery record
   ARGV[6]  attempt record
-  ARGV[7]  rendered         "" where the content was fixed before
+  ARGV[7]  rendered         "" if it was stored before
   ARGV[8]  created_at_ms
-  ARGV[9...] suppression entries that would concern its recipients; none to begin whoever is suppressed
+  ARGV[9...] possible suppression entries of its recipients; none to skip the check
 
   Returns  {1}                      begun
-           {0}                      stale: the claim is gone or another's; nothing changed
-           {4, false or JSON, ...}  recipients were suppressed since, in the order of ARGV[9...]; nothing changed
-           {6}                      the claim has expired and nobody took it yet; nothing changed
-  Twice: {1}, the same is written again, whoever was suppressed in between.
+           {0}                      stale: we no longer hold the claim; nothing changed
+           {4, false or JSON, ...}  recipients are suppressed now, in the order of ARGV[9...]; nothing changed
+           {6}                      the claim has expired, and nobody took it yet; nothing changed
+  Twice: {1}, the same is written again, even if recipients were suppressed in between.
 ]]
 local claims, schedule, suppressions, delivery, payload, attempt = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local status_from, status_to = KEYS[7], KEYS[8]
@@ -42,7 +42,7 @@ if not expiry_ms or tonumber(expiry_ms) <= now_ms then return {6} end
 if #ARGV >= FIRST_SUPPRESSION then
   local found = redis.call("HMGET", suppressions, unpack(ARGV, FIRST_SUPPRESSION))
   for i = 1, #found do
-    -- Unless an earlier call of the same has begun it: who was suppressed since is mailed by this attempt.
+    -- Not if an earlier call has already begun this attempt: then it also mails recipients suppressed since.
     if found[i] and redis.call("GET", delivery) ~= delivery_record then return {4, unpack(found)} end
   end
 end

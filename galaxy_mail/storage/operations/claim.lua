@@ -1,27 +1,26 @@
 #!lua flags=allow-oom
---[[ claim: make this process the owner of due attempts for a limited time, and say which ones an owner lost.
+--[[ claim: make this process the owner of due attempts for a limited time, and report whose owner was lost.
 
-  The schedule decides alone who owns what. A member's score is the time from which it may be claimed: its due time, or,
-  while claimed, the expiry of its claim. So a lost owner's work becomes due by itself, and a claimed member that is due
-  has lost its owner.
+  The schedule's score is the time from which a delivery may be claimed: its due time or, while claimed, the expiry of its
+  claim. So a delivery becomes due again if its owner is lost. A claimed delivery that is due has lost its owner.
 
   KEYS[1]  claims    hash    delivery_id -> fencing token, while claimed
-  KEYS[2]  sequence  string  the counter in every token
+  KEYS[2]  sequence  string  counter, part of every token
   KEYS[3]  losses    hash    delivery_id -> lost owners so far
   KEYS[4]  priority  zset    delivery_id -> may be claimed at, ms
   KEYS[5]  normal    zset    likewise
   ARGV[1]  now_ms           "" for the server's clock
-  ARGV[2]  ttl_ms           how long a claim lives
-  ARGV[3]  priority_places  at most so many of the priority lane
-  ARGV[4]  normal_places    at most so many of the normal lane
-  ARGV[5]  lost_places      at most so many that owners lost are looked up in `claims` first, so that no backlog hides
-                            them; 0: not this time
+  ARGV[2]  ttl_ms           a claim expires after this time
+  ARGV[3]  priority_places  claim at most this many of the priority lane
+  ARGV[4]  normal_places    claim at most this many of the normal lane
+  ARGV[5]  lost_places      first claim at most this many with a lost owner, found in `claims`, so that a backlog doesn't
+                            hide them; 0: not in this call
 
   Returns  {now_ms, next_due_ms, priority_left, normal_left, {id, token, lane, losses}, ...}
-           next_due_ms: when the first unclaimed or claimed member becomes due, -1 for none
-           *_left: "1" when the lane has more that is due than there were places
-           lane: "p" or "n";  losses: "0", or how many owners this delivery lost, the latest just now
-  Twice: the second call claims others; what the first one claimed expires and is taken over.
+           next_due_ms: when the next delivery may be claimed, -1 for none
+           *_left: "1" if more of this lane is due
+           lane: "p" or "n";  losses: how many owners this delivery has lost
+  Twice: the second call claims others; the claims of the first one expire and are taken over.
 ]]
 local claims, sequence, losses, priority, normal = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ttl_ms = tonumber(ARGV[2])

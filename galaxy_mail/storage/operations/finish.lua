@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ finish: record how an attempt ended and what comes next, and drop the claim.
+--[[ finish: record how an attempt ended and what follows, and drop the claim.
 
   KEYS[1]  claims            hash    delivery_id -> fencing token, while claimed
   KEYS[2]  schedule          zset    delivery_id -> may be claimed at, ms (the delivery's lane)
@@ -18,17 +18,17 @@
   ARGV[2]  token                 the caller's fencing token
   ARGV[3]  delivery record
   ARGV[4]  attempt record
-  ARGV[5]  next attempt record   "" where the delivery is terminal
+  ARGV[5]  next attempt record   "" if the delivery is terminal
   ARGV[6]  due_ms                of the next attempt, or ""
-  ARGV[7]  dead letter record    "" unless the delivery is given up
+  ARGV[7]  dead letter record    "" unless the delivery becomes a dead letter
   ARGV[8]  created_at_ms
   ARGV[9]  finished_at_ms
   ARGV[10] purge_at_ms          "" unless terminal
-  ARGV[11] delivery_backstop_ms  "" unless terminal: delivery and payload go then
-  ARGV[12] attempts_backstop_ms  "" unless terminal: attempts and dead letter go then
+  ARGV[11] delivery_backstop_ms  "" unless terminal; delivery and payload expire then
+  ARGV[12] attempts_backstop_ms  "" unless terminal; attempts and dead letter expire then
 
-  Returns  {1}  recorded, now or by an earlier call of the same
-           {0}  stale: the claim is gone or another's; nothing changed
+  Returns  {1}  recorded, now or by an earlier equal call
+           {0}  stale: we no longer hold the claim; nothing changed
   Twice: {1}, nothing is written again.
 ]]
 local claims, schedule, losses, delivery, payload = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

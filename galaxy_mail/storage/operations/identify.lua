@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
---[[ identify: which store is this, and how far has it come? The first process ever names it.
+--[[ identify: read the store's id and its counters. The first process gives a new store its id.
 
   KEYS[1]  meta      hash    id, created_at_ms
   KEYS[2]  sequence  string  the counter of claims
-  KEYS[3]  offset    string  the last stream entry that needs no more work
-  ARGV[1]  id             for a store without one; "" to leave it without
+  KEYS[3]  offset    string  the id of the last consumed stream entry
+  ARGV[1]  id             for a store without one; "" gives it none
   ARGV[2]  created_at_ms
 
   Returns  {id or "", sequence, offset or ""}

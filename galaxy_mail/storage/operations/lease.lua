@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
---[[ lease: take, keep or give up the right to read the stream. The offset fences readers; this only keeps them apart.
+--[[ lease: take, keep or release the lease of the stream. It avoids duplicate reads; the offset guarantees correctness.
 
   KEYS[1]  lease    string  "<owner> <expiry ms>"
   ARGV[1]  owner
   ARGV[2]  now_ms   "" for the server's clock
-  ARGV[3]  ttl_ms   0: give it up
+  ARGV[3]  ttl_ms   0: release it
 
-  Returns  {1}  held (or given up)
+  Returns  {1}  held (or released)
            {0}  another owner has it
   Twice: {1}.
 ]]

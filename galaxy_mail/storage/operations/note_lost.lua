@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
---[[ note_lost: count stream entries that were trimmed or deleted before anybody read them, once.
+--[[ note_lost: count stream entries that were trimmed or deleted before they were read, once.
 
-  KEYS[1]  consumed  string  entries that the offset has passed
+  KEYS[1]  consumed  string  number of consumed entries
   KEYS[2]  meta      hash    stream_lost, stream_lost_at_ms
-  ARGV[1]  seen      what the caller read as consumed
-  ARGV[2]  lost      how many are missing; less than 0: the stream was made anew, and counting begins again
+  ARGV[1]  seen      the value of `consumed` that the caller read
+  ARGV[2]  lost      how many are missing; less than 0: the stream was created anew, and counting starts again
   ARGV[3]  now_ms
 
   Returns  {1}  counted
-           {0}  stale: `consumed` is not what the caller read; nothing changed
+           {0}  stale: `consumed` has changed; nothing was written
   Twice: {0}, nothing is written again.
 ]]
 local consumed, meta = KEYS[1], KEYS[2]

@@ -1,22 +1,22 @@
 #!lua flags=no-writes
---[[ page: the next ids that stand in all of several indexes, in the order of their scores and then of their names.
+--[[ page: the next ids that are in all given indexes, ordered by score and then by id.
 
-  KEYS[1...] indexes  zset  id -> score, the same score in all of them
-  ARGV[1]  order         "newest" for scores from high to low, "oldest" for the reverse; names go the same way
-  ARGV[2]  limit         ids at most
-  ARGV[3]  scan          candidates looked at, at most
-  ARGV[4]  from_score    the lowest score that counts, "-inf" for any
-  ARGV[5]  to_score      the highest score that counts, "+inf" for any
-  ARGV[6]  after_score   of the candidate behind which to go on, "" for the first page
+  KEYS[1...] indexes  zset  id -> score, the same score in all indexes
+  ARGV[1]  order         "newest" for scores and ids from high to low, "oldest" for the reverse
+  ARGV[2]  limit         return at most this many ids
+  ARGV[3]  scan          check at most this many candidates
+  ARGV[4]  from_score    the lowest score, "-inf" for any
+  ARGV[5]  to_score      the highest score, "+inf" for any
+  ARGV[6]  after_score   score of the candidate after which the page begins, "" for the first page
   ARGV[7]  after_id      its id; it need not exist any more
 
   Returns  {ended, score, id, found id, its score, ...}
-           ended: 1 where no candidate is left
-           score, id: of the last candidate that was looked at, found or not; "" where there was none
+           ended: 1 if no candidate is left
+           score, id: of the last checked candidate, found or not; "" if there was none
   Twice: the same, unless the indexes changed.
 
-  Candidates come from the index that has the fewest in range; the others are asked for each of them. So a page costs
-  log(n) and at most `scan` candidates, whatever the filters and however many scores are equal.
+  Candidates come from the index with the fewest ids in range, and are looked up in the others. So a page costs log(n)
+  plus at most `scan` candidates, whatever the filters are and however many scores are equal.
 ]]
 local order, limit, scan = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local from_score, to_score, after_score, after_id = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
@@ -33,7 +33,7 @@ end
 if fewest == 0 then return {1, "", ""} end
 local index = KEYS[drive]
 
--- Whether id `a` comes before id `b` by bytes; Lua's own comparison asks the server's locale.
+-- Whether id `a` is before id `b` by bytes; Lua's own comparison uses the server's locale.
 local function lower(a, b)
   for i = 1, math.min(#a, #b) do
     local left, right = a:byte(i), b:byte(i)
@@ -42,7 +42,7 @@ local function lower(a, b)
   return #a < #b
 end
 
--- How many elements come before those with this score, and how many have it.
+-- How many elements are before those with this score, and how many have this score.
 local function block(score)
   local before
   if newest then
@@ -64,7 +64,7 @@ local stop = first + fewest -- ranks in range: first, ..., stop - 1
 local rank = first
 if after_score ~= "" then
   local before, equal = block(after_score)
-  local low, high = before, before + equal -- the first one behind `after` is in low..high
+  local low, high = before, before + equal -- the first one after `after` is in low..high
   while low < high do
     local middle = math.floor((low + high) / 2)
     local id = redis.call(RANGE, index, middle, middle)[1]
@@ -95,7 +95,7 @@ while rank < stop and #found < limit and examined < scan do
 end
 if not last_id then return {1, "", ""} end
 
--- Scores are asked for only now: of candidates that were passed over nobody needs them.
+-- Only now: the scores of rejected candidates are not needed.
 local answer = {rank >= stop and 1 or 0, redis.call("ZSCORE", index, last_id), last_id}
 if #found > 0 then
   local scores = redis.call("ZMSCORE", index, unpack(found))

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ purge: remove a delivery that is past its time, its content and its index entries; its attempts stay.
+--[[ purge: remove an expired delivery, its content and its index entries; its attempts stay.
 
   KEYS[1]  delivery   string
   KEYS[2]  payload    hash
@@ -8,10 +8,10 @@
   KEYS[5...] indexes  zset    delivery_id -> created at, ms
   ARGV[1]  delivery_id
   ARGV[2]  delivery record       as the caller read it
-  ARGV[3]  attempts_purge_at_ms  when its attempts and its dead letter are to go
+  ARGV[3]  attempts_purge_at_ms  when its attempts and its dead letter are purged
 
   Returns  {1}  purged
-           {0}  stale: the record is not the one that the caller read; nothing changed
+           {0}  stale: the record has changed; nothing was written
   Twice: {0}, nothing is written again.
 ]]
 local delivery, payload, children, expires = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

@@ -1,11 +1,11 @@
 #!lua flags=no-writes
---[[ read_claimed: the records of claimed deliveries, all in one go; large content is left for the slot that sends it.
+--[[ read_claimed: the records of claimed deliveries at once; the slot that sends a delivery reads large content itself.
 
-  KEYS[1...]  for each of n deliveries its record (string), behind them for each its payload (hash: content, rendered)
-  ARGV[1]  content_max_bytes  larger content is not given
+  KEYS[1...]  the records (string) of n deliveries, then their n payloads (hash: content, rendered)
+  ARGV[1]  content_max_bytes  larger content is not returned
 
   Returns  for each delivery {record, content_bytes, content, rendered}
-           record, content, rendered: "" where there is none; content_bytes: 0 where there is none
+           record, content, rendered: "" if there is none; content_bytes: 0 if there is none
   Twice: the same, unless something changed.
 ]]
 local records_and_payloads, content_max_bytes = KEYS, tonumber(ARGV[1])

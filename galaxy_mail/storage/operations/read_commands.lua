@@ -4,11 +4,11 @@
   KEYS[1]  stream   stream  the intake
   ARGV[1]  after      entry id
   ARGV[2]  max_entries
-  ARGV[3]  max_bytes  stop with the entry whose fields reach as many, and be it the first
+  ARGV[3]  max_bytes  stop after the entry that reaches this size, even if it is the first
 
-  Returns  {first_id, {{entry_id, {name, value, ...}}, ...}}  the entries as XREAD gives them
-           first_id: of the oldest entry that the stream has, "" where it has none; one behind `after` says that
-           everything up to there may have been trimmed unread
+  Returns  {first_id, {{entry_id, {name, value, ...}}, ...}}  the entries as XREAD returns them
+           first_id: of the stream's oldest entry, "" if there is none; if it is larger than `after`, the entries in
+           between may have been trimmed unread
   Twice: the same, unless the stream changed.
 ]]
 local stream = KEYS[1]
@@ -16,7 +16,7 @@ local after, max_entries, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[
 
 local oldest = redis.call("XRANGE", stream, "-", "+", "COUNT", 1)[1]
 local entries, read = {}, 0
--- One at a time: nothing tells an entry's size before it is read, and a hundred of 10 MiB may follow small ones.
+-- One at a time: an entry's size is unknown before it is read, and many entries of 10 MiB may follow small ones.
 while #entries < max_entries and read < max_bytes do
   local entry = redis.call("XRANGE", stream, "(" .. after, "+", "COUNT", 1)[1]
   if not entry then break end

@@ -1,15 +1,15 @@
 #!lua
---[[ record_malformed: keep a stream entry that can't be accepted for operators, and move the offset past it.
+--[[ record_malformed: record a stream entry that can't be accepted, and move the offset past it.
 
   KEYS[1]  malformed        string  the record
   KEYS[2]  malformed_index  zset    entry_id -> recorded at, ms
-  KEYS[3]  offset           string  the last stream entry that needs no more work
-  KEYS[4]  consumed         string  entries that the offset has passed
+  KEYS[3]  offset           string  the id of the last consumed stream entry
+  KEYS[4]  consumed         string  number of consumed entries
   ARGV[1]  record
   ARGV[2]  recorded_at_ms
-  ARGV[3]  backstop_ms  its key goes then
+  ARGV[3]  backstop_ms  its key expires then
   ARGV[4]  entry_id
-  ARGV[5]  predecessor  the offset at which this entry is next; "" for none yet
+  ARGV[5]  predecessor  the offset after which this entry is next; "" at the stream's beginning
 
   Returns  {1}          recorded
            {5, offset}  the entry is not next; nothing was written

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ release: give a claimed attempt back to the schedule, its number and its due time unchanged.
+--[[ release: give a claimed attempt back to the schedule; its number and its due time don't change.
 
   KEYS[1]  claims       hash    delivery_id -> fencing token, while claimed
   KEYS[2]  schedule     zset    delivery_id -> may be claimed at, ms (the delivery's lane)
@@ -10,12 +10,12 @@
   ARGV[1]  delivery_id
   ARGV[2]  token            the caller's fencing token
   ARGV[3]  due_ms
-  ARGV[4]  delivery record  "" where the attempt had not begun: the records are as they were
+  ARGV[4]  delivery record  "" if the attempt had not begun: the records stay as they are
   ARGV[5]  attempt record   "" likewise
   ARGV[6]  created_at_ms
 
-  Returns  {1}  it may be claimed again from due_ms on
-           {0}  stale: the claim is gone or another's; nothing changed
+  Returns  {1}  released
+           {0}  stale: we no longer hold the claim; nothing changed
   Twice: {0}, nothing is written again.
 ]]
 local claims, schedule, delivery, attempt, status_from, status_to = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]

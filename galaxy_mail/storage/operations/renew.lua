@@ -1,16 +1,16 @@
 #!lua flags=allow-oom
---[[ renew: keep a claim alive.
+--[[ renew: extend a claim.
 
   KEYS[1]  claims    hash  delivery_id -> fencing token, while claimed
   KEYS[2]  schedule  zset  delivery_id -> may be claimed at, ms (the delivery's lane)
   ARGV[1]  delivery_id
   ARGV[2]  token    the caller's fencing token
   ARGV[3]  now_ms   "" for the server's clock
-  ARGV[4]  ttl_ms   how long the claim lives from now on
+  ARGV[4]  ttl_ms   the claim expires after this time
 
-  Returns  {1}  renewed; also where it had expired and nobody took it
-           {0}  stale: the claim is gone or another's; nothing changed
-  Twice: {1}, it lives a little longer.
+  Returns  {1}  renewed; also if it had expired and nobody took it
+           {0}  stale: we no longer hold the claim; nothing changed
+  Twice: {1}, it expires a little later.
 ]]
 local claims, schedule = KEYS[1], KEYS[2]
 local delivery_id, token, ttl_ms = ARGV[1], ARGV[2], tonumber(ARGV[4])

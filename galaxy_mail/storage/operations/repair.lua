@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
---[[ repair: put a delivery into an index or take it out, while its record is the one that was looked at.
+--[[ repair: add a delivery to an index or remove it, unless its record has changed.
 
   KEYS[1]  delivery        string
   KEYS[2]  repaired_index  zset    delivery_id -> score
   ARGV[1]  delivery_id
-  ARGV[2]  delivery record  as the caller read it; "" where there is none
-  ARGV[3]  score            "" to take it out
+  ARGV[2]  delivery record  as the caller read it; "" if there is none
+  ARGV[3]  score            "" to remove it
 
-  Returns  {1}  mended
-           {0}  stale: the record is not the one that the caller read; nothing changed
+  Returns  {1}  repaired
+           {0}  stale: the record has changed; nothing was written
   Twice: {1}, the same is written again.
 ]]
 local delivery, repaired_index = KEYS[1], KEYS[2]

@@ -1,17 +1,17 @@
 #!lua flags=allow-oom
---[[ reschedule: mend a delivery and the schedule that disagree, in either direction.
+--[[ reschedule: repair the schedule of a delivery: add it, or remove it and its claim.
 
   KEYS[1]  delivery  string
   KEYS[2]  claims    hash    delivery_id -> fencing token, while claimed
   KEYS[3]  lane      zset    delivery_id -> may be claimed at, ms (the delivery's lane)
   KEYS[4]  other     zset    the other lane
   ARGV[1]  delivery_id
-  ARGV[2]  delivery record  as the caller read it; "" where there is none
-  ARGV[3]  due_ms           schedule it for then, where no lane has it or it is parked there (see `park`);
-                            "": it needs no schedule, take it out
+  ARGV[2]  delivery record  as the caller read it; "" if there is none
+  ARGV[3]  due_ms           schedule it for then, unless a lane has it and it is not quarantined there;
+                            "": remove it
 
-  Returns  {1}  mended
-           {0}  stale: the record is not the one that the caller read, or there was nothing to mend; nothing changed
+  Returns  {1}  repaired
+           {0}  stale: the record has changed, or there was nothing to repair; nothing was written
   Twice: {0}, nothing is written again.
 ]]
 local delivery, claims, lane, other = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

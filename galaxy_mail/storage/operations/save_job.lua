@@ -1,16 +1,16 @@
 #!lua
---[[ save_job: write a resend job, while it is as the caller read it.
+--[[ save_job: write a resend job, unless it has changed since the caller read it.
 
   KEYS[1]  job         string  the record
   KEYS[2]  unfinished  zset    job id -> created at, ms
   ARGV[1]  job_id
-  ARGV[2]  expected    the record as the caller read it; "" where there must be none yet
-  ARGV[3]  record      what is to stand there
+  ARGV[2]  expected    the record as the caller read it; "" if there must be none yet
+  ARGV[3]  record      the new record
   ARGV[4]  created_at_ms
-  ARGV[5]  purge_at_ms  "" while it runs; else its key goes then, and it is unfinished no more
+  ARGV[5]  purge_at_ms  "" while it runs; else its key expires then, and it leaves the index
 
-  Returns  {1}          it stands there now
-           {2, record}  another record does, and nothing was written; "" for none
+  Returns  {1}          written
+           {2, record}  another record exists ("": none does); nothing was written
   Twice: {1}, nothing is written again.
 ]]
 local job, unfinished = KEYS[1], KEYS[2]

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
---[[ skip: move the offset past a stream entry that was recorded as a duplicate: nothing else is to be done for it.
+--[[ skip: move the offset past a stream entry that repeats an accepted request.
 
-  KEYS[1]  offset       string  the last stream entry that needs no more work
-  KEYS[2]  consumed     string  entries that the offset has passed
+  KEYS[1]  offset       string  the id of the last consumed stream entry
+  KEYS[2]  consumed     string  number of consumed entries
   ARGV[1]  entry_id
-  ARGV[2]  predecessor  the offset at which this entry is next; "" for none yet
+  ARGV[2]  predecessor  the offset after which this entry is next; "" at the stream's beginning
 
-  Returns  {1}          passed
+  Returns  {1}          skipped
            {5, offset}  the entry is not next; nothing was written
   Twice: {5}.
 ]]

@@ -1,7 +1,7 @@
-"""Every invariant of the store, checked: what the scripts keep true is written down here once more, independently.
+"""Checks every invariant of the store, independently of the scripts that maintain them.
 
-Reads only, unless it is asked to mend, and then only what a record proves. It may run beside a live service: what looks
-broken is looked at again, and only what stays so is reported.
+Repairs, if asked to, only what can be derived from the records; otherwise it writes nothing. It may run beside a live
+service: what seems wrong is checked again, and only what stays wrong is reported.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from galaxy_mail.storage.verify.keyspace import everything
 from galaxy_mail.storage.verify.reading import Reading, is_wrong_type
 from galaxy_mail.storage.verify.violation import Violation
 
-LOOKS: Final = 3
+PASSES: Final = 3
 PAUSE_S: Final = 0.5
 
 __all__ = ["Violation", "verify"]
@@ -32,20 +32,20 @@ async def verify(
     retention: Retention,
     clock: Clock,
     repair: bool = False,
-    looks: int = LOOKS,
+    passes: int = PASSES,
 ) -> list[Violation]:
-    """Everything that is wrong with the store, nothing for a sound one. Raises RedisFailure.
+    """All violations in the store. Raises RedisFailure.
 
-    `looks`: how often what seems wrong is looked at before it is reported; 1 while nothing else writes.
+    `passes`: a violation is reported if this many passes find it; 1 is enough while nothing else writes.
     """
 
     async def check() -> dict[tuple[str, str], Violation]:
-        """Each violation once, though a scan may find a key twice."""
+        """Each violation once, even if the scan finds a key twice."""
         reading = Reading(link, keys, retention, clock.now_ms())
         return {(v.where, v.what): v async for v in everything(reading)}
 
     suspects = await check()
-    for _ in range(looks - 1):
+    for _ in range(passes - 1):
         if not suspects:
             break
         await trio.sleep(PAUSE_S)
@@ -63,7 +63,7 @@ async def verify(
 
 
 async def _repair(link: RedisLink, found: Sequence[Violation]) -> None:
-    """Runs the repairs, one after the other. Another check tells which of them took effect."""
+    """Runs the repairs, one after the other. The next check shows which of them worked."""
     for violation in found:
         if violation.repair is not None:
             for reply in await link.pipeline(violation.repair.calls):

@@ -1,4 +1,4 @@
-"""How a look at the store reads it: in batches, past what is of a wrong type."""
+"""Reads the store in batches. A key of the wrong type counts as absent."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
@@ -20,12 +20,12 @@ from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.storage.records.retention import Retention
 
 BATCH: Final = 100
-NEVER: Final = -1  # what PEXPIRETIME says of a key that does not end
-GONE: Final = -2
+NEVER: Final = -1  # PEXPIRETIME of a key that does not expire
+GONE: Final = -2  # PEXPIRETIME of a key that does not exist
 
 
 class Reading:
-    """One pass over the store. All that it gives is as it was at some moment of the pass."""
+    """One pass over the store. Different reads may see different moments."""
 
     def __init__(self, link: RedisLink, keys: Keys, retention: Retention, now_ms: int) -> None:
         self.keys = keys
@@ -34,7 +34,7 @@ class Reading:
         self._link = link
 
     async def run(self, commands: Sequence[Command | Call]) -> list[Reply]:
-        """One reply per command. What has another type than it should counts as absent: its type is reported, once."""
+        """One reply per command; None for a key of the wrong type, which the pass reports once."""
         if not commands:
             return []
         return [
@@ -56,19 +56,21 @@ class Reading:
         return [None] * len(members) if found is None else [score(one) for one in as_list(found)]
 
     async def ends_ms(self, keys: Sequence[str]) -> list[int]:
-        """When they end; NEVER, or GONE."""
+        """When each key expires, or NEVER or GONE."""
         return [as_int(reply) for reply in await self.run([("PEXPIRETIME", key) for key in keys])]
 
     async def exist(self, keys: Sequence[str]) -> list[bool]:
         return [reply == 1 for reply in await self.run([("EXISTS", key) for key in keys])]
 
-    async def records(self, ids: Sequence[str]) -> "dict[str, Record]":
+    async def records(self, ids: Sequence[str]) -> "dict[str, StoredDelivery]":
         ids = list(dict.fromkeys(ids))
         found = await self.values([self.keys.delivery(delivery_id) for delivery_id in ids])
-        return {i: Record(data, readable_delivery(data, i)) for i, data in zip(ids, found, strict=True)}
+        return {
+            i: StoredDelivery(data, readable_delivery(data, i)) for i, data in zip(ids, found, strict=True)
+        }
 
     async def scan(self, prefix: str) -> AsyncIterator[list[str]]:
-        """Every key that begins so, perhaps one twice."""
+        """Every key with this prefix, in batches. A key may come twice."""
         cursor = "0"
         while True:
             cursor, raw = as_scan(
@@ -81,7 +83,7 @@ class Reading:
                 return
 
     async def members(self, indexes: Iterable[str]) -> AsyncIterator[list[tuple[str, str, float]]]:
-        """(index, member, score) of all these sorted sets, some at a time."""
+        """(index, member, score) of all these sorted sets, in batches."""
         cursors = dict.fromkeys(indexes, "0")
         while cursors:
             names = list(cursors)[:BATCH]
@@ -100,7 +102,7 @@ class Reading:
                     cursors[name] = following
 
     async def fields(self, key: str) -> AsyncIterator[list[tuple[str, bytes]]]:
-        """Fields and values, some at a time."""
+        """Fields and values, in batches."""
         cursor = "0"
         while True:
             cursor, flat = _scanned(await self.one(("HSCAN", key, cursor, "COUNT", BATCH)))
@@ -109,8 +111,8 @@ class Reading:
                 return
 
 
-class Record:
-    """What stands at a delivery's key: nothing, something unreadable, or the delivery."""
+class StoredDelivery:
+    """The value of a delivery's key. `delivery` is None if there is none or it can't be decoded."""
 
     __slots__ = ("data", "delivery")
 
@@ -128,10 +130,10 @@ def score(reply: Reply) -> float | None:
 
 
 def _scanned(reply: Reply) -> tuple[str, list[bytes]]:
-    """The next cursor and what was found; nothing in a key of a wrong type."""
+    """The next cursor and the elements; none for a key of the wrong type."""
     return ("0", []) if reply is None else as_scan(reply)
 
 
 def _escaped(prefix: str) -> str:
-    """A prefix in which SCAN's pattern characters stand for themselves."""
+    """The prefix with SCAN's pattern characters escaped."""
     return "".join(f"\\{char}" if char in "*?[]\\^" else char for char in prefix)

@@ -1,4 +1,4 @@
-"""What can be found and what can be done about it."""
+"""Violations and their repairs."""
 
 from msgspec import Struct
 
@@ -7,27 +7,27 @@ from galaxy_mail.storage.operations.repair import REPAIR, RepairArgs, RepairKeys
 
 
 class Repair(Struct, frozen=True):
-    """What would mend a violation. Where a live service could be in between, a script compares with what was looked at."""
+    """How a violation can be repaired. If a live service could interfere, a script compares the record first."""
 
-    does: str  # "put there"
+    does: str  # such as "added to the index"
     calls: tuple[Call | Command, ...]
 
 
 class Violation(Struct, frozen=True, kw_only=True):
-    """One invariant that does not hold."""
+    """One broken invariant."""
 
     where: str  # a delivery id, or a key
     what: str
-    repair: Repair | None = None  # None: nothing proves what would be right
+    repair: Repair | None = None  # None: the correct state can't be derived from the records
     repaired: bool = False
 
     @property
     def did(self) -> str | None:
-        """What was done about it."""
+        """What the repair did. None: not repaired."""
         return self.repair.does if self.repair is not None and self.repaired else None
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f" (mended: {self.did})" if self.repaired else "")
+        return f"{self.where}: {self.what}" + (f" (repaired: {self.did})" if self.repaired else "")
 
 
 def _repair_call(record_key: str, record: bytes | None, index: str, member: str, score: int | None) -> Call:
@@ -37,15 +37,15 @@ def _repair_call(record_key: str, record: bytes | None, index: str, member: str,
     )
 
 
-def put(record_key: str, record: bytes, index: str, member: str, score: int) -> Repair:
-    """Into the index, while that record stands at its key."""
-    return Repair("put there", (_repair_call(record_key, record, index, member, score),))
+def add(record_key: str, record: bytes, index: str, member: str, score: int) -> Repair:
+    """Adds the member to the index, unless the record has changed."""
+    return Repair("added to the index", (_repair_call(record_key, record, index, member, score),))
 
 
-def take_out(record_key: str, record: bytes | None, index: str, member: str) -> Repair:
-    """Out of the index, while that record stands at its key, or none does."""
-    return Repair("taken out", (_repair_call(record_key, record, index, member, None),))
+def remove(record_key: str, record: bytes | None, index: str, member: str) -> Repair:
+    """Removes the member from the index, unless the record has changed. None: there must be no record."""
+    return Repair("removed from the index", (_repair_call(record_key, record, index, member, None),))
 
 
-def end_at(ms: int, *keys: str) -> Repair:
-    return Repair(f"ends at {ms}", tuple(("PEXPIREAT", key, ms) for key in keys))
+def expire_at(ms: int, *keys: str) -> Repair:
+    return Repair(f"expires at {ms}", tuple(("PEXPIREAT", key, ms) for key in keys))

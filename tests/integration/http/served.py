@@ -7,8 +7,9 @@ from typing import Final
 
 import trio
 from quart_trio import QuartTrio
+from trio.testing import wait_all_tasks_blocked
 
-from galaxy_mail.http.server import HttpServer, Tls, bind
+from galaxy_mail.http.server import HttpServer, bind
 
 LIMIT_S: Final = 10.0  # for what takes milliseconds: a hanging test ends here
 
@@ -106,11 +107,12 @@ class Served:
 
 
 @asynccontextmanager
-async def served(app: QuartTrio, *, tls: Tls | None = None, grace_s: float = 5.0) -> AsyncIterator[Served]:
+async def served(
+    app: QuartTrio, *, tls: ssl.SSLContext | None = None, grace_s: float = 5.0
+) -> AsyncIterator[Served]:
     """The app on a free loopback port, until the block ends."""
-    serving = trio.Event()
     listener = bind("127.0.0.1", 0)
-    server = HttpServer(app, listener, tls=tls, grace_s=grace_s, on_serving=serving.set)
+    server = HttpServer(app, listener, tls=tls, grace_s=grace_s)
     with listener:
         async with trio.open_nursery() as nursery:
             running = Served(server, trio.CancelScope())
@@ -122,7 +124,7 @@ async def served(app: QuartTrio, *, tls: Tls | None = None, grace_s: float = 5.0
 
             nursery.start_soon(run)
             with trio.fail_after(LIMIT_S):
-                await serving.wait()
+                await wait_all_tasks_blocked()
             try:
                 yield running
             finally:

@@ -8,8 +8,8 @@ import trio
 from structlog.testing import capture_logs
 
 from galaxy_mail.http.app import App
-from galaxy_mail.http.connection import Request
-from galaxy_mail.http.responses import Answer, json_answer
+from galaxy_mail.http.connection import HttpRequest
+from galaxy_mail.http.responses import Response, json_response
 from galaxy_mail.http.routes import Route
 from galaxy_mail.http.tokens import Role, Tokens
 from galaxy_mail.telemetry.metrics import Metrics
@@ -61,12 +61,12 @@ def nearly_a_request(random: Random) -> bytes:
 
 
 def app() -> App:
-    async def hello(_request: Request) -> Answer:
-        return json_answer({"hello": "you"})
+    async def hello(_request: HttpRequest) -> Response:
+        return json_response({"hello": "you"})
 
-    async def reads(request: Request) -> Answer:
+    async def reads(request: HttpRequest) -> Response:
         await request.read_body(1000)
-        return json_answer({})
+        return json_response({})
 
     routes = (Route("GET", "/hello", Role.OPEN, hello), Route("POST", "/reads", Role.OPEN, reads))
     return App(routes, tokens=Tokens(), metrics=Metrics(), timeout_s=LIMIT_S)

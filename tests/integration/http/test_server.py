@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.http.app import App
-from galaxy_mail.http.connection import LEFTOVER_MAX_BYTES, Request
-from galaxy_mail.http.responses import Answer, json_answer
+from galaxy_mail.http.connection import LEFTOVER_MAX_BYTES, HttpRequest
+from galaxy_mail.http.responses import Response, json_response
 from galaxy_mail.http.routes import Route
-from galaxy_mail.http.server import BadTlsFile, CantListen, HttpServer, Tls, bind
+from galaxy_mail.http.server import BadTlsFile, CantListen, HttpServer, bind, tls_context
 from galaxy_mail.http.tokens import Role, Tokens, certificate_name
 from galaxy_mail.telemetry.metrics import Metrics
 from tests.integration.http.served import LIMIT_S, Client, served
@@ -38,7 +38,7 @@ class Routes:
         self.read: list[bytes] = []
 
     def app(self, timeout_s: float = 5.0) -> App:
-        handlers: dict[tuple[str, str], Callable[..., Awaitable[Answer]]] = {
+        handlers: dict[tuple[str, str], Callable[..., Awaitable[Response]]] = {
             ("GET", "/hello"): self.hello,
             ("GET", "/waits"): self.waits,
             ("GET", "/who"): self.who,
@@ -50,46 +50,46 @@ class Routes:
         routes = [Route(method, rule, Role.OPEN, handler) for (method, rule), handler in handlers.items()]
         return App(tuple(routes), tokens=Tokens(), metrics=Metrics(), timeout_s=timeout_s)
 
-    async def hello(self, _request: Request) -> Answer:
-        return json_answer({"hello": "you"})
+    async def hello(self, _request: HttpRequest) -> Response:
+        return json_response({"hello": "you"})
 
-    async def waits(self, _request: Request) -> Answer:
+    async def waits(self, _request: HttpRequest) -> Response:
         self.called.set()
         try:
             await self.go_on.wait()
         except trio.Cancelled:
             self.cut = True
             raise
-        return json_answer({"hello": "you"})
+        return json_response({"hello": "you"})
 
-    async def who(self, _request: Request) -> Answer:
-        return json_answer({"name": certificate_name.get()})
+    async def who(self, _request: HttpRequest) -> Response:
+        return json_response({"name": certificate_name.get()})
 
-    async def parts(self, _request: Request) -> Answer:
+    async def parts(self, _request: HttpRequest) -> Response:
         async def numbers() -> AsyncGenerator[bytes, None]:
             for number in range(3):
                 yield b"%d\n" % number
 
-        return Answer(status=200, parts=numbers())
+        return Response(status=200, parts=numbers())
 
-    async def endless(self, _request: Request) -> Answer:
+    async def endless(self, _request: HttpRequest) -> Response:
         async def parts() -> AsyncGenerator[bytes, None]:
             self.called.set()
             while True:
                 yield b"x" * 1_000_000
 
-        return Answer(status=200, parts=parts())
+        return Response(status=200, parts=parts())
 
-    async def breaks(self, _request: Request) -> Answer:
+    async def breaks(self, _request: HttpRequest) -> Response:
         async def one() -> AsyncGenerator[bytes, None]:
             yield b"half"
             raise RuntimeError("the other half is lost")
 
-        return Answer(status=200, parts=one())
+        return Response(status=200, parts=one())
 
-    async def reads(self, request: Request) -> Answer:
+    async def reads(self, request: HttpRequest) -> Response:
         self.read.append(await request.read_body(1000))
-        return json_answer({"hello": "you"})
+        return json_response({"hello": "you"})
 
 
 @pytest.fixture
@@ -194,11 +194,10 @@ async def test_a_server_built_anew_takes_over_the_listener(routes: Routes) -> No
     listener = bind("127.0.0.1", 0)
     with listener:
         for _ in range(2):
-            serving = trio.Event()
-            server = HttpServer(routes.app(), listener, on_serving=serving.set)
+            server = HttpServer(routes.app(), listener)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run)
-                await serving.wait()
+                await wait_all_tasks_blocked()
                 client = Client(await trio.open_tcp_stream(*server.address))
                 await client.ask("GET", "/hello", "Connection: close")
                 assert (await client.closed()).endswith(GREETING)
@@ -443,7 +442,7 @@ async def test_http2_with_prior_knowledge_is_refused(routes: Routes, after: byte
 async def test_tls_offers_http_1_1_alone(routes: Routes, authority: trustme.CA, tmp_path: Path) -> None:
     cert, key, _ = _files(authority, tmp_path)
     chosen = {}
-    async with served(routes.app(), tls=Tls.load(cert=cert, key=key)) as running:
+    async with served(routes.app(), tls=tls_context(cert=cert, key=key)) as running:
         for offered in (("h2", "http/1.1"), ("h2",)):
             context = _client_context(authority)
             context.set_alpn_protocols(list(offered))
@@ -547,7 +546,7 @@ def _client_context(authority: trustme.CA, name: str | None = None) -> ssl.SSLCo
 
 async def test_tls_from_files(routes: Routes, authority: trustme.CA, tmp_path: Path) -> None:
     cert, key, _ = _files(authority, tmp_path)
-    async with served(routes.app(), tls=Tls.load(cert=cert, key=key)) as running:
+    async with served(routes.app(), tls=tls_context(cert=cert, key=key)) as running:
         assert running.server.url.startswith("https://")
         client = await running.connect(_client_context(authority))
         await client.ask("GET", "/who", "Connection: close")
@@ -558,7 +557,7 @@ async def test_a_client_is_known_by_its_certificate(
     routes: Routes, authority: trustme.CA, tmp_path: Path
 ) -> None:
     cert, key, ca = _files(authority, tmp_path)
-    async with served(routes.app(), tls=Tls.load(cert=cert, key=key, client_ca=ca)) as running:
+    async with served(routes.app(), tls=tls_context(cert=cert, key=key, client_ca=ca)) as running:
         ann = await running.connect(_client_context(authority, "ann"))
         bob = await running.connect(_client_context(authority, "bob"))
         for _ in range(2):
@@ -579,7 +578,7 @@ async def test_only_certificates_of_the_right_authority_are_let_in(
         "a stranger": stranger,
         "ann": _client_context(authority, "ann"),
     }
-    async with served(routes.app(), tls=Tls.load(cert=cert, key=key, client_ca=ca)) as running:
+    async with served(routes.app(), tls=tls_context(cert=cert, key=key, client_ca=ca)) as running:
         let_in = [
             name for name, context in contexts.items() if await _answers(await running.connect(context))
         ]
@@ -599,9 +598,9 @@ def test_files_that_are_no_certificate_are_told_plainly(authority: trustme.CA, t
     other = tmp_path / "other.pem"
     other.write_text("nothing")
     with pytest.raises(BadTlsFile, match=r"other\.pem and .*key\.pem are no certificate with its key: "):
-        Tls.load(cert=other, key=key)
+        tls_context(cert=other, key=key)
     with pytest.raises(BadTlsFile, match=r"other\.pem is no certificate: "):
-        Tls.load(cert=cert, key=key, client_ca=other)
+        tls_context(cert=cert, key=key, client_ca=other)
 
 
 def test_hypercorn_still_reads_what_is_set() -> None:

@@ -25,7 +25,7 @@ from galaxy_mail.domain.records import (
     SendResult,
     Source,
 )
-from galaxy_mail.http.app import Api, App, build_app
+from galaxy_mail.http.app import ApiParts, App, build_app
 from galaxy_mail.http.tokens import Tokens
 from galaxy_mail.intake.intake import Intake
 from galaxy_mail.intake.resend_job_runner import ResendJobRunner
@@ -164,7 +164,7 @@ class World:
         self.supervisor = Supervisor()
         self.checks: dict[str, str | None] = {"redis": None, "actors": None}
         self.app: App = build_app(
-            Api(
+            ApiParts(
                 intake=self.intake,
                 reader=self.reader,
                 suppressions=self.suppressions,

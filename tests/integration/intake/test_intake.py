@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from galaxy_mail.domain.records import DeliveryStatus, Source
-from galaxy_mail.intake.intake import IdempotencyConflict, Outcome
+from galaxy_mail.intake.intake import AcceptResult, IdempotencyConflict
 from galaxy_mail.intake.stream_intake import APPLIED_AT_A_TIME, LARGE_ENTRY_BYTES, Progress
 from galaxy_mail.storage.links.errors import OutcomeUnknown, RedisFailure, RedisRefused, RedisUnavailable
 from galaxy_mail.storage.links.protocol import Call, Command, Entry, Reply
@@ -37,7 +37,7 @@ def desk(house: Storehouse) -> Desk:
 
 async def test_a_request_is_durable_when_it_is_answered(desk: Desk, house: Storehouse) -> None:
     outcome = await desk.intake.accept(login_code_of())
-    assert outcome == Outcome(outcome="sent", delivery_id="c1", replayed=False)
+    assert outcome == AcceptResult(outcome="sent", delivery_id="c1", replayed=False)
     assert house.delivery("c1").status is DeliveryStatus.QUEUED
     assert house.delivery("c1").message_id == "c1@mail.example"
     assert desk.rung == 1
@@ -48,7 +48,7 @@ async def test_a_repeat_gets_the_first_answer_and_creates_nothing(desk: Desk, ho
     await desk.intake.accept(login_code_of())
     before = house.dump()
     again = login_code_of("c2", idempotency_key="key of c1", fingerprint="fingerprint of c1")
-    assert await desk.intake.accept(again) == Outcome(outcome="sent", delivery_id="c1", replayed=True)
+    assert await desk.intake.accept(again) == AcceptResult(outcome="sent", delivery_id="c1", replayed=True)
     assert house.dump() == before
     assert desk.rung == 1
     assert desk.metrics.duplicates_total.value("authsession") == 1
@@ -65,7 +65,7 @@ async def test_the_same_key_for_another_request_is_a_conflict(desk: Desk, house:
 
 
 async def test_fifty_identical_requests_at_once_make_one_delivery(desk: Desk, house: Storehouse) -> None:
-    outcomes: list[Outcome] = []
+    outcomes: list[AcceptResult] = []
 
     async def ask(number: int) -> None:
         request = login_code_of(f"c{number}", idempotency_key="k", fingerprint="f")
@@ -85,7 +85,7 @@ async def test_a_key_past_its_time_counts_as_new(desk: Desk, house: Storehouse) 
     again = login_code_of("c2", idempotency_key="key of c1", fingerprint="fingerprint of c1")
     assert (await desk.intake.accept(again)).replayed
     house.clock.ms += 1
-    assert await desk.intake.accept(again) == Outcome(outcome="sent", delivery_id="c2", replayed=False)
+    assert await desk.intake.accept(again) == AcceptResult(outcome="sent", delivery_id="c2", replayed=False)
     other = login_code_of("c3", idempotency_key="key of c1")
     with pytest.raises(IdempotencyConflict):
         await desk.intake.accept(other)
@@ -94,13 +94,15 @@ async def test_a_key_past_its_time_counts_as_new(desk: Desk, house: Storehouse) 
 async def test_the_suppressed_are_recorded_and_nothing_is_due(desk: Desk, house: Storehouse) -> None:
     await house.suppress("@example.org", "whole domain")
     outcome = await desk.intake.accept(login_code_of())
-    assert outcome == Outcome(outcome="suppressed", delivery_id="c1", replayed=False)
+    assert outcome == AcceptResult(outcome="suppressed", delivery_id="c1", replayed=False)
     assert house.delivery("c1").status is DeliveryStatus.SUPPRESSED
     assert house.delivery("c1").suppressed_recipients[0].reason == "whole domain"
     assert desk.rung == 0
     again = login_code_of("c2", idempotency_key="key of c1", fingerprint="fingerprint of c1")
     house.run("DEL", k.suppressions)
-    assert await desk.intake.accept(again) == Outcome(outcome="suppressed", delivery_id="c1", replayed=True)
+    assert await desk.intake.accept(again) == AcceptResult(
+        outcome="suppressed", delivery_id="c1", replayed=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ async def test_after_a_lost_reply_the_same_call_says_what_the_first_one_did(
         house.link.fail("accept", "none")
     house.link.fail("accept", fault)
     outcome = await desk.intake.accept(login_code_of())
-    assert outcome == Outcome(
+    assert outcome == AcceptResult(
         outcome="suppressed" if suppressed else "sent", delivery_id="c1", replayed=False
     )
     assert count(house) == 1 + expired
@@ -163,7 +165,7 @@ async def test_what_stays_unknown_is_raised_and_a_repeat_finds_it(desk: Desk, ho
     with pytest.raises(OutcomeUnknown):
         await desk.intake.accept(login_code_of())
     again = login_code_of("c2", idempotency_key="key of c1", fingerprint="fingerprint of c1")
-    assert await desk.intake.accept(again) == Outcome(outcome="sent", delivery_id="c1", replayed=True)
+    assert await desk.intake.accept(again) == AcceptResult(outcome="sent", delivery_id="c1", replayed=True)
     assert count(house) == 1
 
 

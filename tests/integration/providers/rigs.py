@@ -11,14 +11,14 @@ from trio.testing import wait_all_tasks_blocked
 from galaxy_mail.providers.provider import Provider
 from galaxy_mail.providers.smtp.provider import SmtpProvider
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
-from galaxy_mail.providers.stub import Outcome, StubProvider, StubRule, StubScript
+from galaxy_mail.providers.stub import StubOutcome, StubProvider, StubRule, StubScript
 from tests.unit.providers.messages import SENDER
 
 
 class Rig(Protocol):
     """Outcomes as the stub knows them; the nth message gets the nth, the last one repeats."""
 
-    def make(self, *outcomes: Outcome) -> Provider: ...
+    def make(self, *outcomes: StubOutcome) -> Provider: ...
 
     def make_slow(self) -> Provider:
         """One whose far side stays silent until the end of the test, before it could have a message."""
@@ -37,11 +37,11 @@ class StubRig:
     def __init__(self, outbox: Path) -> None:
         self._outbox = outbox
 
-    def make(self, *outcomes: Outcome) -> StubProvider:
+    def make(self, *outcomes: StubOutcome) -> StubProvider:
         return self._stub(StubRule(outcomes=outcomes))
 
     def make_slow(self) -> StubProvider:
-        return self._stub(StubRule(outcomes=(Outcome.ACCEPTED,), latency_ms=3_600_000))
+        return self._stub(StubRule(outcomes=(StubOutcome.ACCEPTED,), latency_ms=3_600_000))
 
     def _stub(self, rule: StubRule) -> StubProvider:
         return StubProvider(outbox=self._outbox, script=StubScript(default=rule), sender=SENDER)
@@ -58,15 +58,15 @@ class SmtpRig:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._outcomes: tuple[Outcome, ...] = ()
+        self._outcomes: tuple[StubOutcome, ...] = ()
         self._slow = False
         self._messages = 0
         self._silent = trio.Event()
         self._mails: list[bytes] = []
 
-    def make(self, *outcomes: Outcome) -> SmtpProvider:
+    def make(self, *outcomes: StubOutcome) -> SmtpProvider:
         self._outcomes = outcomes
-        if Outcome.TIMEOUT not in outcomes:
+        if StubOutcome.TIMEOUT not in outcomes:
             return self._smtp(timeout_s=30)
         # Waited for in earnest. Where a message has to arrive in that time, too, a slow machine must manage it.
         return self._smtp(timeout_s=0.1 if len(outcomes) == 1 else 2)
@@ -101,7 +101,7 @@ class SmtpRig:
 
     async def _converse(self, stream: trio.SocketStream) -> None:
         lines = Lines(stream)
-        outcome = Outcome.ACCEPTED
+        outcome = StubOutcome.ACCEPTED
         while (line := await lines.until(b"\r\n")) is not None:
             match line[:4].upper():
                 case b"EHLO":
@@ -110,13 +110,13 @@ class SmtpRig:
                     outcome = self._outcome()
                     answer = b"250 2.1.0 ok\r\n"
                 case b"RCPT":
-                    if self._slow or outcome is Outcome.TIMEOUT:
+                    if self._slow or outcome is StubOutcome.TIMEOUT:
                         self._silent.set()
                         await trio.sleep_forever()
-                    if outcome is Outcome.DISCONNECT:
+                    if outcome is StubOutcome.DISCONNECT:
                         return
                     answer = RCPT_ANSWERS[outcome]
-                case b"DATA" if outcome is not Outcome.ACCEPTED:
+                case b"DATA" if outcome is not StubOutcome.ACCEPTED:
                     answer = b"503 5.5.1 nobody to send it to\r\n"
                 case b"DATA":
                     await stream.send_all(b"354 go ahead\r\n")
@@ -132,17 +132,19 @@ class SmtpRig:
                     answer = b"250 2.0.0 ok\r\n"
             await stream.send_all(answer)
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> StubOutcome:
         self._messages += 1
         return (
-            StubRule(outcomes=self._outcomes).outcome(self._messages) if self._outcomes else Outcome.ACCEPTED
+            StubRule(outcomes=self._outcomes).outcome(self._messages)
+            if self._outcomes
+            else StubOutcome.ACCEPTED
         )
 
 
 RCPT_ANSWERS: Final = {
-    Outcome.ACCEPTED: b"250 2.1.5 ok\r\n",
-    Outcome.TRANSIENT_FAILURE: b"451 4.3.0 later\r\n",
-    Outcome.PERMANENT_FAILURE: b"550 5.1.1 no such user\r\n",
+    StubOutcome.ACCEPTED: b"250 2.1.5 ok\r\n",
+    StubOutcome.TRANSIENT_FAILURE: b"451 4.3.0 later\r\n",
+    StubOutcome.PERMANENT_FAILURE: b"550 5.1.1 no such user\r\n",
 }
 
 

@@ -10,15 +10,15 @@ from galaxy_mail.domain.records import AttemptStatus, Result, SendResult, encode
 from galaxy_mail.providers.mime import build
 from galaxy_mail.providers.provider import Message, Provider
 from galaxy_mail.providers.readable import readable
-from galaxy_mail.providers.stub import Outcome
+from galaxy_mail.providers.stub import StubOutcome
 from tests.integration.providers.rigs import Rig, StubRig, smtp_rig
 from tests.unit.providers.messages import SENDER, attachment, message
 
 FAILURES = {
-    Outcome.TRANSIENT_FAILURE: (Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED),
-    Outcome.PERMANENT_FAILURE: (Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED),
-    Outcome.TIMEOUT: (Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT),
-    Outcome.DISCONNECT: (Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED),
+    StubOutcome.TRANSIENT_FAILURE: (Result.TRANSIENT_FAILURE, AttemptStatus.PROVIDER_REJECTED),
+    StubOutcome.PERMANENT_FAILURE: (Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED),
+    StubOutcome.TIMEOUT: (Result.TRANSIENT_FAILURE, AttemptStatus.TIMED_OUT),
+    StubOutcome.DISCONNECT: (Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED),
 }
 
 
@@ -55,7 +55,7 @@ async def test_what_is_accepted_has_arrived_once_and_whole(rig: Rig) -> None:
         bcc=("spy@b.example",),
         attachments=(attachment(b"\x00\xff" * 50_000),),
     )
-    async with rig.make(Outcome.ACCEPTED) as provider:
+    async with rig.make(StubOutcome.ACCEPTED) as provider:
         result = await send(provider, sent)
     assert (result.result, result.status) == (Result.ACCEPTED, AttemptStatus.PROVIDER_ACCEPTED)
     assert result.failure is None
@@ -66,7 +66,7 @@ async def test_what_is_accepted_has_arrived_once_and_whole(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
-async def test_what_is_not_accepted_has_not_arrived_and_says_why(rig: Rig, outcome: Outcome) -> None:
+async def test_what_is_not_accepted_has_not_arrived_and_says_why(rig: Rig, outcome: StubOutcome) -> None:
     async with rig.make(outcome) as provider:
         result = await send(provider, message())
     assert (result.result, result.status) == FAILURES[outcome]
@@ -79,8 +79,8 @@ async def test_what_is_not_accepted_has_not_arrived_and_says_why(rig: Rig, outco
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
-async def test_after_any_failure_the_next_message_goes_out(rig: Rig, outcome: Outcome) -> None:
-    async with rig.make(outcome, Outcome.ACCEPTED) as provider:
+async def test_after_any_failure_the_next_message_goes_out(rig: Rig, outcome: StubOutcome) -> None:
+    async with rig.make(outcome, StubOutcome.ACCEPTED) as provider:
         first = await send(provider, message(attempt_no=1))
         second = await send(provider, message(attempt_no=2))
     assert first.result is not Result.ACCEPTED
@@ -89,7 +89,7 @@ async def test_after_any_failure_the_next_message_goes_out(rig: Rig, outcome: Ou
 
 
 async def test_one_provider_sends_many_messages_in_order(rig: Rig) -> None:
-    async with rig.make(Outcome.ACCEPTED) as provider:
+    async with rig.make(StubOutcome.ACCEPTED) as provider:
         for n in range(5):
             assert (
                 await send(provider, message(delivery_id=f"d.{n}", subject=f"No. {n}"))
@@ -98,7 +98,7 @@ async def test_one_provider_sends_many_messages_in_order(rig: Rig) -> None:
 
 
 async def test_two_attempts_of_a_delivery_send_the_same_bytes(rig: Rig) -> None:
-    async with rig.make(Outcome.ACCEPTED) as provider:
+    async with rig.make(StubOutcome.ACCEPTED) as provider:
         for attempt_no in (1, 2):
             await send(provider, message(attempt_no=attempt_no, html="<p>ü", attachments=(attachment(),)))
     one, other = rig.mails()
@@ -107,7 +107,7 @@ async def test_two_attempts_of_a_delivery_send_the_same_bytes(rig: Rig) -> None:
 
 async def test_addresses_beyond_ascii_arrive(rig: Rig) -> None:
     sent = message(to=("пилот@пример.example", '"a b"@c.example'), reply_to=("x@bücher.example",))
-    async with rig.make(Outcome.ACCEPTED) as provider:
+    async with rig.make(StubOutcome.ACCEPTED) as provider:
         assert (await send(provider, sent)).result is Result.ACCEPTED
     (mail,) = rig.mails()
     assert 'To: пилот@xn--e1afmkfd.example, "a b"@c.example\r\n'.encode() in mail
@@ -116,7 +116,7 @@ async def test_addresses_beyond_ascii_arrive(rig: Rig) -> None:
 
 async def test_a_claim_that_ends_too_soon_is_asked_for_and_stops_the_message(rig: Rig) -> None:
     claim = Claim(suffices=False)
-    async with rig.make(Outcome.ACCEPTED) as provider:
+    async with rig.make(StubOutcome.ACCEPTED) as provider:
         result = await provider.send(message(), may_finish=claim)
     assert claim.asked == 1
     assert (result.result, result.status) == (Result.TRANSIENT_FAILURE, AttemptStatus.TRANSPORT_FAILED)
@@ -128,7 +128,7 @@ async def test_a_claim_that_ends_too_soon_is_asked_for_and_stops_the_message(rig
 
 async def test_the_claim_is_asked_for_once_by_what_is_sent_and_not_by_what_fails_before(rig: Rig) -> None:
     claim = Claim()
-    async with rig.make(Outcome.PERMANENT_FAILURE, Outcome.ACCEPTED) as provider:
+    async with rig.make(StubOutcome.PERMANENT_FAILURE, StubOutcome.ACCEPTED) as provider:
         await provider.send(message(attempt_no=1), may_finish=claim)
         assert claim.asked == 0
         await provider.send(message(attempt_no=2), may_finish=claim)
@@ -145,7 +145,7 @@ async def test_cancelled_before_the_far_side_could_have_it_nothing_was_sent(rig:
 
 
 async def test_what_has_no_spelling_as_a_mail_fails_for_good(rig: Rig) -> None:
-    async with rig.make(Outcome.ACCEPTED) as provider:
+    async with rig.make(StubOutcome.ACCEPTED) as provider:
         result = await send(provider, message(subject="code 123456\r\nBcc: spy@b.example"))
         assert (await send(provider, message())).result is Result.ACCEPTED
     assert (result.result, result.status) == (Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED)
@@ -155,8 +155,8 @@ async def test_what_has_no_spelling_as_a_mail_fails_for_good(rig: Rig) -> None:
     assert len(rig.mails()) == 1
 
 
-@pytest.mark.parametrize("outcome", [Outcome.ACCEPTED, *FAILURES])
-async def test_no_result_has_a_word_of_the_content(rig: Rig, outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", [StubOutcome.ACCEPTED, *FAILURES])
+async def test_no_result_has_a_word_of_the_content(rig: Rig, outcome: StubOutcome) -> None:
     async with rig.make(outcome) as provider:
         result = await send(
             provider, message(subject="code 123456", text="code 123456", html="<b>123456</b>")
@@ -165,6 +165,6 @@ async def test_no_result_has_a_word_of_the_content(rig: Rig, outcome: Outcome) -
 
 
 async def test_a_provider_that_sent_nothing_is_left_without_a_trace(rig: Rig) -> None:
-    async with rig.make(Outcome.ACCEPTED) as provider:
+    async with rig.make(StubOutcome.ACCEPTED) as provider:
         assert provider.name in {"stub", "smtp"}
     assert rig.mails() == []

@@ -64,9 +64,9 @@ async def test_a_connection_that_the_relay_left_while_idle_is_noticed_before_it_
         await sender.send(message(), may_finish=may_finish)
         session = sender._session
         assert session is not None
-        assert session._socket is not None
+        assert session.conversation.socket is not None
         with trio.fail_after(10):
-            await session._socket.wait_readable()
+            await session.conversation.socket.wait_readable()
         assert not session.is_reusable()
         assert (await sender.send(message(), may_finish=may_finish)).result is Result.ACCEPTED
     assert len(server.messages) == len(server.talks) == 2

@@ -124,7 +124,7 @@ async def test_a_place_for_the_socket_that_others_could_use_is_refused(tmp_path:
     place.mkdir(mode=0o777)
     place.chmod(0o777)
     try:
-        with pytest.raises(EmbeddedValkeyError, match="somebody else"):
+        with pytest.raises(EmbeddedValkeyError, match="another user owns it"):
             await valkey.run()
     finally:
         place.rmdir()

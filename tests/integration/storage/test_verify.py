@@ -293,14 +293,14 @@ BROKEN: Final = [
     Broken(
         "in its status by another time",
         queued,
-        "is in mail:idx:status:queued by 7, and was created at 4100000000123",
+        "is in mail:idx:status:queued with the score 7, but was created at 4100000000123",
         (("ZADD", "mail:idx:status:queued", 7, "d1"),),
         repaired=True,
     ),
     Broken(
         "in two statuses",
         sent,
-        "is in mail:idx:status:sending, where its record does not belong",
+        "is in mail:idx:status:sending, but its record does not belong there",
         (("ZADD", "mail:idx:status:sending", 1, "d1"),),
         repaired=True,
     ),
@@ -349,40 +349,44 @@ BROKEN: Final = [
     Broken(
         "an index entry without a record",
         nothing,
-        "stands in mail:idx:created_at and has no record",
+        "is in mail:idx:created_at, but has no record",
         (("ZADD", "mail:idx:created_at", 1, "ghost"),),
         repaired=True,
         where="ghost",
     ),
     # The schedule
     Broken(
-        "queued and not scheduled",
+        "queued, but not scheduled",
         queued,
-        "is queued and not scheduled",
+        "is queued, but not scheduled",
         (("ZREM", SCHEDULE, "d1"),),
         repaired=True,
     ),
     Broken(
         "a retry that is not scheduled",
         retried,
-        "is queued and not scheduled",
+        "is queued, but not scheduled",
         (("ZREM", SCHEDULE, "d1"),),
         repaired=True,
     ),
     Broken(
-        "rendered and not scheduled",
+        "rendered, but not scheduled",
         rendered,
-        "is rendered and not scheduled",
+        "is rendered, but not scheduled",
         (("ZREM", SCHEDULE + ":priority", "d1"),),
         repaired=True,
     ),
     Broken(
-        "claimed and not scheduled", claimed, "would never expire", (("ZREM", SCHEDULE, "d1"),), repaired=True
+        "claimed, but not scheduled",
+        claimed,
+        "would never expire",
+        (("ZREM", SCHEDULE, "d1"),),
+        repaired=True,
     ),
     Broken(
         "scheduled for another time",
         retried,
-        "is scheduled for 5, and its record says",
+        "is scheduled for 5, but its record says",
         (("ZADD", SCHEDULE, 5, "d1"),),
         repaired=True,
     ),
@@ -406,47 +410,55 @@ BROKEN: Final = [
         "is scheduled in the wrong lane",
         (("ZREM", SCHEDULE, "d1"), ("ZADD", SCHEDULE + ":priority", 4100000030123, "d1")),
     ),
-    Broken("parked", queued, "is parked", (("ZADD", SCHEDULE, "+inf", "d1"),)),
+    Broken("parked", queued, "is quarantined", (("ZADD", SCHEDULE, "+inf", "d1"),)),
     Broken(
         "an end that is scheduled",
         sent,
-        "is sent and scheduled",
+        "is sent, but scheduled",
         (("ZADD", SCHEDULE, 5, "d1"),),
         repaired=True,
     ),
     Broken(
         "an end that is claimed",
         failed,
-        "is failed and claimed",
+        "is failed, but claimed",
         (("HSET", k.claims, "d1", "1-1"), ("ZADD", SCHEDULE, 5, "d1")),
         repaired=True,
     ),
     Broken(
         "an end whose losses are counted",
         sent,
-        "is sent and its losses are counted",
+        "is sent, but its lost claims are counted",
         (("HSET", k.claim_losses, "d1", 2),),
         repaired=True,
     ),
     Broken(
         "an end with a next attempt",
         sent,
-        "is sent and has a next attempt",
+        "is sent, but has a next attempt",
         delivery={"next_attempt_at_ms": 5},
     ),
-    Broken("sent by nobody", sending, "is sending and not claimed", (("HDEL", k.claims, "d1"),)),
+    Broken("sent by nobody", sending, "is sending, but not claimed", (("HDEL", k.claims, "d1"),)),
     Broken(
-        "being sent and due", sending, "is sending and has a next attempt", delivery={"next_attempt_at_ms": 5}
+        "being sent and due",
+        sending,
+        "is sending, but has a next attempt",
+        delivery={"next_attempt_at_ms": 5},
     ),
     Broken(
         "scheduled without a record",
         nothing,
-        "is scheduled and has no record",
+        "is scheduled, but has no record",
         (("ZADD", SCHEDULE, 5, "ghost"),),
         where="ghost",
     ),
     # Claims
-    Broken("a claim without a token", claimed, "its claim has no token", (("HSET", k.claims, "d1", "mine"),)),
+    Broken(
+        "a claim without a token",
+        claimed,
+        "its claim has no valid token",
+        (("HSET", k.claims, "d1", "mine"),),
+    ),
     Broken(
         "a token of the future",
         claimed,
@@ -456,7 +468,7 @@ BROKEN: Final = [
     Broken(
         "losses of nobody",
         nothing,
-        "its losses are counted and it has no record",
+        "its lost claims are counted, but it has no record",
         (("HSET", k.claim_losses, "ghost", 1),),
         repaired=True,
         where="ghost",
@@ -469,64 +481,69 @@ BROKEN: Final = [
     Broken(
         "an attempt too many",
         sent,
-        "has attempt 2, and its record counts 1",
+        "has attempt 2, but its record counts 1",
         (("SET", "mail:attempts:d1:2", "?"),),
     ),
-    Broken("another's attempt", sent, "attempt 1 has the record of another", attempt={"delivery_id": "d2"}),
-    Broken("another attempt", sent, "attempt 1 has the record of another", attempt={"attempt_no": 2}),
+    Broken(
+        "another's attempt",
+        sent,
+        "attempt 1 has the record of another attempt",
+        attempt={"delivery_id": "d2"},
+    ),
+    Broken("another attempt", sent, "attempt 1 has the record of another attempt", attempt={"attempt_no": 2}),
     Broken(
         "two active attempts",
         retried,
-        "attempt 1 is in_progress and a later one exists",
+        "attempt 1 is in_progress, but a later one exists",
         attempt={"status": "in_progress", "finished_at_ms": None},
         attempt_no=1,
     ),
     Broken(
         "an attempt that goes on after the end",
         sent,
-        "is sent and attempt 1 is in_progress",
+        "is sent, but attempt 1 is in_progress",
         attempt={"status": "in_progress", "finished_at_ms": None},
     ),
     Broken(
         "sent by an attempt that failed",
         sent,
-        "is sent and attempt 1 ended as timed_out (transient_failure)",
+        "is sent, but attempt 1 ended as timed_out (transient_failure)",
         attempt={"status": "timed_out", "result": "transient_failure"},
     ),
     Broken(
         "failed by an attempt that sent it",
         failed,
-        "is failed and attempt 1 ended as provider_accepted",
+        "is failed, but attempt 1 ended as provider_accepted",
         attempt={"status": "provider_accepted", "result": "accepted"},
     ),
     Broken(
         "sending and not begun",
         sending,
-        "is sending and attempt 1 is scheduled",
+        "is sending, but attempt 1 is scheduled",
         attempt={"status": "scheduled"},
     ),
     Broken(
         "queued and begun",
         queued,
-        "is queued and attempt 1 is in_progress",
+        "is queued, but attempt 1 is in_progress",
         attempt={"status": "in_progress"},
     ),
     Broken(
         "due at two times",
         retried,
-        "attempt 2 is due 5, and the record says",
+        "attempt 2 is due at 5, but the record says",
         attempt={"scheduled_for_ms": 5},
     ),
     Broken(
         "ended without an end",
         sent,
-        "attempt 1 is provider_accepted and its end is None",
+        "attempt 1 is provider_accepted, but finished_at_ms is None",
         attempt={"finished_at_ms": None},
     ),
     Broken(
         "not ended with an end",
         queued,
-        "attempt 1 is scheduled and its end is 5",
+        "attempt 1 is scheduled, but finished_at_ms is 5",
         attempt={"finished_at_ms": 5},
     ),
     Broken(
@@ -554,13 +571,13 @@ BROKEN: Final = [
     Broken(
         "nothing was rendered",
         rendered,
-        "what was rendered is missing",
+        "its rendered content is missing",
         (("HDEL", "mail:payloads:d1", "rendered"),),
     ),
     Broken(
         "rendered content that can't be read",
         rendered,
-        "what was rendered can't be read",
+        "its rendered content can't be read",
         (("HSET", "mail:payloads:d1", "rendered", "?"),),
     ),
     Broken(
@@ -576,17 +593,19 @@ BROKEN: Final = [
     Broken(
         "a record of a later release", queued, "its record can't be read", delivery={"status": "teleported"}
     ),
-    Broken("another's record", queued, "its record is of d2", delivery={"delivery_id": "d2"}),
+    Broken("another's record", queued, "its record is that of d2", delivery={"delivery_id": "d2"}),
     # The end
     Broken(
         "an end without a time",
         sent,
-        "is sent and its end is None",
+        "is sent, but finished_at_ms is None",
         delivery={"finished_at_ms": None, "updated_at_ms": 5},
     ),
-    Broken("a time without an end", queued, "is queued and its end is 5", delivery={"finished_at_ms": 5}),
     Broken(
-        "no dead letter", dead, "is dead_letter and lacks a dead letter", (("DEL", "mail:dead_letters:d1"),)
+        "a time without an end", queued, "is queued, but finished_at_ms is 5", delivery={"finished_at_ms": 5}
+    ),
+    Broken(
+        "no dead letter", dead, "is dead_letter, but lacks a dead letter", (("DEL", "mail:dead_letters:d1"),)
     ),
     Broken(
         "not among the dead letters",
@@ -605,7 +624,7 @@ BROKEN: Final = [
     Broken(
         "among the dead letters and alive",
         sent,
-        "stands in mail:idx:dead_letters and has no record",
+        "is in mail:idx:dead_letters, but has no record",
         (("ZADD", k.dead_letters_index, 7, "d1"),),
         repaired=True,
     ),
@@ -618,48 +637,48 @@ BROKEN: Final = [
     Broken(
         "a dead letter of the living",
         sent,
-        "is sent and has a dead letter",
+        "is sent, but has a dead letter",
         (("SET", "mail:dead_letters:d1", "{}"), ("ZADD", k.dead_letters_index, 1, "d1")),
     ),
     Broken(
         "never forgotten",
         sent,
-        "is sent and would never be forgotten",
+        "is sent, but would never be purged",
         (("ZREM", k.expires_index, "d1"),),
         repaired=True,
     ),
     Broken(
         "forgotten on its way",
         queued,
-        "is queued and would be forgotten",
+        "is queued, but would be purged",
         (("ZADD", k.expires_index, 5, "d1"),),
         repaired=True,
     ),
     Broken(
         "a key that lives for ever",
         failed,
-        "is failed and its keys have no time to live",
+        "is failed, but its keys have no time to live",
         (("PERSIST", D1),),
         repaired=True,
     ),
     Broken(
         "content that lives for ever",
         failed,
-        "is failed and its keys have no time to live",
+        "is failed, but its keys have no time to live",
         (("PERSIST", "mail:payloads:d1"),),
         repaired=True,
     ),
     Broken(
         "a key that ends on its way",
         queued,
-        "is queued and its keys would expire",
+        "is queued, but its keys would expire",
         (("PEXPIRE", D1, 10**9),),
         repaired=True,
     ),
     Broken(
         "content that ends on its way",
         sending,
-        "is sending and its keys would expire",
+        "is sending, but its keys would expire",
         (("PEXPIRE", "mail:payloads:d1", 10**9),),
         repaired=True,
     ),
@@ -679,13 +698,13 @@ BROKEN: Final = [
     Broken(
         "another's idempotency record",
         queued,
-        "its idempotency record is of d2",
+        "its idempotency record names d2",
         (("SET", "mail:idempotency:notification:key of d1", '["f","d2","sent",9999999999999]'),),
     ),
     Broken(
         "promised and not stored",
         nothing,
-        "was promised and does not exist",
+        "an idempotency record names it, but it does not exist",
         (("SET", "mail:idempotency:notification:k", '["f","ghost","sent",4100604800123]'),),
         where="ghost",
     ),
@@ -716,61 +735,65 @@ BROKEN: Final = [
     Broken(
         "a malformed command ahead of the offset",
         malformed,
-        "is ahead of the stream's offset",
+        "is after the stream's offset",
         (("SET", OFFSET, "4-9"),),
         where="mail:malformed_commands:5-0",
     ),
     Broken(
         "a malformed command that is gone",
         malformed,
-        "stands in mail:idx:malformed_commands and has no record",
+        "is in mail:idx:malformed_commands, but has no record",
         (("DEL", "mail:malformed_commands:5-0"),),
         repaired=True,
         where="5-0",
     ),
     Broken(
-        "an offset that is none", malformed, "is no stream entry id", (("SET", OFFSET, "five"),), where=OFFSET
+        "an offset that is none",
+        malformed,
+        "is not a stream entry id",
+        (("SET", OFFSET, "five"),),
+        where=OFFSET,
     ),
     # Types
     Broken(
         "a delivery of another type",
         queued,
-        "is a hash and should be a string",
+        "is a hash, but must be a string",
         (("DEL", D1), ("HSET", D1, "f", "v")),
         where=D1,
     ),
     Broken(
         "content of another type",
         queued,
-        "is a string and should be a hash",
+        "is a string, but must be a hash",
         (("SET", "mail:payloads:d1", "v"),),
         where="mail:payloads:d1",
     ),
     Broken(
         "an attempt of another type",
         queued,
-        "is a hash and should be a string",
+        "is a hash, but must be a string",
         (("DEL", "mail:attempts:d1:1"), ("HSET", "mail:attempts:d1:1", "f", "v")),
         where="mail:attempts:d1:1",
     ),
     Broken(
         "an index of another type",
         queued,
-        "is a string and should be a zset",
+        "is a string, but must be a zset",
         (("SET", "mail:idx:created_at", "v"),),
         where="mail:idx:created_at",
     ),
     Broken(
         "claims of another type",
         queued,
-        "is a string and should be a hash",
+        "is a string, but must be a hash",
         (("SET", k.claims, "v"),),
         where=k.claims,
     ),
     Broken(
         "a stream of another type",
         queued,
-        "is a string and should be a stream",
+        "is a string, but must be a stream",
         (("SET", "mail:delivery_commands", "v"),),
         where="mail:delivery_commands",
     ),
@@ -778,42 +801,42 @@ BROKEN: Final = [
     Broken(
         "among another's recipients",
         queued,
-        "is in mail:idx:recipient:b@example.org, where its record does not belong",
+        "is in mail:idx:recipient:b@example.org, but its record does not belong there",
         (("ZADD", "mail:idx:recipient:b@example.org", 1, "d1"),),
         repaired=True,
     ),
     Broken(
         "among the mail of a template",
         queued,
-        "is in mail:idx:template:t, where its record does not belong",
+        "is in mail:idx:template:t, but its record does not belong there",
         (("ZADD", "mail:idx:template:t", 1, "d1"),),
         repaired=True,
     ),
     Broken(
         "by another's key",
         queued,
-        "is in mail:idx:idempotency:notification:k, where its record does not belong",
+        "is in mail:idx:idempotency:notification:k, but its record does not belong there",
         (("ZADD", "mail:idx:idempotency:notification:k", 1, "d1"),),
         repaired=True,
     ),
     Broken(
         "from another source",
         queued,
-        "is in mail:idx:source:authsession, where its record does not belong",
+        "is in mail:idx:source:authsession, but its record does not belong there",
         (("ZADD", "mail:idx:source:authsession", 1, "d1"),),
         repaired=True,
     ),
     Broken(
         "another's child",
         resent,
-        "is in mail:idx:children:other, where its record does not belong",
+        "is in mail:idx:children:other, but its record does not belong there",
         (("ZADD", "mail:idx:children:other", 1, "d1"),),
         repaired=True,
     ),
     Broken(
         "a status that there is not",
         queued,
-        "is in mail:idx:status:lost, where its record does not belong",
+        "is in mail:idx:status:lost, but its record does not belong there",
         (("ZADD", "mail:idx:status:lost", 1, "d1"),),
         repaired=True,
     ),
@@ -821,7 +844,7 @@ BROKEN: Final = [
         Broken(
             f"nobody in {index}",
             nothing,
-            f"stands in {index} and has no record",
+            f"is in {index}, but has no record",
             (("ZADD", index, 1, "ghost"),),
             repaired=True,
             where="ghost",
@@ -839,115 +862,118 @@ BROKEN: Final = [
         )
     ),
     # The record against itself
-    Broken("at rest as accepted", queued, "is accepted and at rest", delivery={"status": "accepted"}),
+    Broken(
+        "at rest as accepted",
+        queued,
+        "is accepted, a status that is never stored",
+        delivery={"status": "accepted"},
+    ),
     Broken(
         "waiting for nothing",
         queued,
-        "is queued and has no next attempt",
+        "is queued, but has no next attempt",
         delivery={"next_attempt_at_ms": None},
     ),
     Broken(
         "sent and never rendered",
         sent,
-        "is sent and its content was never fixed",
+        "is sent, but has no rendered_at_ms",
         delivery={"rendered_at_ms": None},
     ),
     Broken("failed for nothing", failed, "is failed without a failure", delivery={"failure": None}),
     Broken(
         "sent with a failure",
         sent,
-        "is sent with the failure c",
+        "is sent, but has the failure c",
         delivery={"failure": {"code": "c", "summary": "s"}},
     ),
-    Broken(
-        "mailed to nobody", queued, "is queued and nobody is to be mailed", delivery={"envelope": {"to": []}}
-    ),
+    Broken("mailed to nobody", queued, "is queued, but has no recipients", delivery={"envelope": {"to": []}}),
     Broken(
         "a login code in the subject",
         rendered,
-        "may hold a code and shows its subject",
+        "has secret content, but its subject is stored",
         delivery={"subject": "s"},
     ),
     Broken(
         "another's Message-ID",
         queued,
-        "its Message-ID is d2@mail.example",
+        "its Message-ID d2@mail.example",
         delivery={"message_id": "d2@mail.example"},
     ),
     # Attempts against each other
     Broken(
         "an attempt far ahead",
         sent,
-        "has attempt 9, and its record counts 1",
+        "has attempt 9, but its record counts 1",
         (("SET", "mail:attempts:d1:9", "?"),),
     ),
     Broken(
         "an attempt without a number",
         sent,
-        "is not named as an attempt is",
+        "is not the name of an attempt's key",
         (("SET", "mail:attempts:d1:one", "?"),),
         where="mail:attempts:d1:one",
     ),
     Broken(
         "an attempt after the end",
         retried,
-        "attempt 1 ended as permanent_failure and a later one exists",
+        "attempt 1 ended as permanent_failure, but a later one exists",
         attempt={"result": "permanent_failure"},
         attempt_no=1,
     ),
     Broken(
         "an end and another answer",
         retried,
-        "attempt 1 is timed_out and its result is accepted",
+        "attempt 1 is timed_out, but its result is accepted",
         attempt={"status": "timed_out", "result": "accepted"},
         attempt_no=1,
     ),
     Broken(
         "an outcome before the end",
         queued,
-        "attempt 1 is scheduled and has an outcome",
+        "attempt 1 is scheduled, but has an outcome",
         attempt={"result": "accepted"},
     ),
     Broken(
-        "begun before its time", queued, "attempt 1 is scheduled and has begun", attempt={"started_at_ms": 5}
+        "begun before its time", queued, "attempt 1 is scheduled, but has begun", attempt={"started_at_ms": 5}
     ),
     Broken(
         "in progress and never begun",
         sending,
-        "attempt 1 is in_progress and never began",
+        "attempt 1 is in_progress, but never began",
         attempt={"started_at_ms": None},
     ),
     Broken(
         "accepted and unknown",
         sent,
-        "attempt 1 ended as accepted, and its outcome is unknown",
+        "attempt 1 ended as accepted, but its outcome is unknown",
         attempt={"outcome_unknown": True},
     ),
     Broken(
         "failed by what can be tried again",
         failed,
-        "is failed and attempt 1 ended as provider_rejected (transient_failure)",
+        "is failed, but attempt 1 ended as provider_rejected (transient_failure)",
         attempt={"result": "transient_failure"},
     ),
     Broken(
         "failed as unknown by what is known",
         failed_unknown,
-        "is failed for an unknown outcome, and that of attempt 1 is known",
+        "is failed for an unknown outcome, but the outcome of attempt 1 is known",
         attempt={"outcome_unknown": None},
     ),
     Broken(
-        "a retry too many", retried, "used 1 retries, and its record says 2", delivery={"retries_used": 2}
+        "a retry too many", retried, "used 1 retries, but its record says 2", delivery={"retries_used": 2}
     ),
     Broken(
         "a loss that used a retry",
         taken_over,
-        "used 0 retries, and its record says 1",
+        "used 0 retries, but its record says 1",
         delivery={"retries_used": 1},
     ),
     Broken(
         "a loss that is not counted",
         taken_over,
-        "lost 1 owners of begun attempts, and its record says 0",
+        "lost 1 owners of begun attempts, but its record says 0",
         delivery={"begun_losses": None},
     ),
     Broken(
@@ -966,28 +992,28 @@ BROKEN: Final = [
     Broken(
         "two claims of one token",
         two_claimed,
-        "its token is that of d1 too",
+        "its token is also that of d1",
         (("HSET", k.claims, "d1", "1-1", "d2", "1-1"),),
         where="d2",
     ),
     Broken(
         "a sequence that is none",
         claimed,
-        "is no number but b'x'",
+        "is not a number: b'x'",
         (("SET", k.claim_sequence, "x"),),
         where=k.claim_sequence,
     ),
     Broken(
         "losses that are no number",
         lost,
-        "its losses are no number but b'x'",
+        "its count of lost claims is not a number: b'x'",
         (("HSET", k.claim_losses, "d1", "x"),),
     ),
     # Content
     Broken(
         "content of another template",
         rendered,
-        "is template by auth.login_code, and its content by other",
+        "is template with the template auth.login_code, but its content has other",
         (
             (
                 "HSET",
@@ -1000,26 +1026,26 @@ BROKEN: Final = [
     Broken(
         "content without a text",
         queued,
-        "has nothing to render and no text",
+        "has neither a template nor a text",
         (("HSET", "mail:payloads:d1", "content", '{"envelope":{"to":["d1@example.org"]}}'),),
     ),
     Broken(
         "a recipient who is gone",
         queued,
-        "its recipients are not those whom its content asks for",
+        "its record and its content have different recipients",
         delivery={"envelope": {"to": ["other@example.org"]}},
     ),
     Broken(
         "a suppressed recipient who is gone",
         partly_suppressed,
-        "its recipients are not those whom its content asks for",
+        "its record and its content have different recipients",
         delivery={"suppressed_recipients": None},
     ),
     # Dead letters
     Broken(
         "another's dead letter",
         dead,
-        "its dead letter does not say what its record says",
+        "its dead letter contradicts its record",
         (
             (
                 "SET",
@@ -1047,56 +1073,56 @@ BROKEN: Final = [
     Broken(
         "forgotten before its end",
         sent,
-        "and would be forgotten at 5",
+        "but would be purged at 5",
         (("ZADD", k.expires_index, 5, "d1"),),
         repaired=True,
     ),
     Broken(
         "forgotten at the end of time",
         sent,
-        "and would be forgotten at inf",
+        "but would be purged at inf",
         (("ZADD", k.expires_index, "+inf", "d1"),),
         repaired=True,
     ),
     Broken(
         "a key that ends too early",
         sent,
-        "is sent and its keys end before it is forgotten",
+        "is sent, but its keys expire before it is purged",
         (("PEXPIREAT", D1, 4_100_000_000_200),),
         repaired=True,
     ),
     Broken(
         "content that ends too early",
         sent,
-        "is sent and its keys end before it is forgotten",
+        "is sent, but its keys expire before it is purged",
         (("PEXPIREAT", "mail:payloads:d1", 4_100_000_000_200),),
         repaired=True,
     ),
     Broken(
         "an attempt that lives for ever",
         dead,
-        "is dead_letter and attempt 2 has no time to live",
+        "is dead_letter, but attempt 2 has no time to live",
         (("PERSIST", "mail:attempts:d1:2"),),
         repaired=True,
     ),
     Broken(
         "an attempt that ends too early",
         dead,
-        "attempt 2 ends before its delivery is forgotten",
+        "attempt 2 expires before its delivery is purged",
         (("PEXPIREAT", "mail:attempts:d1:2", 4_100_000_000_200),),
         repaired=True,
     ),
     Broken(
         "an attempt that ends on its way",
         retried,
-        "is queued and its keys would expire",
+        "is queued, but its keys would expire",
         (("PEXPIRE", "mail:attempts:d1:1", 10**9),),
         repaired=True,
     ),
     Broken(
         "an attempt of the forgotten that lives for ever",
         purged,
-        "is forgotten and has no time to live",
+        "has no time to live after its delivery",
         (("PERSIST", "mail:attempts:d1:1"),),
         repaired=True,
         where="mail:attempts:d1:1",
@@ -1105,7 +1131,7 @@ BROKEN: Final = [
     Broken(
         "an idempotency record of another key",
         queued,
-        "is of d1, whose key is mail:idempotency:notification:key of d1",
+        "names d1, whose key is mail:idempotency:notification:key of d1",
         (
             (
                 "SET",
@@ -1127,7 +1153,7 @@ BROKEN: Final = [
     Broken(
         "an answer that was not given",
         queued,
-        "was answered 'suppressed' and has 1 attempts",
+        "its idempotency record says 'suppressed', but it has 1 attempts",
         (
             (
                 "SET",
@@ -1148,7 +1174,7 @@ BROKEN: Final = [
     Broken(
         "an idempotency record that ends too early",
         sent,
-        "ends before its time",
+        "expires too early",
         (("PEXPIREAT", "mail:idempotency:notification:key of d1", 4_100_000_000_200),),
         repaired=True,
         where="mail:idempotency:notification:key of d1",
@@ -1157,7 +1183,7 @@ BROKEN: Final = [
     Broken(
         "a malformed command of another entry",
         malformed,
-        "is the record of 4-0",
+        "has the record of 4-0",
         (
             (
                 "SET",
@@ -1179,17 +1205,17 @@ BROKEN: Final = [
     Broken(
         "an offset ahead of the stream",
         read_from,
-        "is ahead of the stream, which ends with 7-0: none is read",
+        "is after the stream's last entry, 7-0: no entries are read",
         (("SET", OFFSET, "8-0"),),
         where=OFFSET,
     ),
     Broken(
-        "a count that is none", read_from, "is no number but b'x'", (("SET", CONSUMED, "x"),), where=CONSUMED
+        "a count that is none", read_from, "is not a number: b'x'", (("SET", CONSUMED, "x"),), where=CONSUMED
     ),
     Broken(
         "entries that were trimmed unread",
         read_from,
-        "1 entries went unread, and nobody counted them",
+        "1 entries were removed unread and not counted",
         (("XTRIM", "mail:delivery_commands", "MAXLEN", 0),),
         repaired=True,
         where=CONSUMED,
@@ -1197,7 +1223,7 @@ BROKEN: Final = [
     Broken(
         "a stream that was made anew",
         read_from,
-        "2 entries are counted as consumed, and 0 can be",
+        "2 entries are counted as consumed, but at most 0 can be",
         (("DEL", "mail:delivery_commands"), ("XADD", "mail:delivery_commands", "9-0", "f", "v")),
         repaired=True,
         where=CONSUMED,
@@ -1205,24 +1231,24 @@ BROKEN: Final = [
     Broken(
         "more consumed than there were",
         read_from,
-        "9 entries are counted as consumed, and there were 3",
+        "9 entries are counted as consumed, but only 3 were added",
         (("SET", CONSUMED, 9),),
         where=CONSUMED,
     ),
     Broken(
         "a lease of nobody",
         read_from,
-        "names no owner and no end",
+        "has no valid owner and expiry",
         (("SET", k.ingress_lease, "mine"),),
         where=k.ingress_lease,
     ),
     # Resend jobs
     Broken("a job that can't be read", job_runs, "can't be read", (("SET", JOB, "?"),), where=JOB),
-    Broken("another's job", job_runs, "is the record of i", job={"job_id": "i"}, where=JOB),
+    Broken("another's job", job_runs, "has the record of i", job={"job_id": "i"}, where=JOB),
     Broken(
         "a job that nobody works on",
         job_runs,
-        "is running and not in mail:idx:jobs",
+        "is running, but not in mail:idx:jobs",
         (("ZREM", k.jobs_index, "j"),),
         repaired=True,
         where=JOB,
@@ -1230,7 +1256,7 @@ BROKEN: Final = [
     Broken(
         "a job that ends on its way",
         job_runs,
-        "is running and its key would expire",
+        "is running, but its key would expire",
         (("PEXPIRE", JOB, 10**9),),
         repaired=True,
         where=JOB,
@@ -1238,17 +1264,21 @@ BROKEN: Final = [
     Broken(
         "a running job with an end",
         job_runs,
-        "is running and its end is 5",
+        "is running, but finished_at_ms is 5",
         job={"finished_at_ms": 5},
         where=JOB,
     ),
     Broken(
-        "a job half of the way", job_runs, "says half of how far it is", job={"reached_at_ms": 5}, where=JOB
+        "a job half of the way",
+        job_runs,
+        "has only one of reached_at_ms and reached_id",
+        job={"reached_at_ms": 5},
+        where=JOB,
     ),
     Broken(
         "a finished job in the list",
         job_done,
-        "is done and in mail:idx:jobs",
+        "is done, but in mail:idx:jobs",
         (("ZADD", k.jobs_index, 5, "j"),),
         repaired=True,
         where=JOB,
@@ -1264,19 +1294,23 @@ BROKEN: Final = [
     Broken(
         "a finished job without an end",
         job_done,
-        "is done and its end is None",
+        "is done, but finished_at_ms is None",
         job={"finished_at_ms": None},
         where=JOB,
     ),
     Broken(
-        "a finished job with an owner", job_done, "is done and has an owner", job={"owner": "me"}, where=JOB
+        "a finished job with an owner",
+        job_done,
+        "is done, but has an owner",
+        job={"owner": "me"},
+        where=JOB,
     ),
     # The store and its list
     Broken("a store without an id", queued, "has no id", (("HDEL", k.meta, "id"),), where=k.meta),
     Broken(
         "losses that can't be counted",
         queued,
-        "stream_lost is no number",
+        "stream_lost is not a number",
         (("HSET", k.meta, "stream_lost", "x"),),
         where=k.meta,
     ),
@@ -1290,7 +1324,7 @@ BROKEN: Final = [
     Broken(
         "a suppression of another",
         suppression,
-        "the entry of a@example.org is of b@example.org",
+        "the entry of a@example.org has the address b@example.org",
         (
             (
                 "HSET",
@@ -1338,7 +1372,7 @@ async def test_what_is_broken_is_found_and_what_may_be_repaired_is(broken: Broke
     assert {(v.where, v.what) for v in repaired} == {(v.where, v.what) for v in found}
     [about] = [v for v in repaired if v.where == broken.where and broken.what in v.what][:1]
     assert about.repaired is broken.repaired
-    assert (f"(mended: {about.did})" in str(about)) is broken.repaired
+    assert (f"(repaired: {about.did})" in str(about)) is broken.repaired
     left = [v for v in await house.verify() if broken.what in v.what]
     assert bool(left) is not broken.repaired
 
@@ -1385,7 +1419,7 @@ async def test_beside_a_live_service_only_what_stays_wrong_is_reported(
     reports: list[list[Violation]] = []
 
     async def check() -> None:
-        reports.append(await house.verify(looks=3))
+        reports.append(await house.verify(passes=3))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(check)
@@ -1461,7 +1495,7 @@ async def test_a_store_in_motion_is_sound(house: Storehouse, autojump_clock: Moc
 
     async def check() -> None:
         while not over.is_set():
-            assert list(map(str, await house.verify(looks=3))) == []
+            assert list(map(str, await house.verify(passes=3))) == []
             await trio.sleep(0.1)
 
     async with trio.open_nursery() as nursery:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galaxy_mail.cli.api import MOMENT
+from galaxy_mail.cli.options import MOMENT
 
 
 @given(st.integers(0, 4_000_000_000_000))

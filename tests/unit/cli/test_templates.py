@@ -64,7 +64,10 @@ def test_a_broken_catalog_is_reported_with_file_and_line_and_exit_status_1(
     result = run(*command, "--dir", write(tmp_path, BROKEN))
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert f"{tmp_path}/news/en/text.tmpl:2: error: no filter 'uper': did you mean 'upper'?" in result.stderr
+    assert (
+        f"{tmp_path}/news/en/text.tmpl:2: error: unknown filter 'uper': did you mean 'upper'?"
+        in result.stderr
+    )
     assert "Traceback" not in result.stderr
 
 
@@ -77,8 +80,8 @@ def test_lint_prints_one_line_a_problem_and_fails(tmp_path: Path) -> None:
     result = run("lint", "--dir", write(tmp_path, {**BROKEN, "news/en/logo.png": ""}))
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [
-        f"{tmp_path}/news/en/logo.png:1: error: not subject.tmpl, text.tmpl or html.tmpl",
-        f"{tmp_path}/news/en/text.tmpl:2: error: no filter 'uper': did you mean 'upper'?",
+        f"{tmp_path}/news/en/logo.png:1: error: must be subject.tmpl, text.tmpl or html.tmpl",
+        f"{tmp_path}/news/en/text.tmpl:2: error: unknown filter 'uper': did you mean 'upper'?",
     ]
 
 
@@ -92,7 +95,7 @@ def test_lint_for_machines_has_every_problem(tmp_path: Path) -> None:
                 "file": "news/en/text.tmpl",
                 "line": 2,
                 "severity": "error",
-                "message": "no filter 'uper': did you mean 'upper'?",
+                "message": "unknown filter 'uper': did you mean 'upper'?",
             }
         ],
     }

@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from galaxy_mail.domain.ids import Tracing
 from galaxy_mail.domain.records import (
     Content,
     Delivery,
@@ -52,7 +53,13 @@ def test_without_content_there_is_nothing_to_resend() -> None:
 
 def test_a_clone_starts_from_what_the_parent_was_asked_for() -> None:
     clone = resend_request(
-        PARENT, CONTENT, RENDERED, delivery_id="d2", idempotency_key="k", resent_by="ann", request_id="r"
+        PARENT,
+        CONTENT,
+        RENDERED,
+        delivery_id="d2",
+        idempotency_key="k",
+        resent_by="ann",
+        tracing=Tracing(request_id="r"),
     )
     assert (clone.source, clone.parent_delivery_id, clone.resent_by) == (Source.OPERATOR_RESEND, "d1", "ann")
     assert (clone.lane, clone.payload_mode) == (Lane.PRIORITY, PayloadMode.TEMPLATE)

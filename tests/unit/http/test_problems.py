@@ -46,12 +46,12 @@ ERRORS: list[tuple[Exception, int, str]] = [
 
 
 def document_of(error: Exception) -> Any:
-    return json.loads(problem(error).answer().body)
+    return json.loads(problem(error).body)
 
 
 @pytest.mark.parametrize(("error", "status", "code"), ERRORS, ids=lambda value: repr(value)[:60])
 def test_an_exception_becomes_the_contracts_problem(error: Exception, status: int, code: str) -> None:
-    answer = problem(error).answer()
+    answer = problem(error)
     document = json.loads(answer.body)
     validator(openapi(), {"$ref": "#/components/schemas/Problem"}).validate(document)
     assert (answer.status, document["status"], document["code"]) == (status, status, code)

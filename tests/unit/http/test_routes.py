@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from galaxy_mail.actors.supervisor import Supervisor
-from galaxy_mail.http.app import Api, App, build_app
+from galaxy_mail.http.app import ApiParts, App, build_app
 from galaxy_mail.http.health import _OPENAPI
 from galaxy_mail.http.routes import API
 from galaxy_mail.http.tokens import Role, Tokens
@@ -20,7 +20,7 @@ NOTHING: Any = None  # routes are looked at, not asked
 @pytest.fixture
 def app() -> App:
     return build_app(
-        Api(
+        ApiParts(
             intake=NOTHING,
             reader=NOTHING,
             suppressions=NOTHING,

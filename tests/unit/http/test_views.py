@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import asdict
 
 from galaxy_mail.domain import records as rec
 from galaxy_mail.domain.records import (
@@ -109,10 +110,10 @@ SHOWN: list[tuple[str, views.View]] = [
             )
         ),
     ),
-    ("DeadLetter", views.dead_letter_view(DEAD_LETTER)),
-    ("DeadLetter", views.dead_letter_view(msgspec.structs.replace(DEAD_LETTER, failure=FAILURE))),
-    ("Suppression", views.suppression_view(SUPPRESSION)),
-    ("Suppression", views.suppression_view(msgspec.structs.replace(SUPPRESSION, created_by="ann"))),
+    ("DeadLetter", asdict(DEAD_LETTER)),
+    ("DeadLetter", asdict(msgspec.structs.replace(DEAD_LETTER, failure=FAILURE))),
+    ("Suppression", asdict(SUPPRESSION)),
+    ("Suppression", asdict(msgspec.structs.replace(SUPPRESSION, created_by="ann"))),
     ("ResendJob", views.resend_job_view(JOB)),
     (
         "ResendJob",
@@ -169,9 +170,9 @@ def test_secrets_of_a_malformed_command_are_masked() -> None:
     ("record", "view"),
     [
         (Attempt, views.attempt_view),
-        (DeadLetter, views.dead_letter_view),
+        (DeadLetter, asdict),
         (MalformedCommand, views.malformed_command_view),
-        (Suppression, views.suppression_view),
+        (Suppression, asdict),
     ],
 )
 def test_no_view_lacks_a_member(record: type[msgspec.Struct], view: Callable[[Any], views.View]) -> None:

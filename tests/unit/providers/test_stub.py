@@ -7,7 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.domain.records import AttemptStatus, Json, Result, SendResult
 from galaxy_mail.providers.mime import build
-from galaxy_mail.providers.stub import BadScript, Outcome, StubProvider, StubScript
+from galaxy_mail.providers.stub import BadScript, StubOutcome, StubProvider, StubScript
 from tests.unit.providers.messages import SENDER, attachment, message
 
 
@@ -74,14 +74,14 @@ async def test_attempt_n_gets_outcome_n_and_the_last_one_repeats() -> None:
 @pytest.mark.parametrize(
     ("recipient", "outcome"),
     [
-        ("pilot@slow.test", Outcome.TIMEOUT),
-        ("Pilot@SLOW.test", Outcome.TIMEOUT),
-        ("pilot@very.slow.test", Outcome.ACCEPTED),
-        ("bounce-17@a.example", Outcome.PERMANENT_FAILURE),
-        ("bounce-x@a.example", Outcome.ACCEPTED),
+        ("pilot@slow.test", StubOutcome.TIMEOUT),
+        ("Pilot@SLOW.test", StubOutcome.TIMEOUT),
+        ("pilot@very.slow.test", StubOutcome.ACCEPTED),
+        ("bounce-17@a.example", StubOutcome.PERMANENT_FAILURE),
+        ("bounce-x@a.example", StubOutcome.ACCEPTED),
     ],
 )
-def test_the_first_rule_whose_glob_fits_counts(recipient: str, outcome: Outcome) -> None:
+def test_the_first_rule_whose_glob_fits_counts(recipient: str, outcome: StubOutcome) -> None:
     rules = script(
         rules=[
             {"recipient": "*@Slow.test", "outcomes": ["timeout"]},
@@ -201,13 +201,13 @@ def test_a_script_is_read_from_its_file(tmp_path: Path) -> None:
     )
     read = StubScript.read(path)
     rule = read.rule_for("x@slow.test")
-    assert (rule.outcomes, rule.latency_ms) == ((Outcome.TRANSIENT_FAILURE, Outcome.ACCEPTED), 50)
-    assert read.rule_for("x@fast.test").outcome(1) is Outcome.SUPPRESSED
+    assert (rule.outcomes, rule.latency_ms) == ((StubOutcome.TRANSIENT_FAILURE, StubOutcome.ACCEPTED), 50)
+    assert read.rule_for("x@fast.test").outcome(1) is StubOutcome.SUPPRESSED
 
 
 def test_without_rules_everything_is_accepted() -> None:
     for empty in (StubScript(), script(), script(rules=[])):
-        assert empty.rule_for("pilot@a.example").outcome(1) is Outcome.ACCEPTED
+        assert empty.rule_for("pilot@a.example").outcome(1) is StubOutcome.ACCEPTED
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_without_rules_everything_is_accepted() -> None:
         ("{", "not JSON"),
         ('{"rules":[]} x', "not JSON"),
         ('{"default":["accepted"],"default":["timeout"]}', "`default` comes twice"),
-        ('{"rule":[]}', "the script: there is no `rule`"),
+        ('{"rule":[]}', "the script: unknown field `rule`"),
         ('{"rules":{}}', "rules: must be a list"),
         ('{"rules":[1]}', r"rules\[0\]: must be an object"),
         ('{"rules":[{"outcomes":["accepted"]}]}', r"rules\[0\]: `recipient` is missing"),
@@ -229,9 +229,9 @@ def test_without_rules_everything_is_accepted() -> None:
         ('{"rules":[{"recipient":"*","outcomes":"accepted"}]}', r"rules\[0\].outcomes: must be a list"),
         (
             '{"rules":[{"recipient":"*","outcomes":["accepted","sent"]}]}',
-            r"rules\[0\].outcomes\[1\]: is none of accepted, suppressed, transient_failure, .*disconnect",
+            r"rules\[0\].outcomes\[1\]: must be one of accepted, suppressed, transient_failure, .*disconnect",
         ),
-        ('{"rules":[{"recipient":"*","outcomes":[[]]}]}', r"rules\[0\].outcomes\[0\]: is none of"),
+        ('{"rules":[{"recipient":"*","outcomes":[[]]}]}', r"rules\[0\].outcomes\[0\]: must be one of"),
         (
             '{"rules":[{"recipient":"*","outcomes":["accepted"],"latency":"fast"}]}',
             r"rules\[0\].latency: is not a dur",
@@ -246,10 +246,10 @@ def test_without_rules_everything_is_accepted() -> None:
         ),
         (
             '{"rules":[{"recipient":"*","outcomes":["accepted"],"delay":"1s"}]}',
-            r"rules\[0\]: there is no `delay`",
+            r"rules\[0\]: unknown field `delay`",
         ),
         ('{"default":"accepted"}', "default: must be a list"),
-        ('{"default":["nope"]}', r"default\[0\]: is none of"),
+        ('{"default":["nope"]}', r"default\[0\]: must be one of"),
     ],
 )
 def test_a_script_with_a_mistake_says_where_it_is(text: str, problem: str, tmp_path: Path) -> None:

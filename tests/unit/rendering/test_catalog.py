@@ -160,7 +160,7 @@ def test_a_subject_that_can_only_be_of_more_lines_is_an_error_at_the_second(
     tmp_path: Path, subject: str, line: int
 ) -> None:
     files = {"a/en/subject.tmpl": subject, "a/en/text.tmpl": "{{ name }}"}
-    assert errors_of(tmp_path, files) == [f"a/en/subject.tmpl:{line}: a subject is one line"]
+    assert errors_of(tmp_path, files) == [f"a/en/subject.tmpl:{line}: a subject must be one line"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_subject_may_not_be_longer_than_one_that_is_sent_rendered(tmp_path: Pa
     catalog = one(tmp_path, subject="{{ value }}")
     code, summary = failed(catalog.render("t", "en", {"value": "a" * 10_000}))
     assert code == "content_too_large"
-    assert summary.startswith("t/en/subject.tmpl: a subject of more than ")
+    assert summary.startswith("t/en/subject.tmpl: the subject has more than ")
 
 
 def test_lines_of_tags_leave_no_blank_lines(tmp_path: Path) -> None:
@@ -216,9 +216,9 @@ def test_every_problem_of_every_file_is_reported_with_file_and_line(tmp_path: Pa
         },
     ) == [
         "a/en/html.tmpl:2: a value in a tag, outside of quotes: put the attribute's value in quotes",
-        "a/en/text.tmpl:2: no filter 'uper': did you mean 'upper'?",
-        "a/en/text.tmpl:3: no test 'definde': did you mean 'defined'?",
-        "a/en/text.tmpl:4: `include` is not available: a template stands alone",
+        "a/en/text.tmpl:2: unknown filter 'uper': did you mean 'upper'?",
+        "a/en/text.tmpl:3: unknown test 'definde': did you mean 'defined'?",
+        "a/en/text.tmpl:4: `include` is not available: a template can't use another one",
         "b/en/subject.tmpl:3: Expected an expression, got 'end of statement block'",
         "b/en/text.tmpl:2: not UTF-8",
     ]
@@ -238,31 +238,31 @@ S, T = "s", "t"
     [
         (
             {"t/fr/subject.tmpl": S, "t/fr/text.tmpl": T},
-            ["t:1: no locale 'en', which all others fall back to"],
+            ["t:1: lacks the locale 'en', the fallback of all others"],
         ),
         ({"t/en/subject.tmpl": S}, ["t/en/text.tmpl:1: missing"]),
         ({"t/en/text.tmpl": T}, ["t/en/subject.tmpl:1: missing"]),
         ({"t/en/html.tmpl": T}, ["t/en/subject.tmpl:1: missing", "t/en/text.tmpl:1: missing"]),
         (
             {"t/en/subject.tmpl": S, "t/en/text.tmpl": T, "t/en/text.tmpl~": T},
-            ["t/en/text.tmpl~:1: not subject.tmpl, text.tmpl or html.tmpl"],
+            ["t/en/text.tmpl~:1: must be subject.tmpl, text.tmpl or html.tmpl"],
         ),
         (
             {"t/en/subject.tmpl": S, "t/en/text.tmpl": T, "t/en/images/logo.png": T},
-            ["t/en/images:1: a file is needed here"],
+            ["t/en/images:1: must be a file"],
         ),
         (
             {"t/en/subject.tmpl": S, "t/en/text.tmpl": T, "t/notes.txt": T},
-            ["t/notes.txt:1: a folder is needed here"],
+            ["t/notes.txt:1: must be a folder"],
         ),
         (
             {"t/en/subject.tmpl": S, "t/en/text.tmpl": T, "stray.tmpl": T},
-            ["stray.tmpl:1: a folder is needed here"],
+            ["stray.tmpl:1: must be a folder"],
         ),
         (
             {"t x/en/subject.tmpl": S, "t x/en/text.tmpl": T},
             [
-                "t x:1: a template's name is dot-separated runs of A-Z a-z 0-9 _ -, at most 128 characters in all"
+                "t x:1: a template's name must be words of A-Z a-z 0-9 _ - joined by dots, at most 128 characters"
             ],
         ),
         (
@@ -271,13 +271,13 @@ S, T = "s", "t"
         ),
         (
             {"t/en/subject.tmpl": S, "t/en/text.tmpl": T, "t/fr-ca/subject.tmpl": S, "t/fr-ca/text.tmpl": T},
-            ["t/fr-ca:1: this locale is spelt 'fr-CA'"],
+            ["t/fr-ca:1: this locale must be written 'fr-CA'"],
         ),
         (
             {"t/en/subject.tmpl": S, "t/en/text.tmpl": "x" * 600_000},
             ["t/en/text.tmpl:1: more than 524288 bytes"],
         ),
-        ({"README.md": "only words"}, [".:1: no templates here"]),
+        ({"README.md": "only words"}, [".:1: contains no templates"]),
     ],
 )
 def test_a_folder_of_another_shape_is_broken(
@@ -315,8 +315,8 @@ def test_a_variable_that_only_one_locale_uses_is_an_error_at_its_line(tmp_path: 
         "hello/fr/html.tmpl": "{{ name }}",
     }
     assert errors_of(tmp_path, french) == [
-        "hello/fr/text.tmpl:1: `count` is not used here, but by hello/en/text.tmpl:1",
-        "hello/fr/text.tmpl:3: `extra` is used here and not by locale 'en'",
+        "hello/fr/text.tmpl:1: `count` is not used here, but in hello/en/text.tmpl:1",
+        "hello/fr/text.tmpl:3: `extra` is used here, but not in locale 'en'",
     ]
 
 
@@ -326,7 +326,7 @@ def test_parts_may_differ_and_what_html_readers_miss_is_a_warning(tmp_path: Path
         "t/en/text.tmpl": "{{ a }}\n{{ b }}",
         "t/en/html.tmpl": "{{ a }}{{ c }}",
     }
-    assert warnings_of(tmp_path, files) == ["t/en/html.tmpl:1: `b` is not shown here, but by text.tmpl:2"]
+    assert warnings_of(tmp_path, files) == ["t/en/html.tmpl:1: `b` is not used here, but in text.tmpl:2"]
 
 
 def test_a_part_that_only_some_locales_have_is_a_warning(tmp_path: Path) -> None:
@@ -336,18 +336,18 @@ def test_a_part_that_only_some_locales_have_is_a_warning(tmp_path: Path) -> None
         if name not in ("hello/fr/html.tmpl", "hello/en/html.tmpl")
     }
     assert warnings_of(tmp_path / "1", {**plain, "hello/en/html.tmpl": GREETING["hello/en/html.tmpl"]}) == [
-        "hello/fr/html.tmpl:1: locale 'en' has this part and 'fr' has not"
+        "hello/fr/html.tmpl:1: locale 'en' has this part, but 'fr' does not"
     ]
     assert warnings_of(tmp_path / "2", plain) == [
-        "hello/pt-BR/html.tmpl:1: locale 'pt-BR' has this part and 'en' has not"
+        "hello/pt-BR/html.tmpl:1: locale 'pt-BR' has this part, but 'en' does not"
     ]
 
 
 def test_asking_whether_a_required_variable_is_given_is_a_warning(tmp_path: Path) -> None:
     text = "{% if name is defined %}{{ name }}{% endif %}\n{{ nick | default('you') }}{{ nick | default('you', true) }}"
     assert warnings_of(tmp_path, {"t/en/subject.tmpl": S, "t/en/text.tmpl": text}) == [
-        "t/en/text.tmpl:1: `name` is required and so always defined: give null and ask `name is none`",
-        "t/en/text.tmpl:2: `nick` is required and so never takes a default: give null and write `default(…, true)`",
+        "t/en/text.tmpl:1: `name` is required, so it is always defined: pass null and test `name is none`",
+        "t/en/text.tmpl:2: `nick` is required, so the default is never used: pass null and write `default(…, true)`",
     ]
 
 
@@ -359,7 +359,7 @@ def test_members_and_names_of_the_template_may_be_asked_about(tmp_path: Path) ->
 def test_a_name_that_is_set_in_some_branches_only_is_a_warning(tmp_path: Path) -> None:
     text = "{% if vip %}\n{% set word = 'Dear' %}{% endif %}{{ word }}{% set name = name | default('you', true) %}{{ name }}"
     assert warnings_of(tmp_path, {"t/en/subject.tmpl": S, "t/en/text.tmpl": text}) == [
-        "t/en/text.tmpl:2: `word` is also required of callers, for where it is not set: set it first, and always"
+        "t/en/text.tmpl:2: `word` is not set in every branch, so callers must give it, too: set it before them"
     ]
 
 
@@ -371,7 +371,7 @@ def test_an_inline_if_without_else_prints_nothing_where_it_is_false(tmp_path: Pa
 def test_the_login_code_may_use_nothing_but_what_the_service_gives_it(tmp_path: Path) -> None:
     files = {"auth.login_code/en/subject.tmpl": S, "auth.login_code/en/text.tmpl": "{{ code }}\n{{ name }}"}
     assert errors_of(tmp_path, files) == [
-        "auth.login_code/en/text.tmpl:2: the service gives `auth.login_code` no variable `name`"
+        "auth.login_code/en/text.tmpl:2: the service passes no variable `name` to `auth.login_code`"
     ]
 
 

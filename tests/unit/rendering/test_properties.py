@@ -15,7 +15,7 @@ from galaxy_mail.rendering.catalog_problems import Severity
 from galaxy_mail.rendering.failures import RenderFailureCode
 from galaxy_mail.rendering.limits import Meter, RenderLimits
 from galaxy_mail.rendering.part import PartFailed, compile_part, new_environment
-from galaxy_mail.rendering.sources import PARTS, Source
+from galaxy_mail.rendering.sources import PARTS, TemplateSource
 from tests.unit.rendering.folders import write
 from tests.unit.rendering.reader import tags_of, words_of
 
@@ -151,7 +151,7 @@ pieces = st.sampled_from(
 @settings(max_examples=300, deadline=None)
 def test_any_source_is_a_part_or_has_problems_with_their_lines(source: str, part: str, value: Any) -> None:
     compiled, problems = compile_part(
-        ENVIRONMENT, Source(template_id="t", locale="en", part=part, text=source)
+        ENVIRONMENT, TemplateSource(template_id="t", locale="en", part=part, text=source)
     )
     assert all(1 <= problem.line <= source.count("\n") + 1 for problem in problems)
     if compiled is None:

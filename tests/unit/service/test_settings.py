@@ -23,7 +23,7 @@ from galaxy_mail.actors.scheduler import Scheduler
 from galaxy_mail.actors.sender import Sender
 from galaxy_mail.actors.supervisor import Child, Heartbeat
 from galaxy_mail.cli import main
-from galaxy_mail.cli.api import Api
+from galaxy_mail.cli.api import ApiClient
 from galaxy_mail.config import ClientConfig, Config
 from galaxy_mail.domain.commands import CommandLimits
 from galaxy_mail.http.app import App
@@ -31,7 +31,7 @@ from galaxy_mail.http.server import HttpServer
 from galaxy_mail.http.tokens import Forbidden, Role, Unauthorized
 from galaxy_mail.providers.smtp.provider import SmtpProvider
 from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
-from galaxy_mail.providers.stub import Outcome, StubProvider
+from galaxy_mail.providers.stub import StubOutcome, StubProvider
 from galaxy_mail.rendering.bundled import bundled_templates
 from galaxy_mail.service.parts import Parts
 from galaxy_mail.settings import Settings
@@ -137,8 +137,8 @@ class Built:
     def verified(self) -> tuple[Keys, Retention]:
         """What `verify-store` takes for the store's."""
         with (
-            patch("galaxy_mail.cli.verify.connected_gateway", MagicMock()),
-            patch("galaxy_mail.cli.verify.verify", AsyncMock(return_value=[])) as verify,
+            patch("galaxy_mail.cli.verify_store.connected_gateway", MagicMock()),
+            patch("galaxy_mail.cli.verify_store.verify", AsyncMock(return_value=[])) as verify,
         ):
             assert CliRunner().invoke(main, ["verify-store"], env=dict(self.env)).exit_code == 0
         return verify.call_args.kwargs["keys"], verify.call_args.kwargs["retention"]
@@ -376,8 +376,8 @@ ROWS: Final = [
         "server",
         lambda built: (
             built.server._tls is not None
-            and built.server._tls.context.verify_mode is ssl.CERT_REQUIRED
-            and _trusts_ours(built.server._tls.context)
+            and built.server._tls.verify_mode is ssl.CERT_REQUIRED
+            and _trusts_ours(built.server._tls)
         ),
         True,
         beside=CERTIFICATE,
@@ -528,7 +528,7 @@ ROWS: Final = [
         "{files}/stub.json",
         "stub",
         lambda built: built.stub._script.default.outcomes,
-        (Outcome.SUPPRESSED,),
+        (StubOutcome.SUPPRESSED,),
     ),
     Row(
         "MAIL_TEMPLATE_DIR",
@@ -599,7 +599,7 @@ class BuiltClient:
             patch.object(ssl.SSLContext, "load_cert_chain") as load,
             patch("httpx.Client", autospec=True) as client,
         ):
-            Api(config)
+            ApiClient(config)
         self.certificates = [call.args for call in load.call_args_list]
         self.made = client.call_args.kwargs
 

@@ -120,7 +120,7 @@ def test_a_place_is_loopback_when_its_host_is() -> None:
 def test_a_choice_ignores_case_and_knows_no_other() -> None:
     parse = kinds.choice("json", "console")
     assert parse("JSON") == "json"
-    with pytest.raises(ValueError, match="none of json, console"):
+    with pytest.raises(ValueError, match="not one of json, console"):
         parse("xml")
 
 
@@ -138,7 +138,7 @@ def test_tokens_that_no_header_can_carry_are_refused_without_being_repeated(text
 def test_an_allowlist_holds_addresses_and_domains_in_their_normal_form() -> None:
     assert kinds.allowlist("Ann@Example.ORG, @Example.com") == {"ann@example.org", "@example.com"}
     for bad in ("", " ", ",", "example.com", "ann@"):
-        with pytest.raises(ValueError, match=r"names nobody|is not a list"):
+        with pytest.raises(ValueError, match=r"is empty|is not a list"):
             kinds.allowlist(bad)
 
 
@@ -156,7 +156,7 @@ def test_a_key_name_is_printable_ascii_without_spaces(text: str) -> None:
     ],
 )
 def test_an_api_address_is_a_plain_http_url(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not an address|credentials"):
+    with pytest.raises(ValueError, match=r"is not a URL|credentials"):
         kinds.http_url(text)
     assert kinds.http_url("https://mail.example/base/") == "https://mail.example/base"
 
@@ -175,7 +175,7 @@ def test_a_file_must_be_there_and_a_folder_be_one(tmp_path: Path) -> None:
         (kinds.folder, file),
     ]
     for parse, path in bad:
-        with pytest.raises(ValueError, match="is no "):
+        with pytest.raises(ValueError, match="is not a "):
             parse(str(path))
 
 

@@ -247,8 +247,8 @@ def test_answers_mean_the_same_everywhere() -> None:
     meanings = {
         answers.Answer.STALE: r"stale|another owner has it",
         answers.Answer.DONE: r"\w",
-        answers.Answer.REPLAY: r"accepted before|another record does",
-        answers.Answer.DELIVERY_EXISTS: r"of this id exists",
+        answers.Answer.REPLAY: r"accepted before|another record exists",
+        answers.Answer.DELIVERY_EXISTS: r"with this id exists",
         answers.Answer.SUPPRESSED: r"suppressed",
         answers.Answer.NOT_NEXT: r"not next",
         answers.Answer.EXPIRED: r"has expired",

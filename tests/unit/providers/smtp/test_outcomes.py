@@ -17,9 +17,9 @@ from galaxy_mail.providers.smtp.outcomes import (
     OUTCOMES,
     Ending,
     Exchange,
-    Outcome,
+    SmtpOutcome,
+    classify,
     costs_no_attempt,
-    read,
 )
 from galaxy_mail.providers.smtp.replies import Reply
 from galaxy_mail.providers.smtp.settings import TlsMode
@@ -280,7 +280,7 @@ async def test_an_exchange_that_ends_so_means_this(row: Row, autojump_clock: tri
         )
         if ended.failure:
             assert ended.failure.summary.startswith(row.exchange)
-        assert OUTCOMES[row.exchange, row.ending] == Outcome(
+        assert OUTCOMES[row.exchange, row.ending] == SmtpOutcome(
             row.result, row.status, row.code, row.unknown, row.keeps
         )
         before = there.connections
@@ -314,7 +314,7 @@ def test_each_exchange_goes_on_with_its_own_digit() -> None:
 
 @pytest.mark.parametrize(("exchange", "digit"), list(product(GOES_ON, range(10))))
 def test_a_code_counts_by_its_first_digit_where_that_is_legal(exchange: Exchange, digit: int) -> None:
-    ending = read(exchange, Reply(digit * 100 + 99, (b"",)))
+    ending = classify(exchange, Reply(digit * 100 + 99, (b"",)))
     if digit == GOES_ON[exchange]:
         assert ending is Ending.ACCEPTED
     else:

@@ -91,7 +91,7 @@ def in_state(state: State) -> SmtpClient:
 
 
 MAY_BE_SAID = {
-    State.GREETED: {"EHLO": State.INTRODUCING, "HELO": State.INTRODUCING},
+    State.GREETED: {"EHLO": State.HELLO_SENT, "HELO": State.HELLO_SENT},
     State.READY: {
         "STARTTLS": State.TLS_ASKED,
         "AUTH": State.AUTH_ASKED,
@@ -105,7 +105,7 @@ MAY_BE_SAID = {
         "RSET": State.READY,
         "QUIT": State.CLOSED,
     },
-    State.GO_AHEAD: {"DOT": State.UNDECIDED, "LONE DOT": State.TAKEN_BACK},
+    State.GO_AHEAD: {"DOT": State.UNDECIDED, "LONE DOT": State.CANCELLED},
 }
 
 
@@ -124,12 +124,12 @@ def test_only_what_fits_the_state_may_be_sent(state: State, verb: str) -> None:
 
 ANSWERS_OPEN = {  # by first digit, 2 to 5
     State.CONNECTED: (State.GREETED, State.CLOSED, State.CLOSED, State.CLOSED),
-    State.INTRODUCING: (State.READY, State.GREETED, State.GREETED, State.GREETED),
+    State.HELLO_SENT: (State.READY, State.GREETED, State.GREETED, State.GREETED),
     State.TLS_ASKED: (State.TLS_STARTS, State.READY, State.READY, State.READY),
     State.AUTH_ASKED: (State.READY, State.CHALLENGED, State.READY, State.READY),
     State.DATA_ASKED: (State.ENVELOPE, State.GO_AHEAD, State.ENVELOPE, State.ENVELOPE),
     State.UNDECIDED: (State.READY, State.UNDECIDED, State.READY, State.READY),
-    State.TAKEN_BACK: (State.READY, State.READY, State.READY, State.READY),
+    State.CANCELLED: (State.READY, State.READY, State.READY, State.READY),
 }
 
 

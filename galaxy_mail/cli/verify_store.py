@@ -1,19 +1,15 @@
 """`galaxy-mail verify-store`: checks the store's invariants."""
 
-import os
-import sys
-
 import click
 import msgspec
 import trio
 
-from galaxy_mail.cli.redis_access import RedisUnavailable, connected_gateway
+from galaxy_mail.cli.redis_access import RedisUnreachable, connected_gateway, store_config
 from galaxy_mail.config import StoreConfig
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.storage.records.retention import Retention
 from galaxy_mail.storage.verify import Violation, verify
-from galaxy_mail.telemetry import logs
 
 
 @click.command("verify-store")
@@ -27,8 +23,7 @@ def verify_store(*, repair: bool, as_json: bool) -> None:
     Reads the Redis at MAIL_REDIS_ADDR. The MAIL_*_TTL variables must have the service's values. Prints each violation
     on a line. Exit status 0: no violation is left; 1: violations are left; 3: Redis can't be reached.
     """
-    config = StoreConfig.from_env(os.environ)
-    click.get_current_context().call_on_close(logs.configure("error", "console", sys.stderr.buffer))
+    config = store_config()
     violations = trio.run(_verify, config, repair)
     for violation in violations:
         if as_json:
@@ -63,13 +58,11 @@ async def _verify(config: StoreConfig, repair: bool) -> list[Violation]:
         try:
             return await verify(gateway, keys=keys, retention=retention, clock=gateway.clock, repair=repair)
         except RedisFailure as failure:  # not status 1: the check is incomplete
-            raise RedisUnavailable(f"the connection to Redis broke during the check: {failure}") from failure
+            raise RedisUnreachable(f"the connection to Redis broke during the check: {failure}") from failure
 
 
 def _summary(violations: list[Violation], left: list[Violation]) -> str:
     if not violations:
         return "the store is sound"
-    repaired = len(violations) - len(left)
-    return f"{len(left)} violation{'s' if len(left) != 1 else ''}" + (
-        f", {repaired} repaired" if repaired else ""
-    )
+    repaired = f", {done} repaired" if (done := len(violations) - len(left)) else ""
+    return f"{len(left)} violation{'s' if len(left) != 1 else ''}{repaired}"

@@ -14,7 +14,7 @@ def test_a_connection_lost_on_the_way_says_nothing_of_the_store(
     async def lost(*_: object, **__: object) -> None:
         raise OutcomeUnknown("the connection was lost")
 
-    monkeypatch.setattr("galaxy_mail.cli.verify.verify", lost)
+    monkeypatch.setattr("galaxy_mail.cli.verify_store.verify", lost)
     result = CliRunner().invoke(main, ["verify-store"], env={"MAIL_REDIS_ADDR": empty_valkey.url})
     assert result.exit_code == 3
     assert (
