@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 FROZEN := $(shell find galaxy_mail templates packaging -type f -not -name '*.pyc')
 
-.PHONY: run unit test check format binary tools lock bench simulate clean
+.PHONY: run unit test check format binary tools lock bench simulate mutants clean
 
 run: $(READY)
 	$(BIN)/galaxy-mail dev $(ARGS)
@@ -33,6 +33,10 @@ format: $(READY)
 # More seeds than `make test` runs.
 simulate: $(READY)
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) $(ARGS)
+
+# Each mutant of tests/mutants, which takes some minutes. `make test` tries a few of them for each commit.
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -216,7 +216,11 @@ async def test_a_paused_reader_changes_nothing_when_it_wakes(bed: Bed) -> None:
             bed.ledger.publish(*(command(f"n{next(numbers)}") for _ in range(1_000)))
             some = published + 100
             published += 1_000
-            await eventually(lambda some=some: bed.ledger.consumed() > some, "some are read", every_s=0.001)  # type: ignore[misc]  # bound in this turn
+
+            def some_are_read(some: int = some) -> bool:
+                return bed.ledger.consumed() > some
+
+            await eventually(some_are_read, "some are read", every_s=0.001)
             reader.signal(signal.SIGSTOP)
             if bed.ledger.consumed() < published:
                 break

@@ -132,7 +132,7 @@ class Page:
 
 def pages() -> list[Page]:
     """Every page that the product ships."""
-    beside = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "templates/README.md")
+    beside = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "templates/README.md", "tests/README.md")
     paths = [REPOSITORY / name for name in beside]
     for folder in ("docs", "deploy", "packaging"):
         paths += sorted((REPOSITORY / folder).rglob("*.md"))

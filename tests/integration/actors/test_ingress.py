@@ -13,7 +13,7 @@ from galaxy_mail.actors.ingress import LEASE_TTL_MS, Ingress
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.storage.operations.command_stream import BATCH_ENTRIES
 from galaxy_mail.storage.operations.identity import Verdict
-from tests.integration.test_intake import Desk, count, entry, malformed_code
+from tests.integration.intake.desk import Desk, count, entry, malformed_code
 from tests.keys import k
 from tests.servers import ValkeyServer
 from tests.storehouse import Fault, Storehouse

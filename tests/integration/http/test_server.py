@@ -14,7 +14,7 @@ import trustme
 from hypercorn.config import Config
 from hypercorn.protocol.h11 import H11Protocol
 from structlog.testing import capture_logs
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.http.app import App
 from galaxy_mail.http.connection import LEFTOVER_MAX_BYTES, HttpRequest
@@ -153,6 +153,26 @@ async def test_a_stop_cuts_what_does_not_end_within_the_grace(routes: Routes) ->
         await running.wait_ended()
         assert routes.cut
         assert await client.closed() == b""
+
+
+async def test_a_request_in_hand_is_cut_when_the_grace_is_over_and_not_before(
+    routes: Routes, mock_clock: MockClock
+) -> None:
+    async with served(routes.app(), grace_s=5.0) as running:
+        idle, busy = await running.connect(), await running.connect()
+        await idle.ask("GET", "/hello")
+        await idle.answer()
+        await busy.ask("GET", "/waits")
+        await routes.called.wait()
+        running.stop()
+        await idle.closed()  # the stop has begun
+        await wait_all_tasks_blocked()
+        mock_clock.jump(4.9)
+        await wait_all_tasks_blocked()
+        assert not routes.cut
+        mock_clock.jump(0.2)
+        assert await busy.closed() == b""
+        assert routes.cut
 
 
 async def test_a_stopping_server_accepts_no_connection(routes: Routes) -> None:

@@ -2,8 +2,11 @@
 
 import pytest
 
+from galaxy_mail.domain.acceptance import suppression_entries
 from galaxy_mail.domain.records import Suppression
 from galaxy_mail.storage.links.errors import RedisRefused
+from galaxy_mail.storage.operations.answers import UNREADABLE, NewlySuppressed
+from tests.deliveries import request_of
 from tests.keys import k
 from tests.storehouse import START_MS, Storehouse
 
@@ -57,3 +60,14 @@ async def test_a_list_that_redis_can_not_take_is_an_error(house: Storehouse) -> 
     with pytest.raises(RedisRefused, match="OOM"):
         await house.suppressions.put(ANN)
     assert await house.suppressions.get(ANN.address) is None
+
+
+async def test_an_entry_that_cannot_be_read_suppresses_and_stops_nothing(house: Storehouse) -> None:
+    """Written by hand, or by a later release: reading it as nothing would mail whom nobody may mail."""
+    house.broken = True
+    house.run("HSET", k.suppressions, "@example.org", "no JSON")
+    request = request_of()
+    entries = suppression_entries(request.content.envelope)
+    assert await house.accept(request, look=True) == NewlySuppressed({"@example.org": UNREADABLE})
+    known = await house.stream.read_known([], [], entries)
+    assert known.suppressed == {"@example.org": UNREADABLE}

@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from galaxy_mail.domain.acceptance import (
+    NOT_ALLOWED,
     OUTCOME_SENT,
     OUTCOME_SUPPRESSED,
     drop_suppressed,
+    not_allowed,
     suppression_entries,
 )
 from galaxy_mail.domain.records import (
@@ -175,6 +177,21 @@ def test_whom_to_reply_to_is_no_recipient() -> None:
     envelope = Envelope(to=("a@x.example",), reply_to=("r@y.example",))
     assert "r@y.example" not in suppression_entries(envelope)
     assert drop_suppressed(envelope, {"r@y.example": "r"}) == (envelope, ())
+
+
+def test_the_allowlist_applies_to_every_recipient_bcc_included() -> None:
+    envelope = Envelope(
+        to=("A@x.example", "b@x.example"),
+        cc=("c@y.example", "d@z.example"),
+        bcc=("e@y.example", "f@z.example"),
+        reply_to=("r@z.example",),
+    )
+    assert not_allowed(envelope, frozenset({"a@x.example", "@y.example"})) == {
+        "b@x.example": NOT_ALLOWED,
+        "d@z.example": NOT_ALLOWED,
+        "f@z.example": NOT_ALLOWED,
+    }
+    assert not_allowed(envelope, frozenset()) == {}
 
 
 ADDRESSES = st.sampled_from([f"{name}@{domain}.example" for name in "aBc" for domain in "xyz"])

@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from galaxy_mail.actors.ingress import Ingress
 from galaxy_mail.actors.supervisor import Heartbeat
-from tests.integration.test_intake import Desk, entry
+from tests.integration.intake.desk import Desk, entry
 from tests.keys import k
 from tests.storehouse import Storehouse
 
