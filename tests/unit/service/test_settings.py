@@ -458,7 +458,7 @@ ROWS: Final = [
         "MAIL_SMTP_CA_FILE",
         "{files}/ca.pem",
         "relay's context",
-        lambda built: _trusts_ours(built.smtp._tls.context),
+        lambda built: built.smtp._tls is not None and _trusts_ours(built.smtp._tls.context),
         True,
         SMTP,
     ),
