@@ -159,7 +159,7 @@ class Storehouse:
             owner=owner,
             clock=self.clock,
         )
-        self.holds = HoldStore(self.link, self.keys)
+        self.holds = HoldStore(self.link, self.keys, self.clock)
         self.suppressions = SuppressionList(self.link, self.keys)
         self.upkeep = Upkeep(self.link, keys=self.keys, retention=self.retention, clock=self.clock)
         self.reader = Reader(self.link, keys=self.keys, retention=self.retention, clock=self.clock)

@@ -10,6 +10,7 @@ too long. A held lane has no places, and the scheduler takes back what waits in 
 """
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from typing import Final
@@ -58,8 +59,15 @@ class Lanes:
     With two slots or more, one takes only the priority lane, so that a login code never waits for a long attempt.
     """
 
-    def __init__(self, slots: int, holds: CurrentHolds | None = None) -> None:
+    def __init__(
+        self,
+        slots: int,
+        holds: CurrentHolds | None = None,
+        may_begin: Callable[[], int] | None = None,  # how many slots; None: all
+    ) -> None:
         self.slots = slots
+        self._may_begin = may_begin or (lambda: slots)
+        self._probe: trio.MemorySendChannel[Claim] | None = None  # who waits for a claim of a held lane
         self.holds = holds or CurrentHolds(lanes=frozenset())  # None: nothing is ever held
         self._prefetch = max(PREFETCH_MIN, slots)
         self._queues: dict[Lane, deque[Waiting]] = {Lane.PRIORITY: deque(), Lane.NORMAL: deque()}
@@ -79,6 +87,8 @@ class Lanes:
         A lane offers places once half of its prefetch is taken: claiming in batches costs less per delivery. A held lane
         offers none.
         """
+        if self._probe is not None:
+            return Places(int(self.may_probe(Lane.PRIORITY)), int(self.may_probe(Lane.NORMAL)))
         return Places(self._places_in(Lane.PRIORITY), self._places_in(Lane.NORMAL))
 
     def has_places_for_more(self) -> bool:
@@ -91,19 +101,43 @@ class Lanes:
         free = len(self._idle)
         if free and lane is Lane.NORMAL:
             free -= sum(slot.priority_only for slot in self._idle)
+        free = max(0, min(free, self._may_begin() - self.busy_slots()))
         count = free + self._prefetch - len(self._queues[lane])
         return count if count >= self._prefetch // 2 else 0
 
     def put(self, claim: Claim, *, since_s: float) -> None:
         """Gives a claim to an idle slot or queues it. The queues stay bounded: the scheduler claims only for places."""
-        for slot in self._idle_slots(claim.lane):
-            try:
-                slot.claims.send_nowait(claim)
-            except trio.WouldBlock:  # the slot was cancelled and has not run since
-                continue
-            self._idle.remove(slot)
-            return
+        if self._probe is not None and self.is_held(claim.lane) and self.may_probe(claim.lane):
+            probe, self._probe = self._probe, None
+            with suppress(trio.WouldBlock):  # the probe was cancelled and has not run since
+                probe.send_nowait(claim)
+                return
+        if self._has_room():
+            for slot in self._idle_slots(claim.lane):
+                if self._give(slot, claim):
+                    return
         self._queues[claim.lane].append(Waiting(claim, since_s))
+
+    def hand_out(self) -> None:
+        """Gives waiting claims to idle slots: more of them may begin now."""
+        for slot in list(self._idle):
+            if not self._has_room():
+                return
+            waiting = self._next(priority_only=slot.priority_only)
+            if waiting is not None and not self._give(slot, waiting.claim):
+                self._queues[waiting.claim.lane].appendleft(waiting)
+
+    def _give(self, slot: IdleSlot, claim: Claim) -> bool:
+        try:
+            slot.claims.send_nowait(claim)
+        except trio.WouldBlock:  # the slot was cancelled and has not run since
+            return False
+        self._idle.remove(slot)
+        return True
+
+    def _has_room(self) -> bool:
+        """Whether one more slot may begin."""
+        return self.busy_slots() < self._may_begin()
 
     def withdraw(self, *, before_s: float) -> list[Claim]:
         """Takes back the claims that have waited since before `before_s`."""
@@ -141,7 +175,9 @@ class Lanes:
         """The next claim for this slot. Raises EndOfLanes once the lanes are closed and empty."""
         if trio.current_effective_deadline() == -inf:
             await trio.lowlevel.checkpoint()  # raises Cancelled now, before a claim is taken
-        claim = self._next(priority_only=priority_only) or await self._wait(priority_only=priority_only)
+        # This slot counts as busy, though it is not.
+        waiting = self._next(priority_only=priority_only) if self.busy_slots() <= self._may_begin() else None
+        claim = waiting.claim if waiting is not None else await self._wait(priority_only=priority_only)
         if self.has_places_for_more():
             self.wake()
         return claim
@@ -152,6 +188,7 @@ class Lanes:
         send, receive = trio.open_memory_channel[Claim](0)
         slot = IdleSlot(send, priority_only)
         self._idle.append(slot)
+        self.hand_out()  # this slot makes room for another, which may take other lanes
         if self.has_places_for_more():
             self.wake()
         try:
@@ -170,18 +207,35 @@ class Lanes:
         both = [slot for slot in self._idle if not slot.priority_only]
         return both if lane is Lane.NORMAL else [slot for slot in self._idle if slot.priority_only] + both
 
-    def _next(self, *, priority_only: bool) -> Claim | None:
+    def _next(self, *, priority_only: bool) -> Waiting | None:
         priority, normal = self._queues[Lane.PRIORITY], self._queues[Lane.NORMAL]
         if normal and not priority_only and (not priority or self._since_normal >= FAIR_SHARE - 1):
             self._since_normal = 0
-            return normal.popleft().claim
+            return normal.popleft()
         if priority:
             if normal and not priority_only:
                 self._since_normal += 1
-            return priority.popleft().claim
+            return priority.popleft()
         return None
 
+    async def take_probe(self) -> Claim:
+        """A claim of a held lane, with which its relay is probed. One task at a time."""
+        self._probe, receive = trio.open_memory_channel[Claim](0)
+        self.wake()
+        try:
+            return await receive.receive()
+        finally:
+            self._probe = None
+
     # Anyone's
+
+    def takes(self, lane: Lane) -> bool:
+        """Whether a claim of this lane may be put."""
+        return not self.is_held(lane) or (self._probe is not None and self.may_probe(lane))
+
+    def may_probe(self, lane: Lane) -> bool:
+        """Whether a delivery of this lane may probe a held relay."""
+        return lane not in self.holds.operators_lanes
 
     def is_held(self, lane: Lane) -> bool:
         """Whether nothing may begin in this lane now."""
@@ -201,6 +255,10 @@ class Lanes:
 
     def idle_slots(self) -> int:
         return len(self._idle)
+
+    def busy_slots(self) -> int:
+        """The slots that do not wait for a claim. One that is being restarted counts, too."""
+        return self.slots - len(self._idle)
 
     def waiting(self, lane: Lane) -> int:
         return len(self._queues[lane])

@@ -1,14 +1,33 @@
-"""Keeps what this process knows of the holds up to date."""
+"""Keeps what this process knows of the holds up to date, and carries out what the relay's breaker asks for."""
 
+from collections.abc import Callable
+from secrets import token_hex
 from typing import Final
 
 import structlog
 import trio
 
 from galaxy_mail.actors.lanes import Lanes
+from galaxy_mail.actors.probe import DeliveryProbe
+from galaxy_mail.actors.sender import Sender
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.domain.holds import Hold
-from galaxy_mail.relays.holds import CurrentHolds, Snapshot
+from galaxy_mail.domain.holds import Cause, Hold, hold_field, relay_scope
+from galaxy_mail.providers.provider import Provider
+from galaxy_mail.relays.breaker import probe_due_ms
+from galaxy_mail.relays.breaker_events import (
+    BreakerHold,
+    Leased,
+    Probe,
+    ProbeGivenUp,
+    ProbeRefused,
+    ProbeWell,
+    Replace,
+    Seen,
+    StartProbe,
+    Tick,
+)
+from galaxy_mail.relays.holds import CurrentHolds, Snapshot, as_hold, breaker_hold
+from galaxy_mail.relays.relay import Relay, kind_of
 from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
 from galaxy_mail.storage.operations.hold_store import HoldStore, StoredHold
@@ -19,57 +38,169 @@ log = structlog.get_logger()
 READ_EVERY_S: Final = 1.0
 WAIT_MIN_S: Final = 0.001  # rounding can make a shorter wait end before its time
 KEPT_MS: Final = 10_000  # after its end, so that a process whose clock is ahead ends no hold for the others
+LEASE_MS: Final = 5_000
+LEASE_AFTER_PROBE_MS: Final = 1_000  # so all processes together probe once a second at most
 
 
 class Relays:
-    """Reads the holds every second, and judges them again when one of them ends.
+    """Reads the holds every second, judges them again when one ends, and probes the relay while its breaker holds it.
 
-    Ends when cancelled. Touches the holds, and wakes the scheduler when other lanes are held. When Redis fails, the last
-    holds that were read stay in force.
+    Ends when cancelled. Touches the holds, the relay, the lanes and a provider of its own. When Redis fails, the last holds
+    that were read stay in force.
     """
 
     def __init__(
         self,
         *,
+        relay: Relay,
         store: HoldStore,
         holds: CurrentHolds,
-        relays: tuple[str, ...],
         lanes: Lanes,
+        provider: Callable[[], Provider],
+        sender: Callable[[DeliveryProbe], Sender],
         clock: Clock,
         heartbeat: Heartbeat,
     ) -> None:
+        self._relay = relay
         self._store = store
         self._holds = holds
-        self._relays = relays
         self._lanes = lanes
+        self._provider = provider
+        self._sender = sender
         self._clock = clock
         self._heartbeat = heartbeat
+        self._owner = token_hex(8)  # of probe leases
         self._failure = Repeated()
         self._unreadable: set[str] = set()  # fields that were reported
+        self._read_at_s = trio.current_time()
+        self._lease_at_s = trio.current_time()  # when the lease may be asked for again
+        self._probing: trio.CancelScope | None = None
+        self._probed = False  # a probe has ended, and the lease is still ours
 
     async def run(self) -> None:
-        read_at_s = trio.current_time()
-        while True:
-            self._heartbeat.beat()
-            if trio.current_time() >= read_at_s:
-                read_at_s = trio.current_time() + READ_EVERY_S
+        self._relay.begin_anew()
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._heartbeat.beat()
                 try:
-                    await self.read()
+                    await self._turn(nursery)
                     self._failure.over()
                 except RedisFailure as failure:
                     if self._failure.is_new(str(failure)):
                         log.warning("holds_not_read", error=str(failure))
-            self._judge(self._holds.snapshot)
-            await trio.sleep_until(min(read_at_s, self._next_end_s()))
+                    self._judge(self._holds.snapshot)
+                await self._relay.wait_woken(self._next_turn_s())
+
+    async def _turn(self, nursery: trio.Nursery) -> None:
+        """Raises RedisFailure; the next turn does the rest."""
+        if trio.current_time() >= self._read_at_s:
+            self._read_at_s = trio.current_time() + READ_EVERY_S
+            if self._probing is not None and not await self._lease(LEASE_MS):
+                self._probing.cancel()
+            await self.read()
+            self._relay.tell(Tick())
+            self._relay.second_passed()
+            self._lanes.hand_out()
+        await self._carry_out(nursery)
+        if self._probed:
+            await self._lease(LEASE_AFTER_PROBE_MS)
+            self._probed = False
+        await self._ask_for_lease()
+        await self._carry_out(nursery)
+        self._judge(self._holds.snapshot)
 
     async def read(self) -> None:
         """Reads the holds, and removes those that ended long ago. Raises RedisFailure."""
         stored = await self._store.read()
         self._report_unreadable(stored)
-        self._judge(Snapshot(tuple(one.hold for one in stored if one.hold is not None), self._relays))
+        held = tuple(one.hold for one in stored if one.hold is not None)
+        self._judge(Snapshot(held, (self._relay.name,)))
+        if not self._relay.actions:  # else the breaker knows better than what was read
+            field = hold_field(Cause.BREAKER, relay_scope(self._relay.name))
+            ours = next((hold for hold in held if hold.field == field), None)
+            self._relay.tell(Seen(breaker_hold(ours)))
         for one in stored:
             if one.hold is not None and not one.hold.in_force(self._clock.now_ms() - KEPT_MS):
                 await self._store.remove(one)
+
+    # The breaker
+
+    async def _carry_out(self, nursery: trio.Nursery) -> None:
+        actions = self._relay.actions
+        while actions:
+            match actions[0]:
+                case Replace(before, after):
+                    standing = await self._replace(before, after)
+                    actions.popleft()
+                    self._relay.tell(Seen(standing))
+                    await self.read()
+                case StartProbe(probe):
+                    actions.popleft()
+                    nursery.start_soon(self._probe, probe)
+
+    async def _replace(self, before: BreakerHold | None, after: BreakerHold | None) -> BreakerHold | None:
+        """Replaces the breaker's hold if `before` stands there. Returns what stands there then. Raises RedisFailure."""
+        scope = relay_scope(self._relay.name)
+        stored = await self._store.get(Cause.BREAKER, scope)
+        standing = None if stored is None else breaker_hold(stored.hold)
+        # A hold that is over stands for none.
+        counts = standing is not None and standing.until_ms > self._clock.now_ms()
+        if before != (standing if counts or before == standing else None):
+            return standing
+        if after is not None:
+            saved = await self._store.save(as_hold(self._relay.name, after), instead_of=stored)
+        else:
+            saved = stored is None or await self._store.remove(stored)
+        if saved:
+            return after
+        again = await self._store.get(Cause.BREAKER, scope)
+        return None if again is None else breaker_hold(again.hold)
+
+    async def _ask_for_lease(self) -> None:
+        """Begins a probe that is due, if no other process probes."""
+        due_ms = probe_due_ms(self._relay.breaker)
+        now_s = trio.current_time()
+        if (
+            due_ms is None
+            or due_ms > self._clock.now_ms()
+            or self._probing is not None
+            or now_s < self._lease_at_s
+        ):
+            return
+        self._lease_at_s = now_s + READ_EVERY_S
+        if not await self._lease(LEASE_MS):
+            return
+        await self.read()  # after the lease: what the last prober did is known
+        self._relay.tell(Leased())
+        if not any(isinstance(action, StartProbe) for action in self._relay.actions):
+            await self._lease(0)
+
+    async def _lease(self, ttl_ms: int) -> bool:
+        return await self._store.lease_probe(self._relay.name, owner=self._owner, ttl_ms=ttl_ms)
+
+    async def _probe(self, probe: Probe) -> None:
+        answered = False
+        with trio.CancelScope() as self._probing:
+            if probe is Probe.SESSION:
+                answered = await self._probe_by_session()
+            else:
+                answered = await DeliveryProbe(self._lanes, self._relay).run(self._sender)
+        self._probing = None
+        self._probed = True
+        if not answered:
+            self._relay.tell(ProbeGivenUp())
+        self._relay.wake()
+
+    async def _probe_by_session(self) -> bool:
+        async with self._provider() as provider:
+            refused = await provider.probe()
+        if refused is None:
+            self._relay.tell(ProbeWell())
+        elif refused.failure is not None:
+            self._relay.tell(ProbeRefused(kind=kind_of(refused), failure=refused.failure))
+        return True
+
+    # The holds
 
     def _judge(self, snapshot: Snapshot | None) -> None:
         """Decides what is held now."""
@@ -82,7 +213,7 @@ class Relays:
         for field, hold in after.items():
             if field not in before:
                 log.warning("hold_opened", **_facts(hold))
-            elif hold != before[field]:
+            elif _changed(before[field], hold):
                 log.warning("hold_changed", **_facts(hold))
         for field, hold in before.items():
             if field not in after:
@@ -94,14 +225,25 @@ class Relays:
             log.error("hold_unreadable", hold=field, counts=unreadable[field].hold is not None)
         self._unreadable = set(unreadable)
 
-    def _next_end_s(self) -> float:
-        """When the next hold ends, in trio's time."""
-        now_ms = self._clock.now_ms()
+    def _next_turn_s(self) -> float:
+        """When the next read, the end of a hold or a probe is due, in trio's time."""
+        now_ms, now_s = self._clock.now_ms(), trio.current_time()
         snapshot = self._holds.snapshot
         end_ms = None if snapshot is None else snapshot.next_end_ms(now_ms)
-        if end_ms is None:
-            return float("inf")
-        return trio.current_time() + max(WAIT_MIN_S, (end_ms - now_ms) / 1000)
+        due_ms = probe_due_ms(self._relay.breaker) if self._probing is None else None
+        next_s = self._read_at_s
+        if end_ms is not None:
+            next_s = min(next_s, now_s + max(WAIT_MIN_S, (end_ms - now_ms) / 1000))
+        if due_ms is not None:
+            next_s = min(next_s, max(self._lease_at_s, now_s + max(WAIT_MIN_S, (due_ms - now_ms) / 1000)))
+        return next_s
+
+
+def _changed(before: Hold, after: Hold) -> bool:
+    """Whether people want to know. Every probe of a breaker's hold moves its end."""
+    if after.cause is Cause.BREAKER:
+        return (before.reason, before.failure) != (after.reason, after.failure)
+    return before != after
 
 
 def _facts(hold: Hold) -> dict[str, object]:

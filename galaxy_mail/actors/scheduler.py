@@ -122,7 +122,7 @@ class Scheduler:
             conclusion = self._conclusion(claim)
             if conclusion is not None:
                 self._lost.append(Lost(claim, conclusion))
-            elif self._stopping or self.lanes.is_held(claim.lane):  # no slot may begin it
+            elif self._stopping or not self.lanes.takes(claim.lane):  # no slot may begin it
                 not_now.append(claim)
             else:
                 self.lanes.put(claim, since_s=now_s)

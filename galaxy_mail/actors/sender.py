@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 import trio
 from msgspec import Struct
 
-from galaxy_mail.actors.lanes import EndOfLanes, Lanes
+from galaxy_mail.actors.lanes import EndOfLanes
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.acceptance import not_allowed, suppression_entries
 from galaxy_mail.domain.conclusion import (
@@ -25,9 +25,9 @@ from galaxy_mail.domain.conclusion import (
     suppress_late,
 )
 from galaxy_mail.domain.errors import leaves
-from galaxy_mail.domain.records import Content, Delivery, Failure, RenderedContent, SendResult
+from galaxy_mail.domain.records import Content, Delivery, Failure, Lane, RenderedContent, SendResult
 from galaxy_mail.providers.provider import Message, Provider
-from galaxy_mail.relays.relay import Relay
+from galaxy_mail.relays.relay import Judged
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
@@ -46,6 +46,20 @@ RECORD_WITHIN_S: Final = 1.5  # the time that a cancelled slot has to record the
 SEND_WITHIN_S: Final = 600.0  # a provider has its own deadlines; a slot that sends for longer is stuck
 IDLE_CHECK_EVERY_S: Final = 1.0
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # between retries of a call to Redis; the last one repeats
+
+
+class Claims(Protocol):
+    """Where a sender gets its claims: the lanes, or the one claim that probes a relay."""
+
+    async def take(self, *, priority_only: bool) -> Claim: ...
+
+    def is_held(self, lane: Lane) -> bool: ...
+
+
+class Judge(Protocol):
+    """Who decides whom to blame for a result: the relay, or the probe of a relay."""
+
+    async def judge(self, delivery: Delivery, result: SendResult) -> Judged: ...
 
 
 class InHand(Struct):
@@ -67,11 +81,11 @@ class Sender:
     def __init__(
         self,
         *,
-        lanes: Lanes,
+        lanes: Claims,
         store: Store,
         clock: Clock,
         provider: Provider,
-        relay: Relay,
+        relay: Judge,
         catalog: Catalog,
         policy: RetryPolicy,
         metrics: Metrics,
@@ -212,9 +226,15 @@ class Sender:
         begun = work.begun
         assert begun is not None
         result = await self._send(work, begun, content, fixed)
-        now_ms = self.clock.now_ms()
-        result = self.relay.judge(begun.delivery, result, now_ms=now_ms)
-        return conclude(begun.delivery, begun.attempt, result, self.policy, now_ms=now_ms)
+        judged = await self.relay.judge(begun.delivery, result)
+        return conclude(
+            begun.delivery,
+            begun.attempt,
+            judged.result,
+            self.policy,
+            now_ms=self.clock.now_ms(),
+            due_in_ms=judged.due_in_ms,
+        )
 
     def _render(self, delivery: Delivery, content: Content) -> RenderedContent | Failure:
         assert content.template_id is not None

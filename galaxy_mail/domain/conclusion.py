@@ -95,11 +95,18 @@ def begin(
 
 
 def conclude(
-    delivery: Delivery, attempt: Attempt, result: SendResult, policy: RetryPolicy, *, now_ms: int
+    delivery: Delivery,
+    attempt: Attempt,
+    result: SendResult,
+    policy: RetryPolicy,
+    *,
+    now_ms: int,
+    due_in_ms: int | None = None,
 ) -> Conclusion:
     """The records after a provider's answer to an attempt in progress.
 
-    A failure that is not the message's fault uses up no retry and is transient, also if the relay refused for good.
+    A failure that is not the message's fault uses up no retry and is transient, also if the relay refused for good. The
+    delivery is due again after the usual delay, or after `due_in_ms`.
     """
     free = result.blame in FREE
     outcome = Result.TRANSIENT_FAILURE if free else result.result
@@ -125,7 +132,7 @@ def conclude(
             if result.outcome_unknown and policy.fail_unknown_outcome:
                 return _failed_unknown(delivery, ended, now_ms=now_ms)
             if free:
-                return _again_free(delivery, ended, now_ms=now_ms)
+                return _again_free(delivery, ended, due_in_ms, now_ms=now_ms)
             if delivery.retries_used >= len(policy.delays_ms):
                 return _dead(delivery, ended, RETRIES_EXHAUSTED, result.failure, now_ms=now_ms)
             due_ms = now_ms + policy.delays_ms[delivery.retries_used]
@@ -248,7 +255,7 @@ def free_delay_ms(delivery: Delivery) -> int:
     return min(FREE_DELAY_MAX_MS, FREE_DELAY_MS << min(earlier, 6))
 
 
-def _again_free(delivery: Delivery, ended: Attempt, *, now_ms: int) -> Conclusion:
+def _again_free(delivery: Delivery, ended: Attempt, due_in_ms: int | None, *, now_ms: int) -> Conclusion:
     """The next attempt after a failure that is not the message's fault."""
     counted = delivery
     if ended.blame is Blame.RELAY:
@@ -258,7 +265,7 @@ def _again_free(delivery: Delivery, ended: Attempt, *, now_ms: int) -> Conclusio
     again = _again(
         counted,
         ended,
-        due_ms=now_ms + free_delay_ms(delivery),
+        due_ms=now_ms + (free_delay_ms(delivery) if due_in_ms is None else due_in_ms),
         failure=ended.failure,
         now_ms=now_ms,
         retries=delivery.retries_used,

@@ -31,6 +31,9 @@ class Hold(DomainRecord, frozen=True, kw_only=True):
     since_ms: int
     until_ms: int | None = None  # it ends then; None: when somebody lifts it
     created_by: str | None = None
+    pause_ms: int | None = (
+        None  # of a breaker: before the next probe, without its spread. Operators are not shown it
+    )
 
     @property
     def field(self) -> str:

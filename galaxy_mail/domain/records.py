@@ -266,6 +266,7 @@ class SendResult(DomainRecord, frozen=True, kw_only=True):
     status: AttemptStatus  # the attempt's final status
     failure: Failure | None = None
     blame: Blame | None = None  # None: accepted or suppressed
+    exchange: str | None = None  # with an SMTP relay: the one that decided (`smtp.outcomes.Exchange`)
     provider_code: str | None = None  # "250 2.0.0"
     refused_recipients: tuple[RefusedRecipient, ...] = ()
     outcome_unknown: bool = False  # the provider may have the message

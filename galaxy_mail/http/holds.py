@@ -2,8 +2,6 @@
 
 from collections.abc import Collection
 
-from msgspec.structs import asdict
-
 from galaxy_mail.domain.holds import Cause, Hold, UnknownScope, all_scopes
 from galaxy_mail.domain.json_body import Parse, WrongValue
 from galaxy_mail.domain.records import Json
@@ -14,6 +12,7 @@ from galaxy_mail.http.problems import NothingThere
 from galaxy_mail.http.responses import NO_STORE, Response, json_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
+from galaxy_mail.http.views import hold_view
 from galaxy_mail.storage.operations.hold_store import HoldStore
 from galaxy_mail.storage.reader import Reader
 
@@ -39,7 +38,7 @@ class Holds:
         r.query_members(request).finish()
         now_ms = self._reader.clock.now_ms()
         holds = [stored.hold for stored in await self._holds.read() if stored.hold is not None]
-        return json_response({"items": [asdict(hold) for hold in holds if hold.in_force(now_ms)]})
+        return json_response({"items": [hold_view(hold) for hold in holds if hold.in_force(now_ms)]})
 
     async def put(self, request: HttpRequest, scope: str) -> Response:
         if scope not in all_scopes(self._relays):
@@ -66,7 +65,7 @@ class Holds:
         ) as facts:
             is_new = await self._holds.put(hold)
             facts.update(replaced=not is_new)
-        return json_response(asdict(hold), status=201 if is_new else 200)
+        return json_response(hold_view(hold), status=201 if is_new else 200)
 
     async def remove(self, request: HttpRequest, scope: str) -> Response:
         """Also of a relay that is not configured any more."""

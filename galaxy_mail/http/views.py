@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from galaxy_mail.domain.holds import Hold
 from galaxy_mail.domain.masking import mask_fields
 from galaxy_mail.domain.records import Attempt, Delivery, MalformedCommand
 from galaxy_mail.domain.resend_job import ResendJob
@@ -53,6 +54,12 @@ def attempt_view(attempt: Attempt) -> View:
 
 def malformed_command_view(command: MalformedCommand) -> View:
     return asdict(command) | {"fields": mask_fields(command.fields)}
+
+
+def hold_view(hold: Hold) -> View:
+    view = asdict(hold)
+    del view["pause_ms"]
+    return view
 
 
 def resend_job_view(job: ResendJob) -> View:

@@ -107,6 +107,9 @@ class StubProvider:
     async def close_idle(self) -> None:
         pass
 
+    async def probe(self) -> SendResult | None:
+        return None
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         """The scripted result. If cancelled during the latency, nothing is written; the write can't be cancelled."""
         rule = self._script.rule_for(next(iter(message.envelope.recipients()), ""))

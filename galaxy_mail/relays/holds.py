@@ -2,8 +2,37 @@
 
 from msgspec import Struct
 
-from galaxy_mail.domain.holds import ALL, Hold, lane_scope, relay_scope
+from galaxy_mail.domain.holds import ALL, Cause, Hold, lane_scope, relay_scope
 from galaxy_mail.domain.records import Lane
+from galaxy_mail.relays.breaker_events import BreakerHold, Kind
+
+
+def as_hold(relay: str, hold: BreakerHold) -> Hold:
+    """The hold of a relay's breaker as it is stored."""
+    return Hold(
+        scope=relay_scope(relay),
+        cause=Cause.BREAKER,
+        reason=hold.kind,
+        failure=hold.failure,
+        since_ms=hold.since_ms,
+        until_ms=hold.until_ms,
+        pause_ms=hold.pause_ms,
+    )
+
+
+def breaker_hold(hold: Hold | None) -> BreakerHold | None:
+    """The hold of a breaker. None: there is none, or none that this release can use."""
+    if hold is None or hold.failure is None or hold.until_ms is None or hold.pause_ms is None:
+        return None
+    if hold.reason not in set(Kind):
+        return None
+    return BreakerHold(
+        kind=Kind(hold.reason),
+        failure=hold.failure,
+        since_ms=hold.since_ms,
+        until_ms=hold.until_ms,
+        pause_ms=hold.pause_ms,
+    )
 
 
 class Snapshot(Struct, frozen=True):
@@ -28,6 +57,10 @@ class Snapshot(Struct, frozen=True):
     def held_lanes(self, now_ms: int) -> frozenset[Lane]:
         return frozenset(lane for lane in Lane if self.holds_lane(lane, now_ms))
 
+    def of_operators(self) -> "Snapshot":
+        """The holds that are not a breaker's."""
+        return Snapshot(tuple(hold for hold in self.holds if hold.cause is not Cause.BREAKER), self.relays)
+
     def next_end_ms(self, now_ms: int) -> int | None:
         """When the next hold ends by itself."""
         ends_ms = [hold.until_ms for hold in self.in_force(now_ms) if hold.until_ms is not None]
@@ -46,6 +79,7 @@ class CurrentHolds:
 
     def __init__(self, *, lanes: frozenset[Lane] = frozenset(Lane)) -> None:
         self.lanes = lanes  # held now
+        self.operators_lanes = lanes  # held now by operators: not even a probe begins there
         self.in_force: tuple[Hold, ...] = ()
         self.snapshot: Snapshot | None = None  # None: not read yet
 
@@ -55,4 +89,5 @@ class CurrentHolds:
         self.snapshot = snapshot
         self.in_force = snapshot.in_force(now_ms)
         self.lanes = snapshot.held_lanes(now_ms)
+        self.operators_lanes = snapshot.of_operators().held_lanes(now_ms)
         return self.lanes != before

@@ -66,7 +66,7 @@ class Gauges:
         show(Gauge.OLDEST_SCHEDULED_AGE, self._oldest_age_s)
         show(Gauge.CLAIMS, lambda: None if self._depths is None else self._depths.claims)
         show(Gauge.SENDER_SLOTS, lambda: lanes.slots)
-        show(Gauge.BUSY_SENDER_SLOTS, lambda: lanes.slots - lanes.idle_slots())
+        show(Gauge.BUSY_SENDER_SLOTS, lanes.busy_slots)
         show(Gauge.HOLDS, lambda: [(hold.cause, hold.scope) for hold in self._holds.in_force])
         show(Gauge.HELD_LANES, self._held_lanes)
         show(Gauge.STREAM_LAG, lambda: self._lag)

@@ -11,10 +11,11 @@ import structlog
 from galaxy_mail.actors.ingress import Ingress
 from galaxy_mail.actors.janitor import Janitor
 from galaxy_mail.actors.lanes import Lanes
+from galaxy_mail.actors.probe import DeliveryProbe
 from galaxy_mail.actors.relays import Relays
 from galaxy_mail.actors.resend_jobs import ResendJobs
 from galaxy_mail.actors.scheduler import Scheduler
-from galaxy_mail.actors.sender import SEND_WITHIN_S, Sender
+from galaxy_mail.actors.sender import SEND_WITHIN_S, Claims, Judge, Sender
 from galaxy_mail.actors.supervisor import Actor, Child, Heartbeat, Supervisor
 from galaxy_mail.config import Config
 from galaxy_mail.domain.addresses import domain_of
@@ -119,10 +120,11 @@ class Parts:
             clock=self.clock,
         )
         self.relay_names = (DEFAULT_RELAY,)
-        self.relay = Relay(DEFAULT_RELAY)
-        self.hold_store = HoldStore(self.gateway, keys)
+        slots = config.attempt_worker_concurrency
+        self.relay = Relay(DEFAULT_RELAY, slots=slots, clock=self.clock, random=random)
+        self.hold_store = HoldStore(self.gateway, keys, self.clock)
         self.holds = CurrentHolds()
-        self.lanes = Lanes(config.attempt_worker_concurrency, self.holds)
+        self.lanes = Lanes(slots, self.holds, may_begin=lambda: self.relay.slots_that_may_begin)
         self.intake = Intake(
             self.store,
             clock=self.clock,
@@ -186,27 +188,35 @@ class Parts:
         return None if valkey is None else self._child("valkey", lambda _: valkey, NEVER_S)
 
     def _slot(self, number: int) -> Child:
-        config = self.config
+        # With two slots or more, one takes the priority lane only: a login code never waits for bulk.
+        priority_only = number == 0 and self.config.attempt_worker_concurrency >= 2
 
         def build(heartbeat: Heartbeat) -> Sender:
-            return Sender(
-                lanes=self.lanes,
-                store=self.store,
-                clock=self.clock,
-                provider=self._provider(),
-                relay=self.relay,
-                catalog=self.catalog,
-                policy=self.policy,
-                metrics=self.metrics,
-                traces=self.traces,
-                heartbeat=heartbeat,
-                # With two slots or more, one takes the priority lane only: a login code never waits for bulk.
-                priority_only=number == 0 and config.attempt_worker_concurrency >= 2,
-                allowlist=config.recipient_allowlist,
-                send_within_s=send_within_s(config),
-            )
+            return self._sender(self.lanes, self.relay, heartbeat, priority_only=priority_only)
 
         return self._child(f"sender-{number}", build)
+
+    def _probe_sender(self, probe: DeliveryProbe) -> Sender:
+        return self._sender(probe, probe, Heartbeat())
+
+    def _sender(
+        self, lanes: Claims, relay: Judge, heartbeat: Heartbeat, *, priority_only: bool = False
+    ) -> Sender:
+        return Sender(
+            lanes=lanes,
+            store=self.store,
+            clock=self.clock,
+            provider=self._provider(),
+            relay=relay,
+            catalog=self.catalog,
+            policy=self.policy,
+            metrics=self.metrics,
+            traces=self.traces,
+            heartbeat=heartbeat,
+            priority_only=priority_only,
+            allowlist=self.config.recipient_allowlist,
+            send_within_s=send_within_s(self.config),
+        )
 
     def _build_janitor(self, heartbeat: Heartbeat) -> Janitor:
         return Janitor(
@@ -219,10 +229,12 @@ class Parts:
 
     def _build_relays(self, heartbeat: Heartbeat) -> Relays:
         return Relays(
+            relay=self.relay,
             store=self.hold_store,
             holds=self.holds,
-            relays=self.relay_names,
             lanes=self.lanes,
+            provider=self._provider,
+            sender=self._probe_sender,
             clock=self.clock,
             heartbeat=heartbeat,
         )

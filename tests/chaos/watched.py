@@ -125,6 +125,9 @@ class WatchedProvider:
     async def close_idle(self) -> None:
         await self._provider.close_idle()
 
+    async def probe(self) -> SendResult | None:
+        return await self._provider.probe()
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         result = await self._provider.send(message, may_finish=may_finish)
         self._watch.at(Point.AFTER_ANSWER, slot.get())

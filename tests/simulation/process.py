@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from galaxy_mail.actors.supervisor import RestartsExhausted
 from galaxy_mail.config import Config
 from galaxy_mail.domain.conclusion import LOSSES_MAX
-from galaxy_mail.domain.holds import Hold
+from galaxy_mail.domain.holds import Cause, Hold
 from galaxy_mail.domain.records import Failure, Lane, RenderedContent, decode
+from galaxy_mail.relays.breaker_events import BY_DELIVERY
 from galaxy_mail.rendering.catalog import Catalog
 from galaxy_mail.service.service import Service
 from galaxy_mail.storage.links.errors import OutcomeUnknown
@@ -126,7 +127,11 @@ class Process:
         if self.holds is None:
             return True
         sure_ms = self.world.now_ms() + CLOCKS_APART_MS
-        scopes = {hold.scope for hold in self.holds if hold.until_ms is None or hold.until_ms > sure_ms}
+        holds = [hold for hold in self.holds if hold.until_ms is None or hold.until_ms > sure_ms]
+        if any(hold.cause is Cause.BREAKER and hold.reason in BY_DELIVERY for hold in holds):
+            # The relay is probed by deliveries, of lanes that no operator holds.
+            holds = [hold for hold in holds if hold.cause is Cause.OPERATOR]
+        scopes = {hold.scope for hold in holds}
         return not scopes.isdisjoint({"all", f"lane:{lane}", "relay:default"})
 
     def asks(self, call: Call) -> None:

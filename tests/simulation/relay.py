@@ -45,6 +45,9 @@ class SimulatedProvider:
     async def close_idle(self) -> None:
         pass
 
+    async def probe(self) -> SendResult | None:
+        return None
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         world, process = self.world, self.process
         begin = world.witness.sent(message.delivery_id, message.attempt_no, process)

@@ -125,7 +125,7 @@ class Books:
     holds: dict[str, bytes] = field(default_factory=dict)  # "<cause>:<scope>" -> record
     stream: list[Published] = field(default_factory=list)
     consumed: int = 0
-    reader: tuple[str, int] = ("", 0)  # owner, expiry
+    leases: dict[str, tuple[str, int]] = field(default_factory=dict)  # key -> owner, expiry
     recorded: dict[tuple[str, int, str], bytes] = field(
         default_factory=dict
     )  # (id, attempt, token) -> record
@@ -138,6 +138,7 @@ class Books:
             keys=dict(self.keys),
             suppressed=dict(self.suppressed),
             holds=dict(self.holds),
+            leases=dict(self.leases),
             stream=list(self.stream),
             recorded=dict(self.recorded),
             begun=dict(self.begun),
@@ -424,17 +425,18 @@ class Witness:
 
     def _lease(self, owner: Owner, answered: "Answered") -> None:
         name, now_ms, ttl_ms = answered.text("owner"), answered.number("now_ms"), answered.number("ttl_ms")
-        holder, expiry_ms = self.books.reader
+        key = answered.keys["lease"]
+        holder, expiry_ms = self.books.leases.get(key, ("", 0))
         free = holder in {"", name} or expiry_ms <= now_ms
         given = answered.answer == Answer.DONE
         if given is not free:
             self.wrong(
-                f"the stream's lease was {'given' if given else 'refused'}, and was {holder or 'nobody'}'s"
+                f"the lease {key} was {'given' if given else 'refused'}, and was {holder or 'nobody'}'s"
             )
         if given and ttl_ms > 0:
-            self.books.reader = (name, now_ms + ttl_ms)
+            self.books.leases[key] = (name, now_ms + ttl_ms)
         elif given and holder == name:
-            self.books.reader = ("", 0)
+            del self.books.leases[key]
 
     def _save_hold(self, owner: Owner, answered: "Answered") -> None:
         field, record = answered.text("field"), answered.bytes("record")
@@ -450,7 +452,8 @@ class Witness:
             self.books.holds[field] = record
             return
         self.books.holds.pop(field, None)
-        if current and not self.lifting[field]:
+        by_probe = field.startswith("breaker:") and self._probed(field.rpartition(":")[2])
+        if current and not self.lifting[field] and not by_probe:
             until_ms = decode(current, Hold).until_ms
             if until_ms is None or until_ms > self._now_ms() + CLOCKS_APART_MS:
                 self.wrong(f"{owner.name} removed the hold {field} before its time")
@@ -477,6 +480,11 @@ class Witness:
             return  # Redis' clock judges its claim, the owner's its own time
         if account.token != begin.token or account.owner is not owner or account.expiry_ms <= self._now_ms():
             self.wrong(f"{delivery_id}: the final dot of attempt {attempt_no} left without a claim")
+
+    def _probed(self, relay: str) -> bool:
+        """Whether some process has the right to probe this relay."""
+        _, expiry_ms = self.books.leases.get(k.probe_lease(relay), ("", 0))
+        return expiry_ms > self._now_ms() - CLOCKS_APART_MS
 
     # What else happens to Redis
 

@@ -251,6 +251,7 @@ class Ended(Struct, frozen=True, kw_only=True):
             status=outcome.status,
             failure=Failure(code=outcome.failure_code, summary=summary) if outcome.failure_code else None,
             blame=self.blame,
+            exchange=self.exchange,
             provider_code=self.reply.label if self.reply else None,
             refused_recipients=self.refused,
             outcome_unknown=outcome.outcome_unknown,

@@ -75,6 +75,18 @@ class SmtpProvider:
             self._tls.ended(session.conversation.stream)
         await session.conversation.quit()
 
+    async def probe(self) -> SendResult | None:
+        """MAIL and RSET on a connection of its own, within the time that a mail has for the same."""
+        sender = b"FROM:<%s>" % _encoded(self._sender.email)
+        try:
+            session = await self._new_session()
+            await session.probe(sender)
+        except ExchangeEnded as refused:
+            return refused.ended.result(describe(refused.ended, message=None, wire=b""))
+        finally:
+            await self._leave()
+        return None
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         """One attempt, as `Provider` describes it."""
         self._sending = True

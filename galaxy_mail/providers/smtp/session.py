@@ -83,6 +83,14 @@ class Session:
             and not self.conversation.has_something_to_read()
         )
 
+    async def probe(self, sender: bytes) -> None:
+        """Asks whether the relay takes mail of this sender. Raises ExchangeEnded if not."""
+        with trio.move_on_after(self._settings.timeout_s) as patience:
+            await self.conversation.command("MAIL", sender)
+            await self.conversation.command("RSET")
+        if patience.cancelled_caught:
+            raise self.conversation.timed_out()
+
     async def transact(self, mail: Mail, *, may_finish: SendDeadline) -> Ended:
         """Sends one message and returns how that ended. Sets `conversation.is_broken`.
 

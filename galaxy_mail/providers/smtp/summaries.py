@@ -35,7 +35,7 @@ unsolicited until up use user users violation virus was we when will with you yo
 VOCABULARY: Final = frozenset(_USUAL_WORDS.split())
 
 
-def describe(ended: Ended, *, message: Message, wire: bytes) -> str:
+def describe(ended: Ended, *, message: Message | None, wire: bytes) -> str:
     """One line for people. `wire`: the message as sent; empty if the relay can't have seen any of it."""
     exchange, reply = ended.exchange, ended.reply
     if reply is None:
@@ -44,6 +44,7 @@ def describe(ended: Ended, *, message: Message, wire: bytes) -> str:
     if exchange is Exchange.AUTH:
         said = ""  # may quote the user name or the password
     elif exchange in (Exchange.BODY, Exchange.FINAL):
+        assert message is not None, "a probe sends none"
         said = mask(said, message=message, wire=wire)
     if ended.detail:
         said = f"{said} ({ended.detail})"

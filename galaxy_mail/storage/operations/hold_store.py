@@ -6,8 +6,10 @@ from msgspec import Struct
 
 from galaxy_mail.domain.holds import Cause, Hold, hold_field, parse_field
 from galaxy_mail.domain.records import encode
+from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.protocol import RedisLink
 from galaxy_mail.storage.links.replies import as_bytes_list, as_optional_bytes
+from galaxy_mail.storage.operations.lease import LEASE, LeaseArgs, LeaseKeys
 from galaxy_mail.storage.operations.save_hold import SAVE_HOLD, SaveHoldArgs, SaveHoldKeys
 from galaxy_mail.storage.records.encoding import readable
 from galaxy_mail.storage.records.keys import Keys
@@ -36,9 +38,10 @@ class StoredHold(Struct, frozen=True):
 class HoldStore:
     """Reads and changes holds. Every change is made only while the record is as it was read."""
 
-    def __init__(self, link: RedisLink, keys: Keys) -> None:
+    def __init__(self, link: RedisLink, keys: Keys, clock: Clock) -> None:
         self._link = link
         self._keys = keys
+        self._clock = clock
 
     async def read(self) -> list[StoredHold]:
         """Everything that is stored, sorted by field; holds whose time is over included. Raises RedisFailure."""
@@ -78,6 +81,19 @@ class HoldStore:
     async def remove(self, stored: StoredHold) -> bool:
         """Removes it; False where another record stands there by now. Raises RedisFailure."""
         return await self._save(SaveHoldArgs(field=stored.field, expected=stored.raw, record=None))
+
+    # Probes
+
+    async def lease_probe(self, relay: str, *, owner: str, ttl_ms: int) -> bool:
+        """Takes or keeps the right to probe the relay; 0: gives it up. False while another process has it.
+
+        Raises RedisFailure.
+        """
+        return await LEASE.run(
+            self._link,
+            LeaseKeys(lease=self._keys.probe_lease(relay)),
+            LeaseArgs(owner=owner, now_ms=self._clock.script_ms(), ttl_ms=ttl_ms),
+        )
 
     async def _save(self, args: SaveHoldArgs) -> bool:
         return await SAVE_HOLD.run(self._link, SaveHoldKeys(holds=self._keys.holds), args)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ lease: take, keep or release the lease of the stream. It avoids duplicate reads; the offset guarantees correctness.
+--[[ lease: take, keep or release the right to read the stream or to probe a relay. Correctness never depends on it.
 
   KEYS[1]  lease    string  "<owner> <expiry ms>"
   ARGV[1]  owner

@@ -1,4 +1,4 @@
-"""Takes, keeps or gives up the right to read the stream."""
+"""Takes, keeps or gives up the right to read the stream or to probe a relay."""
 
 from typing import Final, NamedTuple
 

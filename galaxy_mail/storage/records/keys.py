@@ -36,6 +36,7 @@ class Keys(Struct, frozen=True, kw_only=True):
     stream_offsets: ClassVar[str] = "mail:stream_offsets:"
     stream_consumed: ClassVar[str] = "mail:stream_consumed:"  # string per stream: entries behind the offset
     suppressions: ClassVar[str] = "mail:suppressions"  # hash: address or "@domain" -> canonical JSON
+    probe_leases: ClassVar[str] = "mail:probe:"  # string: "<owner> <expiry ms>": who probes this relay
     holds: ClassVar[str] = "mail:holds"  # hash: "<cause>:<scope>" -> canonical JSON
 
     # Indexes: zsets of delivery ids, scored by created_at_ms unless the comment says otherwise.
@@ -69,6 +70,7 @@ class Keys(Struct, frozen=True, kw_only=True):
         stream_consumed,
         suppressions,
         holds,
+        probe_leases,
         recipient_indexes,
         status_indexes,
         source_indexes,
@@ -99,6 +101,9 @@ class Keys(Struct, frozen=True, kw_only=True):
     @property
     def consumed(self) -> str:
         return self.stream_consumed + self.command_stream
+
+    def probe_lease(self, relay: str) -> str:
+        return self.probe_leases + relay
 
     # Records
 

@@ -11,7 +11,15 @@ from galaxy_mail.storage.records.keys import Keys
 from galaxy_mail.storage.records.retention import BACKSTOP_MS
 from galaxy_mail.storage.verify.delivery import deliveries
 from galaxy_mail.storage.verify.reading import GONE, NEVER, Reading
-from galaxy_mail.storage.verify.single_keys import claims, holds, meta, schedule, stream, suppressions
+from galaxy_mail.storage.verify.single_keys import (
+    claims,
+    holds,
+    meta,
+    probe_leases,
+    schedule,
+    stream,
+    suppressions,
+)
 from galaxy_mail.storage.verify.violation import Repair, Violation, add, expire_at, remove
 
 Check = Callable[[Reading, Sequence[str]], AsyncIterator[Violation]]
@@ -48,6 +56,7 @@ def _families(reading: Reading) -> dict[str, tuple[str, Check]]:
         keys.malformed_commands: ("string", _malformed),
         keys.jobs: ("string", _jobs),
         keys.indexes: ("zset", _indexes),
+        keys.probe_leases: ("string", probe_leases),
     }
 
 

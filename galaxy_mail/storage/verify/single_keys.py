@@ -1,7 +1,7 @@
 """Checks the single keys: the lanes, the claims, the stream's offset and count, `meta`, the suppression list, the holds."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from galaxy_mail.domain.records import Lane, Suppression
@@ -144,6 +144,13 @@ async def suppressions(reading: Reading) -> AsyncIterator[Violation]:
                     where=reading.keys.suppressions,
                     what=f"the entry of {address} has the address {entry.address}",
                 )
+
+
+async def probe_leases(reading: Reading, names: Sequence[str]) -> AsyncIterator[Violation]:
+    for name in names:
+        lease = await reading.value(name)
+        if lease is not None and LEASE.fullmatch(lease.decode(errors="backslashreplace")) is None:
+            yield Violation(where=name, what="has no valid owner and expiry")
 
 
 async def holds(reading: Reading) -> AsyncIterator[Violation]:

@@ -12,6 +12,7 @@ from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.holds import Cause, Hold
 from galaxy_mail.domain.records import DeliveryStatus, Lane
 from galaxy_mail.relays.holds import CurrentHolds
+from galaxy_mail.relays.relay import Relay
 from tests.deliveries import login_code_of, request_of
 from tests.integration.actors.test_sending import Process, sleeping
 from tests.keys import k
@@ -28,8 +29,10 @@ class HoldingProcess(Process):
         self.relays = Relays(
             store=house.holds,
             holds=self.holds,
-            relays=("default",),
+            relay=Relay("default", slots=len(self.senders), clock=house.clock),
             lanes=self.lanes,
+            provider=lambda: self.providers[0],
+            sender=lambda _: self.senders[0],
             clock=house.clock,
             heartbeat=Heartbeat(),
         )

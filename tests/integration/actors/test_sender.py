@@ -48,7 +48,7 @@ async def sender_with_one(
         store=house.store,
         clock=house.clock,
         provider=provider,
-        relay=Relay("default"),
+        relay=Relay("default", slots=1, clock=house.clock),
         catalog=CATALOG,
         policy=POLICY,
         metrics=Metrics(),
@@ -90,6 +90,9 @@ class InItsOwnNursery:
 
     async def close_idle(self) -> None:
         pass
+
+    async def probe(self) -> SendResult | None:
+        return None
 
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         async with trio.open_nursery() as outer, trio.open_nursery() as inner:
@@ -174,6 +177,7 @@ async def test_an_allowlist_that_came_after_a_delivery_counts_for_it(house: Stor
     to = ("qa@test.example", "customer@example.org", "dev@Staging.example")
     allowlist = frozenset({"qa@test.example", "@staging.example"})
     sender = await sender_with_one(house, provider, *to, allowlist=allowlist)
+    assert isinstance(sender.lanes, Lanes)
     sender.lanes.close()
     await sender.run()
     assert [message.envelope.to for message in provider.messages] == [(to[0], to[2])]
@@ -185,6 +189,7 @@ async def test_an_allowlist_that_came_after_a_delivery_counts_for_it(house: Stor
 async def test_where_the_allowlist_leaves_nobody_the_provider_is_not_called(house: Storehouse) -> None:
     provider = Takes()
     sender = await sender_with_one(house, provider, allowlist=frozenset({"@test.example"}))
+    assert isinstance(sender.lanes, Lanes)
     sender.lanes.close()
     await sender.run()
     assert provider.messages == []

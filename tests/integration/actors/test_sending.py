@@ -56,7 +56,7 @@ class Process:
                 store=house.store,
                 clock=house.clock,
                 provider=provider,
-                relay=Relay("default"),
+                relay=Relay("default", slots=slots, clock=house.clock),
                 catalog=CATALOG,
                 policy=policy,
                 metrics=self.metrics,

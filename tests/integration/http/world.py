@@ -160,7 +160,7 @@ class World:
         )
         self.reader = Reader(self.link, keys=keys, retention=retention, clock=self.clock)
         self.suppressions = SuppressionList(self.link, keys)
-        self.hold_store = HoldStore(self.link, keys)
+        self.hold_store = HoldStore(self.link, keys, self.clock)
         self.holds = CurrentHolds(lanes=frozenset())
         self.jobs = ResendJobStore(self.link, keys=keys, epoch=self.epoch, retention=retention)
         self.resending = Resending(self.reader, self.intake, self.clock, Traces())

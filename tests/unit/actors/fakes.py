@@ -144,6 +144,9 @@ class FakeProvider:
     async def close_idle(self) -> None:
         pass
 
+    async def probe(self) -> SendResult | None:
+        return None
+
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult:
         self.asked.append(message)
         await trio.lowlevel.checkpoint()

@@ -10,14 +10,17 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from galaxy_mail.actors.lanes import Lanes
+from galaxy_mail.actors.probe import DeliveryProbe
 from galaxy_mail.actors.relays import KEPT_MS, Relays
+from galaxy_mail.actors.sender import Sender
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.holds import Cause, Hold
 from galaxy_mail.domain.records import Lane, encode
 from galaxy_mail.relays.holds import CurrentHolds
+from galaxy_mail.relays.relay import Relay
 from galaxy_mail.storage.links.errors import RedisUnavailable
 from galaxy_mail.storage.operations.hold_store import StoredHold, stored_hold
-from tests.unit.actors.fakes import START_MS, TrioClock
+from tests.unit.actors.fakes import START_MS, FakeProvider, TrioClock
 
 BOTH = frozenset(Lane)
 NONE: frozenset[Lane] = frozenset()
@@ -54,15 +57,22 @@ class Desk:
     def __init__(self) -> None:
         self.store = Store()
         self.holds = CurrentHolds()
+        self.relay = Relay("default", slots=1, clock=TrioClock())
         self.lanes = Lanes(1, self.holds)
+        self.provider = FakeProvider()
+
+    def sender(self, probe: DeliveryProbe) -> Sender:
+        raise AssertionError("no delivery probes here")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         actor = Relays(
             store=self.store,  # type: ignore[arg-type]  # a fake with all that the actor asks for
             holds=self.holds,
-            relays=("default",),
+            relay=self.relay,
             lanes=self.lanes,
+            provider=lambda: self.provider,
+            sender=self.sender,
             clock=TrioClock(),
             heartbeat=Heartbeat(),
         )

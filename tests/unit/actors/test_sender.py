@@ -55,7 +55,7 @@ class Desk:
             store=self.store,  # type: ignore[arg-type]  # a fake with all that a slot asks for
             clock=TrioClock(),
             provider=self.provider,
-            relay=Relay("default"),
+            relay=Relay("default", slots=1, clock=TrioClock()),
             catalog=CATALOG,
             policy=policy or RetryPolicy(),
             metrics=self.metrics,
