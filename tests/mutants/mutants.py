@@ -67,7 +67,15 @@ def noticed(watched: Watched, root: Path) -> bool:
 
 def _fails(test: str, root: Path) -> bool:
     """Raises Broken where the test neither passes nor fails."""
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--timeout={TEST_WITHIN_S}", test]
+    # A folder of its own: pytest's default is cleared by every run, and runs at the same time stumble over that.
+    options = (
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--timeout={TEST_WITHIN_S}",
+        f"--basetemp={root / 'temporary'}",
+    )
+    pytest = ["-m", "pytest", *options, test]
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     process = subprocess.Popen(
         [sys.executable, "-B", *pytest],
