@@ -4,10 +4,11 @@ from typing import Final
 
 import structlog
 import trio
+from msgspec.structs import replace
 
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Heartbeat
-from galaxy_mail.domain.holds import Hold
+from galaxy_mail.domain.holds import Cause, Hold
 from galaxy_mail.relays.holds import CurrentHolds, Snapshot
 from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.links.errors import RedisFailure
@@ -82,7 +83,7 @@ class Relays:
         for field, hold in after.items():
             if field not in before:
                 log.warning("hold_opened", **_facts(hold))
-            elif hold != before[field]:
+            elif _to_tell(hold) != _to_tell(before[field]):
                 log.warning("hold_changed", **_facts(hold))
         for field, hold in before.items():
             if field not in after:
@@ -102,6 +103,11 @@ class Relays:
         if end_ms is None:
             return float("inf")
         return trio.current_time() + max(WAIT_MIN_S, (end_ms - now_ms) / 1000)
+
+
+def _to_tell(hold: Hold) -> Hold:
+    """What is worth a line when it changes. A breaker's hold ends later with each probe."""
+    return replace(hold, until_ms=None) if hold.cause is Cause.BREAKER else hold
 
 
 def _facts(hold: Hold) -> dict[str, object]:
