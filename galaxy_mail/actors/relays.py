@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 import trio
+from msgspec.structs import replace
 
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.probe import DeliveryProbe
@@ -213,7 +214,7 @@ class Relays:
         for field, hold in after.items():
             if field not in before:
                 log.warning("hold_opened", **_facts(hold))
-            elif _changed(before[field], hold):
+            elif _to_tell(hold) != _to_tell(before[field]):
                 log.warning("hold_changed", **_facts(hold))
         for field, hold in before.items():
             if field not in after:
@@ -239,11 +240,9 @@ class Relays:
         return next_s
 
 
-def _changed(before: Hold, after: Hold) -> bool:
-    """Whether people want to know. Every probe of a breaker's hold moves its end."""
-    if after.cause is Cause.BREAKER:
-        return (before.reason, before.failure) != (after.reason, after.failure)
-    return before != after
+def _to_tell(hold: Hold) -> Hold:
+    """What is worth a line when it changes. A breaker's hold ends later with each probe."""
+    return replace(hold, until_ms=None, pause_ms=None) if hold.cause is Cause.BREAKER else hold
 
 
 def _facts(hold: Hold) -> dict[str, object]:

@@ -32,12 +32,14 @@ ROW: Final = re.compile(r"^\| `([a-z-]+)` \| (.*?) \| (.*?) \|$", re.MULTILINE)
 NOT_YET: Final = "-"
 NOTHING: Final = "NOTHING"
 COPIED: Final = ("galaxy_mail", "templates", "tests", "docs", "pyproject.toml")
+NEEDLESS: Final = {"__pycache__", "bench", "chaos", "e2e", "relays"}  # of the tests
 CELL_CHARS: Final = 140
 SIMULATION_WITHIN_S: Final = 1_200.0
 TESTS_WITHIN_S: Final = 900.0
 TESTS: Final = (  # without those of the way to Redis, which no mutant touches
     "tests/integration/storage/test_scripts.py",
     "tests/integration/storage/test_store.py",
+    "tests/integration/storage/test_hold_store.py",
     "tests/integration/storage/test_command_stream.py",
     "tests/integration/storage/test_upkeep.py",
     "tests/integration/actors",
@@ -46,6 +48,7 @@ TESTS: Final = (  # without those of the way to Redis, which no mutant touches
     "tests/integration/service",
     "tests/unit/domain",
     "tests/unit/actors",
+    "tests/unit/relays",
     "tests/unit/storage",
 )
 
@@ -101,7 +104,10 @@ def edited(mutant: Mutant, root: Path) -> dict[Path, str]:
 
 
 def copy_checkout(to: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", "bench", "chaos", "e2e", "relays", "node_modules")
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        needless = NEEDLESS if Path(folder) == CHECKOUT / "tests" else {"__pycache__"}
+        return needless & set(names)
+
     for name in COPIED:
         source = CHECKOUT / name
         if source.is_dir():

@@ -171,6 +171,18 @@ async def test_opening_changing_and_ending_are_one_line_each(desk: Desk, autojum
     ]
 
 
+async def test_a_breakers_hold_that_lasts_longer_is_no_change(desk: Desk, autojump_clock: MockClock) -> None:
+    hold = Hold(scope="relay:default", cause=Cause.BREAKER, reason="it fails", since_ms=START_MS)
+    with structlog.testing.capture_logs() as logs:
+        async with desk.running():
+            for until_ms in (START_MS + 60_000, START_MS + 66_000):
+                desk.store.put(replace(hold, until_ms=until_ms))
+                await trio.sleep(1.5)
+            desk.store.put(replace(hold, until_ms=START_MS + 66_000, reason="it refuses our login"))
+            await trio.sleep(1.5)
+    assert [line["event"] for line in logs] == ["hold_opened", "hold_changed"]
+
+
 async def test_an_actor_that_starts_again_repeats_no_line(desk: Desk, autojump_clock: MockClock) -> None:
     desk.store.put(HOLD)
     with structlog.testing.capture_logs() as logs:
