@@ -11,6 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
+from galaxy_mail.providers.stub import StubScript
 from galaxy_mail.settings import ConfigError, Settings, gate, kinds, markdown_table, setting
 from galaxy_mail.settings.kinds import HostPort
 from galaxy_mail.settings.redis_address import RedisAddress
@@ -266,9 +267,9 @@ class Config(StoreConfig):
         "",
         "folder to which the stub writes mail instead of sending it",
     )
-    stub_script: Path | None = setting(
+    stub_script: StubScript | None = setting(
         "MAIL_STUB_SCRIPT",
-        kinds.optional(kinds.existing_file),
+        kinds.optional(StubScript.read),
         "",
         "JSON file with the stub's results",
     )
@@ -299,17 +300,24 @@ class Config(StoreConfig):
 
     def warnings(self) -> tuple[str, ...]:
         """Settings that are allowed, but rarely intended. The service logs them when it starts."""
+        warnings: list[str] = []
+        if self.smtp_mode == "stub" and self.smtp_addr is not None:
+            warnings.append(f"MAIL_SMTP_MODE=stub discards all mail: nothing is sent to {self.smtp_addr}")
         open_to_all = not (self.intake_tokens or self.operator_tokens or self.tls_client_ca_file)
         if open_to_all and not self.internal_http_addr.is_loopback:
-            warning = (
+            warnings.append(
                 f"the API listens on {self.internal_http_addr}, beyond loopback, without authentication: set "
                 "MAIL_INTAKE_TOKENS and MAIL_OPERATOR_TOKENS, or MAIL_TLS_CLIENT_CA_FILE"
             )
-            return (warning,)
-        return ()
+        return tuple(warnings)
 
     def conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         yield from super().conflicts()
+        if self.smtp_addr is not None and "MAIL_SMTP_MODE" not in self.given:
+            yield (
+                ("MAIL_SMTP_MODE", "MAIL_SMTP_ADDR"),
+                "is required if MAIL_SMTP_ADDR is set: smtp sends mail, stub discards it",
+            )
         if self.smtp_mode == "smtp":
             if self.smtp_addr is None:
                 yield ("MAIL_SMTP_ADDR", "MAIL_SMTP_MODE"), "is required by MAIL_SMTP_MODE=smtp"

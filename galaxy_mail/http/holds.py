@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from msgspec.structs import replace
+
 from galaxy_mail.domain.holds import Cause, Hold, UnknownScope, all_scopes
 from galaxy_mail.domain.json_body import Parse, WrongValue
 from galaxy_mail.domain.records import Json
@@ -13,6 +15,7 @@ from galaxy_mail.http.responses import NO_STORE, Response, json_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import hold_view
+from galaxy_mail.relays.breaker_events import HOLD_AFTER_PROBE_MS
 from galaxy_mail.storage.operations.hold_store import HoldStore
 from galaxy_mail.storage.reader import Reader
 
@@ -68,12 +71,26 @@ class Holds:
         return json_response(hold_view(hold), status=201 if is_new else 200)
 
     async def remove(self, request: HttpRequest, scope: str) -> Response:
-        """Also of a relay that is not configured any more."""
+        """Ends an operator's hold, also of a relay that is not configured any more. A breaker's is probed at once."""
         r.query_members(request).finish()
         with audited(request, "lift_hold", scope=scope):
-            if not await self._holds.lift(Cause.OPERATOR, scope, now_ms=self._reader.clock.now_ms()):
-                raise NothingThere("hold of an operator")
+            now_ms = self._reader.clock.now_ms()
+            lifted = await self._holds.lift(Cause.OPERATOR, scope, now_ms=now_ms)
+            probed = await self._probe_at_once(scope, now_ms)
+            if not lifted and not probed:
+                raise NothingThere("hold")
         return Response(status=204, headers=(NO_STORE,))
+
+    async def _probe_at_once(self, scope: str, now_ms: int) -> bool:
+        """Makes the next probe of a breaker's hold due now. False if no breaker holds this scope."""
+        stored = await self._holds.get(Cause.BREAKER, scope)
+        if stored is None or stored.hold is None or not stored.in_force(now_ms):
+            return False
+        probed = replace(stored.hold, until_ms=now_ms + HOLD_AFTER_PROBE_MS)
+        await self._holds.save(
+            probed, instead_of=stored
+        )  # if it has changed meanwhile, it was probed just now
+        return True
 
 
 def _later_than(now_ms: int) -> Parse[int | None]:

@@ -74,14 +74,14 @@ class StubScript(Struct, frozen=True, kw_only=True):
         )
 
     @classmethod
-    def read(cls, path: Path) -> "StubScript":
+    def read(cls, path: str) -> "StubScript":
         """Reads and decodes a file. Raises BadScript, also if the file can't be read."""
         try:
-            return cls.parse(path.read_bytes())
+            return cls.parse(Path(path).read_bytes())
         except BadScript as error:
-            raise BadScript(f"{path}: {error}") from None
+            raise BadScript(f"is not a stub script: {error}") from None
         except OSError as error:
-            raise BadScript(f"{path}: {error.strerror}") from None
+            raise BadScript(f"can't be read: {error.strerror}") from None
 
 
 class StubProvider:

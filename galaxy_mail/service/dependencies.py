@@ -79,12 +79,12 @@ class ProductionDependencies:
 
 
 def provider_factory(config: Config) -> Callable[[], Provider]:
-    """Makes each slot's provider. Raises BadScript, BadCaFile."""
+    """Makes each slot's provider. Raises BadCaFile."""
     if config.smtp_mode == "stub":
         sender = MailFrom(
             email=config.smtp_from_email or f"galaxy-mail@{NO_DOMAIN}", name=config.smtp_from_name or None
         )
-        script = StubScript.read(config.stub_script) if config.stub_script else StubScript()
+        script = config.stub_script or StubScript()
         return lambda: StubProvider(outbox=config.stub_outbox, script=script, sender=sender)
     assert config.smtp_addr is not None, "the configuration was checked"
     assert config.smtp_from_email is not None, "likewise"

@@ -1,16 +1,22 @@
 """What a process shows of itself: the gauges of `/metrics`, and what `/readyz` checks."""
 
 from collections.abc import Callable
+from typing import Final
+
+import trio
 
 from galaxy_mail.actors.lanes import Lanes
 from galaxy_mail.actors.supervisor import Supervisor
 from galaxy_mail.domain.records import Lane
 from galaxy_mail.relays.holds import CurrentHolds
+from galaxy_mail.relays.relay import Relay
 from galaxy_mail.service.dependencies import RedisGateway
 from galaxy_mail.storage.links.clock import Clock
 from galaxy_mail.storage.operations.identity import StoreIdentity
 from galaxy_mail.storage.operations.upkeep import Depths
 from galaxy_mail.telemetry.metrics import Gauge, Metrics, Reading
+
+WITHOUT_RESOURCES_S: Final = 10.0  # so long this host may be out of resources before the process is not ready
 
 
 class Gauges:
@@ -24,6 +30,7 @@ class Gauges:
         store_identity: StoreIdentity,
         lanes: Lanes,
         holds: CurrentHolds,
+        relay: Relay,
         supervisor: Supervisor,
         is_reading: Callable[[], bool],  # whether this process is the one that reads the stream
     ) -> None:
@@ -33,6 +40,7 @@ class Gauges:
         self._store_identity = store_identity
         self._lanes = lanes
         self._holds = holds
+        self._relay = relay
         self._supervisor = supervisor
         self._is_reading = is_reading
         self._depths: Depths | None = None
@@ -55,8 +63,15 @@ class Gauges:
             "redis": None if redis.connected else redis.last_error or "not connected",
             "store": "it was wiped or exchanged since this process started" if replaced else None,
             "actors": ", ".join(not_running) or None,
+            "resources": self._without_resources(),
             "stopping": "a stop was asked for" if self.stopping else None,
         }
+
+    def _without_resources(self) -> str | None:
+        since_s = self._relay.without_resources_since_s
+        if since_s is None or trio.current_time() - since_s < WITHOUT_RESOURCES_S:
+            return None
+        return "no file descriptor, port, memory or thread for a connection to the relay"
 
     def show_in(self, metrics: Metrics) -> None:
         """From now on `/metrics` has every gauge."""

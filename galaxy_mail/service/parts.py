@@ -157,6 +157,7 @@ class Parts:
             store_identity=self.store_identity,
             lanes=self.lanes,
             holds=self.holds,
+            relay=self.relay,
             supervisor=self.supervisor,
             is_reading=lambda: self._ingress is not None and self._ingress.reading,
         )

@@ -102,6 +102,7 @@ class Effective(NamedTuple):
 class Settings:
     """Base of the settings classes."""
 
+    given: frozenset[str] = frozenset()  # the variables that do not have their default
     accepts: ClassVar[str]  # prefix of our variables: one that no class reads is reported as a typo
 
     @classmethod
@@ -122,6 +123,7 @@ class Settings:
         settings = cls.settings()
         problems: list[SettingProblem] = []
         wrong: set[str] = set()
+        given: set[str] = set()
         values: dict[str, object] = {}
         for one in settings:
             if one.default is None:
@@ -129,6 +131,7 @@ class Settings:
             try:
                 raw, origin = _raw(one, env)
                 if raw is not None:
+                    given.add(one.variable)
                     values[one.field] = _parsed(one, raw, origin)
                 elif one.default is None:
                     raise _Bad(one.variable, "is required")
@@ -136,6 +139,7 @@ class Settings:
                 problems.append(bad.problem)
                 wrong.add(one.variable)
         made = cls(**values)
+        object.__setattr__(made, "given", frozenset(given))
         # A conflict with an invalid value is not reported.
         problems += [
             SettingProblem(about[0], message)

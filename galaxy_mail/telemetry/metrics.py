@@ -25,7 +25,7 @@ from galaxy_mail.domain.records import (
     SendResult,
     Source,
 )
-from galaxy_mail.domain.states import FINISHED
+from galaxy_mail.domain.states import FINISHED, TERMINAL
 from galaxy_mail.telemetry.series import Counter, Histogram
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -82,6 +82,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         sources = [(source,) for source in Source]
         statuses = [(status,) for status in DeliveryStatus]
+        ended = [(lane, status) for lane in Lane for status in DeliveryStatus if status in TERMINAL]
         finished = [(status,) for status in AttemptStatus if status in FINISHED]
         self.accepted_total = _counter("accepted", "Deliveries durably accepted.", ("source",), sources)
         self.duplicates_total = _counter(
@@ -110,6 +111,18 @@ class Metrics(Collector):
             "attempt_failures",
             "Attempts that failed; suppression is no failure.",
             ("result", "code", "blame"),
+            (),
+        )
+        self.ended_total = _counter(
+            "deliveries_ended",
+            "Deliveries that came into a terminal status after an attempt.",
+            ("lane", "status"),
+            ended,
+        )
+        self.failed_total = _counter(
+            "deliveries_failed",
+            "Deliveries that ended as failed, by the code of their failure.",
+            ("lane", "code"),
             (),
         )
         self.outcome_unknown_total = _counter(
@@ -226,6 +239,10 @@ class Metrics(Collector):
         if conclusion.dead_letter is not None:
             self.dead_letters_total.add(conclusion.dead_letter.reason)
         self._came_into(delivery)
+        if delivery.status in TERMINAL:
+            self.ended_total.add(delivery.lane, delivery.status)
+        if delivery.status is DeliveryStatus.FAILED and delivery.failure is not None:
+            self.failed_total.add(delivery.lane, delivery.failure.code)
         if delivery.status is DeliveryStatus.SENT and delivery.finished_at_ms is not None:
             waited_s = (delivery.finished_at_ms - delivery.created_at_ms) / 1000
             self.accept_to_sent_seconds.observe(waited_s, delivery.lane)

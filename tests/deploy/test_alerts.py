@@ -17,6 +17,7 @@ WHAT_IS_WATCHED: Final = frozenset(  # the runbook's sections
     {
         "backlog-growth",
         "dead-letter-spikes",
+        "mail-that-fails",
         "repeated-suppressions",
         "smtp-authentication-failures",
         "smtp-time-outs",

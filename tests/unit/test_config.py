@@ -250,12 +250,31 @@ def test_no_contradiction_is_reported_with_what_is_not_a_value() -> None:
     list(product(["auto", "none"], ["relay.example:25", "127.999.1.1:25", "127.0.0.1:25"], ["", "u"])),
 )
 def test_credentials_never_travel_in_the_clear(tls: str, address: str, username: str) -> None:
-    env = LEAST | {"MAIL_SMTP_TLS": tls, "MAIL_SMTP_ADDR": address, "MAIL_SMTP_USERNAME": username}
+    env = LEAST | {"MAIL_SMTP_MODE": "smtp", "MAIL_SMTP_FROM_EMAIL": "a@b.example", "MAIL_SMTP_TLS": tls}
+    env |= {"MAIL_SMTP_ADDR": address, "MAIL_SMTP_USERNAME": username}
     env |= {"MAIL_SMTP_PASSWORD": "p"} if username else {}
     if tls == "none" and username and address != "127.0.0.1:25":
         assert set(problems(env)) == {"MAIL_SMTP_TLS"}
     else:
         Config.from_env(env)
+
+
+def test_a_relay_is_never_left_out_without_a_word() -> None:
+    """All mail would be `sent`, and nothing would leave."""
+    env = LEAST | {"MAIL_SMTP_ADDR": "relay.example:25"}
+    assert set(problems(env)) == {"MAIL_SMTP_MODE"}
+    said = Config.from_env(env | {"MAIL_SMTP_MODE": "stub"}).warnings()
+    assert sum("nothing is sent to relay.example:25" in warning for warning in said) == 1
+    assert len(Config.from_env(LEAST).warnings()) == len(said) - 1
+
+
+@pytest.mark.parametrize("script", ["{", '{"rules":[{"recipient":"*"}]}', '{"default":["gone"]}'])
+def test_a_wrong_stub_script_is_a_problem_of_its_variable(script: str, tmp_path: Path) -> None:
+    path = tmp_path / "script.json"
+    path.write_text(script)
+    found = problems(LEAST | {"MAIL_STUB_SCRIPT": str(path), "MAIL_LOG_LEVEL": "loud"})
+    assert set(found) == {"MAIL_STUB_SCRIPT", "MAIL_LOG_LEVEL"}
+    assert "is not a stub script" in found["MAIL_STUB_SCRIPT"]
 
 
 def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 from galaxy_mail.domain.holds import Cause, Hold
 from galaxy_mail.domain.records import Failure
 from galaxy_mail.http.tokens import Tokens
-from galaxy_mail.relays.holds import Snapshot
+from galaxy_mail.relays.holds import Snapshot, breaker_hold
 from tests.contracts.documents import openapi, validator
 from tests.integration.http.world import Told, World, world
 from tests.servers import ValkeyServer
@@ -91,16 +91,23 @@ async def test_an_operator_neither_overwrites_nor_lifts_a_breakers_hold(api: Wor
     breakers = Hold(
         scope="relay:default",
         cause=Cause.BREAKER,
-        reason="the relay fails",
+        reason="auth",
         failure=Failure(code="auth_refused", summary="the relay answered 535 5.7.8"),
         since_ms=1,
+        until_ms=api.clock.now_ms() + 900_000,
+        pause_ms=800_000,
     )
     await api.hold_store.put(breakers)
     assert (await put(api, "relay:default")).status == 201
     assert await listed(api) == [("breaker", "relay:default"), ("operator", "relay:default")]
     assert (await api.ask("DELETE", "holds/relay:default")).status == 204
-    assert (await api.ask("DELETE", "holds/relay:default")).status == 404
     [item] = (await api.get("holds")).json["items"]
+    assert "pause_ms" not in item
+    stored = await api.hold_store.get(Cause.BREAKER, "relay:default")
+    assert stored is not None
+    held = breaker_hold(stored.hold)
+    assert held is not None
+    assert held.probe_due_ms <= api.clock.now_ms(), "the relay is probed at once"
     assert item["failure"] == {"code": "auth_refused", "summary": "the relay answered 535 5.7.8"}
 
 

@@ -199,7 +199,7 @@ def test_a_script_is_read_from_its_file(tmp_path: Path) -> None:
     path.write_text(
         '{"rules":[{"recipient":"*@slow.test","outcomes":["transient_failure","accepted"],"latency":"50ms"}],"default":["suppressed"]}'
     )
-    read = StubScript.read(path)
+    read = StubScript.read(str(path))
     rule = read.rule_for("x@slow.test")
     assert (rule.outcomes, rule.latency_ms) == ((StubOutcome.TRANSIENT_FAILURE, StubOutcome.ACCEPTED), 50)
     assert read.rule_for("x@fast.test").outcome(1) is StubOutcome.SUPPRESSED
@@ -255,10 +255,10 @@ def test_without_rules_everything_is_accepted() -> None:
 def test_a_script_with_a_mistake_says_where_it_is(text: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "script.json"
     path.write_text(text)
-    with pytest.raises(BadScript, match=rf"script\.json: .*{problem}"):
-        StubScript.read(path)
+    with pytest.raises(BadScript, match=rf"is not a stub script: .*{problem}"):
+        StubScript.read(str(path))
 
 
 def test_a_script_that_cannot_be_read_is_a_bad_script(tmp_path: Path) -> None:
     with pytest.raises(BadScript, match="No such file"):
-        StubScript.read(tmp_path / "none.json")
+        StubScript.read(str(tmp_path / "none.json"))

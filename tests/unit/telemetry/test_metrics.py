@@ -156,6 +156,7 @@ def test_a_sent_mail_tells_how_long_it_took(metrics: Metrics) -> None:
         "provider_send_seconds_count{accepted}": 1,
         "attempts_total{provider_accepted}": 1,
         "delivery_statuses_total{sent}": 1,
+        "deliveries_ended_total{priority,sent}": 1,
         "accept_to_sent_seconds_count{priority}": 1,
     }
     assert 'galaxy_mail_accept_to_sent_seconds_sum{lane="priority"} 1.5\n' in metrics.exposition().decode()
@@ -175,6 +176,9 @@ def test_failures_are_counted_by_their_code(metrics: Metrics) -> None:
         "attempt_failures_total{message,missing_variables,permanent_failure}": 1,
         "delivery_statuses_total{queued}": 1,
         "delivery_statuses_total{failed}": 2,
+        "deliveries_ended_total{priority,failed}": 2,
+        "deliveries_failed_total{recipients_refused,priority}": 1,
+        "deliveries_failed_total{missing_variables,priority}": 1,
     }
 
 
@@ -183,6 +187,7 @@ def test_suppression_is_no_failure(metrics: Metrics) -> None:
     assert changed(metrics) == {
         "attempts_total{provider_rejected}": 1,
         "delivery_statuses_total{suppressed}": 1,
+        "deliveries_ended_total{priority,suppressed}": 1,
         "suppressed_total{authsession}": 1,
     }
 
