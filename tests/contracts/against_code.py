@@ -44,6 +44,7 @@ INTERNAL: Final[Mapping[str, Collection[str]]] = {
         "requested_at_ms",
         "resent_by",
     },
+    "Hold": {"pause_ms"},
     "Attempt": {"delivery_id"},  # it is in the address
 }
 RECORDS: Final[tuple[type[Struct], ...]] = (

@@ -109,8 +109,9 @@ async def test_a_relay_is_found_by_name_and_verified_by_the_system_s_roots(tmp_p
         async with root.running("serve", env=env) as service:  # the image's roots: the public ones
             await service.wait_ready()
             answer = await service.post_login_code("refused")
-            refused = await service.wait_status(answer.headers["Delivery-Id"], "dead_letter")
-            assert refused["failure"]["code"] == "tls_unverified"
+            await service.wait_lines("attempt_finished", 1)
+            [attempt, *_] = await service.attempts(answer.headers["Delivery-Id"])
+            assert (attempt["failure"]["code"], attempt["blame"]) == ("tls_unverified", "relay")
             await service.stop()
         roots.write_bytes(roots.read_bytes() + authority.cert_pem.bytes())
         async with root.running("serve", env=env) as service:

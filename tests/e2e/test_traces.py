@@ -36,6 +36,7 @@ async def test_the_sending_span_links_to_the_accepting_one_of_a_process_that_die
             )
             delivery_id = answer.headers["delivery-id"]
             await eventually(lambda: len(collector.spans("send")) == 1, "the first attempt's span")
+            await first.wait_lines("attempt_finished", 1)  # the span ends before the attempt is recorded
             first.kill()
             await first.wait_ended()
             second = await fleet.ready()
