@@ -118,7 +118,7 @@ class Relay:
         kind = kind_of(result)
         if result.blame is Blame.RELAY:
             return blamed(delivery, result, relay_accepted_at_ms=self._accepted_at_ms), kind
-        if result.blame is Blame.MESSAGE and result.exchange is not None:
+        if result.blame is Blame.MESSAGE and result.exchange is not None and not result.outcome_unknown:
             code, _, enhanced = (result.provider_code or "").partition(" ")
             ended = HowItEnded(
                 exchange=Exchange(result.exchange),

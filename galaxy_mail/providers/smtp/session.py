@@ -10,6 +10,7 @@ failed, the final line is incomplete, and the relay must discard the message. On
 open. `send_at_once`, which sends most messages, is cancelled either before it has sent a byte or not at all.
 """
 
+from contextlib import suppress
 from math import inf
 from typing import Final
 
@@ -87,7 +88,8 @@ class Session:
         """Asks whether the relay takes mail of this sender. Raises ExchangeEnded if not."""
         with trio.move_on_after(self._settings.timeout_s) as patience:
             await self.conversation.command("MAIL", sender)
-            await self.conversation.command("RSET")
+            with suppress(ExchangeEnded):  # the relay has said what was asked
+                await self.conversation.command("RSET")
         if patience.cancelled_caught:
             raise self.conversation.timed_out()
 
