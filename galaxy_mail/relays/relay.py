@@ -94,12 +94,16 @@ class Relay:
 
     def judge_probe(self, delivery: Delivery, result: SendResult) -> Judged:
         """The same for the delivery that probes a held relay."""
+        self._note_resources(result)
         if result.result is Result.ACCEPTED:
             self._sameness = sameness.ACCEPTED
             self._accepted_at_ms = self._clock.now_ms()
             self.tell(ProbeWell())
             return Judged(result)
+        like_the_others = self._fails_like_everything(result)
         result, kind = self._blamed(delivery, result)
+        if like_the_others:
+            result, kind = replace(result, blame=Blame.RELAY), Kind.EVERYTHING
         if result.blame is not Blame.RELAY or result.failure is None:
             self.tell(ProbeUndecided())
             return Judged(result)
@@ -118,17 +122,20 @@ class Relay:
         kind = kind_of(result)
         if result.blame is Blame.RELAY:
             return blamed(delivery, result, relay_accepted_at_ms=self._accepted_at_ms), kind
-        if result.blame is Blame.MESSAGE and result.exchange is not None:
-            code, _, enhanced = (result.provider_code or "").partition(" ")
-            ended = HowItEnded(
-                exchange=Exchange(result.exchange),
-                code=int(code) if code else None,
-                enhanced=enhanced or None,
-            )
+        if result.blame is Blame.MESSAGE and (ended := how_it_ended(result)) is not None:
             self._sameness, alike = sameness.failed(self._sameness, delivery.delivery_id, ended)
             if alike:
                 return replace(result, blame=Blame.RELAY), Kind.EVERYTHING
         return result, kind
+
+    def _fails_like_everything(self, result: SendResult) -> bool:
+        """Whether a probe failed like the mails for which the relay is held, perhaps by another process."""
+        hold, ended = self.breaker.hold, how_it_ended(result)
+        return (
+            (hold is not None and hold.kind is Kind.EVERYTHING)
+            and (result.blame is Blame.MESSAGE and ended is not None and ended.counts)
+            and (result.failure is not None and result.failure.code == hold.failure.code)
+        )
 
     async def _charged(self, delivery: Delivery, result: SendResult, kind: Kind) -> Judged:
         """Reports a failure of the relay, and waits for its charge."""
@@ -143,7 +150,8 @@ class Relay:
                 return Judged(replace(result, blame=charge.blame), charge.due_in_ms)
             return Judged(result)
         finally:
-            self._waiting.pop(delivery.delivery_id, None)
+            if self._waiting.get(delivery.delivery_id) is send:  # else another slot has the delivery by now
+                del self._waiting[delivery.delivery_id]
 
     def _note_resources(self, result: SendResult) -> None:
         if result.failure is None or result.failure.code != OUT_OF_RESOURCES:
@@ -213,3 +221,13 @@ def kind_of(result: SendResult) -> Kind:
     if exchange is None or exchange is Exchange.MAIL or exchange in BEFORE_MAIL:
         return Kind.CONNECTION
     return Kind.MAIL
+
+
+def how_it_ended(result: SendResult) -> HowItEnded | None:
+    """How a failed attempt ended at the relay. None: without the relay."""
+    if result.exchange is None:
+        return None
+    code, _, enhanced = (result.provider_code or "").partition(" ")
+    return HowItEnded(
+        exchange=Exchange(result.exchange), code=int(code) if code else None, enhanced=enhanced or None
+    )
