@@ -36,6 +36,7 @@ from galaxy_mail.storage.links.clock import Clock
 
 CHARGED_WITHIN_S: Final = 60.0  # longer than a check may take; then the relay is blamed
 PAUSE_WITHOUT_RESOURCES_S: Final = 1.0
+RESOURCES_FORGOTTEN_S: Final = 15.0
 BEFORE_MAIL: Final = frozenset(
     {Exchange.CONNECT, Exchange.TLS, Exchange.GREETING, Exchange.EHLO, Exchange.STARTTLS, Exchange.AUTH}
 )
@@ -94,12 +95,16 @@ class Relay:
 
     def judge_probe(self, delivery: Delivery, result: SendResult) -> Judged:
         """The same for the delivery that probes a held relay."""
+        self._note_resources(result)
         if result.result is Result.ACCEPTED:
             self._sameness = sameness.ACCEPTED
             self._accepted_at_ms = self._clock.now_ms()
             self.tell(ProbeWell())
             return Judged(result)
+        like_the_others = self._fails_like_everything(result)
         result, kind = self._blamed(delivery, result)
+        if like_the_others:
+            result, kind = replace(result, blame=Blame.RELAY), Kind.EVERYTHING
         if result.blame is not Blame.RELAY or result.failure is None:
             self.tell(ProbeUndecided())
             return Judged(result)
@@ -118,17 +123,21 @@ class Relay:
         kind = kind_of(result)
         if result.blame is Blame.RELAY:
             return blamed(delivery, result, relay_accepted_at_ms=self._accepted_at_ms), kind
-        if result.blame is Blame.MESSAGE and result.exchange is not None and not result.outcome_unknown:
-            code, _, enhanced = (result.provider_code or "").partition(" ")
-            ended = HowItEnded(
-                exchange=Exchange(result.exchange),
-                code=int(code) if code else None,
-                enhanced=enhanced or None,
-            )
+        ended = how_it_ended(result)
+        if result.blame is Blame.MESSAGE and not result.outcome_unknown and ended is not None:
             self._sameness, alike = sameness.failed(self._sameness, delivery.delivery_id, ended)
             if alike:
                 return replace(result, blame=Blame.RELAY), Kind.EVERYTHING
         return result, kind
+
+    def _fails_like_everything(self, result: SendResult) -> bool:
+        """Whether a probe failed like the mails for which the relay is held, perhaps by another process."""
+        hold, ended = self.breaker.hold, how_it_ended(result)
+        return (
+            (hold is not None and hold.kind is Kind.EVERYTHING)
+            and (result.blame is Blame.MESSAGE and ended is not None and ended.counts)
+            and (result.failure is not None and result.failure.code == hold.failure.code)
+        )
 
     async def _charged(self, delivery: Delivery, result: SendResult, kind: Kind) -> Judged:
         """Reports a failure of the relay, and waits for its charge."""
@@ -143,7 +152,8 @@ class Relay:
                 return Judged(replace(result, blame=charge.blame), charge.due_in_ms)
             return Judged(result)
         finally:
-            self._waiting.pop(delivery.delivery_id, None)
+            if self._waiting.get(delivery.delivery_id) is send:  # else another slot has the delivery by now
+                del self._waiting[delivery.delivery_id]
 
     def _note_resources(self, result: SendResult) -> None:
         if result.failure is None or result.failure.code != OUT_OF_RESOURCES:
@@ -188,6 +198,8 @@ class Relay:
             await self._woken.receive()
 
     def second_passed(self) -> None:
+        if trio.current_time() > self._resources_tried_s + RESOURCES_FORGOTTEN_S:
+            self.without_resources_since_s = None  # nothing was due since: nobody knows
         self._pace = pace.passed(self._pace, now_ms=self._clock.now_ms())
 
     def begin_anew(self) -> None:
@@ -213,3 +225,13 @@ def kind_of(result: SendResult) -> Kind:
     if exchange is None or exchange is Exchange.MAIL or exchange in BEFORE_MAIL:
         return Kind.CONNECTION
     return Kind.MAIL
+
+
+def how_it_ended(result: SendResult) -> HowItEnded | None:
+    """How a failed attempt ended at the relay. None: without the relay."""
+    if result.exchange is None:
+        return None
+    code, _, enhanced = (result.provider_code or "").partition(" ")
+    return HowItEnded(
+        exchange=Exchange(result.exchange), code=int(code) if code else None, enhanced=enhanced or None
+    )

@@ -7,16 +7,23 @@ import trio
 
 from galaxy_mail.domain.records import Lane
 from tests.simulation.process import Process
+from tests.simulation.storm import MOODS
 from tests.simulation.workload import SCOPES
-from tests.simulation.world import World
+from tests.simulation.world import Mood, World
 
 if TYPE_CHECKING:
     from tests.simulation.run import Simulation
 
-SCENES: Final = {"none": 4, "die": 3, "stop": 3, "rush": 1, "flood": 1, "hold": 2}
+SCENES: Final = {"none": 4, "die": 3, "stop": 3, "rush": 1, "flood": 1, "hold": 2, "relay": 4}
 RETURNED_AFTER_S: Final = 0.3  # what no slot has begun is given back so long after a stop was asked for
 FAIR_SHARE: Final = 10  # every tenth one that a slot takes is bulk
 OBEYED_AFTER_S: Final = 1.1  # every process reads the holds once a second
+TAKES_AFTER_S: Final = (
+    12.0  # a relay that is back gets mail so soon: its longest pause is 6 s, with its spread
+)
+TAKEN_AFTER_S: Final = {Mood.SILENT: 27.0, Mood.NO_LOGIN: 300.0, Mood.NO_CONTENT: 70.0, Mood.FULL: 70.0}
+FALLEN_MAX: Final = 4  # of each process: so many are charged before it blames a relay that fails everything
+HOLDS_END_AFTER_S: Final = 1_200.0
 LOGIN_CODE_AFTER_S: Final = 1.5  # a login code begins so long after its acceptance, whatever bulk is about
 
 
@@ -47,6 +54,8 @@ class Calm:
                 await self._flood()
             case "hold":
                 await self._hold()
+            case "relay":
+                await self._relay_fails()
             case _:
                 pass
         self.world.normal_takes_s = 0.0
@@ -132,6 +141,50 @@ class Calm:
         await workload.lift(scope)
         if self._checks:
             witness.calm_since_s = trio.current_time()  # what was held could not be in time
+
+    async def _relay_fails(self) -> None:
+        """The relay alone fails, with work in every state: nothing is charged, and it goes on soon after its return."""
+        world, witness, mood = self.world, self.world.witness, self.rng.choice(MOODS)
+        checks, witness.calm_since_s = self._checks, None  # what is held can't be in time
+        first = len(world.offers)
+        world.feels(mood)
+        await self._burst(self.rng.randint(4, 16), login_codes=self.rng.randint(1, 6))
+        world.normal_takes_s = 0.0
+        for _ in range(self.rng.randint(1, 12)):
+            await trio.sleep(self.rng.uniform(0.5, 5))
+            await self._burst(1, login_codes=1)
+            world.normal_takes_s = 0.0
+        world.feels(Mood.WELL)
+        back_s, offered = trio.current_time(), len(world.offers)
+        within_s = TAKEN_AFTER_S.get(mood, TAKES_AFTER_S)
+        while checks and self._is_due() and not any(offer.taken for offer in world.offers[offered:]):
+            if (waited_s := trio.current_time() - back_s) > within_s:
+                witness.wrong(f"the relay, which was {mood}, is back for {waited_s:.3f} s and got no mail")
+                break
+            await trio.sleep(0.1)
+        if mood is Mood.NO_CONTENT:
+            taken = {offer.delivery_id for offer in world.offers if offer.taken}
+            fallen = {offer.delivery_id for offer in world.offers[first:] if offer.mood is mood} - taken
+            fallen = {name for name in fallen if self._has_ended(name)}
+            if len(fallen) > FALLEN_MAX * len(self.simulation.living()):
+                witness.wrong(f"{len(fallen)} fell to a relay that fails everything")
+        with trio.move_on_after(HOLDS_END_AFTER_S):
+            while witness.books.holds:  # noqa: ASYNC110  # what is waited for has no event of its own
+                await trio.sleep(1)
+        if checks:
+            witness.calm_since_s = trio.current_time()
+
+    def _is_due(self) -> bool:
+        """Whether anything is due that no process has begun."""
+        now_ms = self.world.now_ms()
+        return any(
+            account.due_ms <= now_ms and not account.ended and not account.begun
+            for account in self.world.witness.books.accounts.values()
+        )
+
+    def _has_ended(self, delivery_id: str) -> bool:
+        account = self.world.witness.books.accounts.get(delivery_id)
+        return account is not None and account.ended
 
     def _compare(self, first: int, lane: Lane, *, before_it: int) -> None:
         """How many of the other lane began in the same process between a claim of this lane and its begin.

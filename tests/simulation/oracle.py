@@ -7,6 +7,7 @@ from typing import Final, cast
 from galaxy_mail.config import Config
 from galaxy_mail.domain.conclusion import (
     CRASH_LOOP,
+    FREE,
     OUTCOME_UNKNOWN,
     OWNERSHIP_LOST,
     RETRIES_EXHAUSTED,
@@ -20,6 +21,7 @@ from galaxy_mail.domain.records import (
     DeliveryStatus,
     Lane,
     Result,
+    SendResult,
     decode,
 )
 from galaxy_mail.domain.resend_job import JobStatus, ResendJob
@@ -29,8 +31,11 @@ from galaxy_mail.storage.records.encoding import decode_attempt, decode_delivery
 from galaxy_mail.storage.verify import verify
 from tests.keys import k
 from tests.simulation.workload import Asked, Wanted
-from tests.simulation.world import InstantLink, Offer, World
+from tests.simulation.world import InstantLink, Mood, Offer, World
 
+ALIKE: Final = 5  # spec 12: so many deliveries that fail alike blame the relay
+RELAY_FAILURES_FREE: Final = 3  # spec 12: the fourth may be charged to the message
+CHECKED_WITHIN_S: Final = 90.0  # a probe decides in this time whose fault a refused sender or login is
 PROBED_AGAIN_IN_MS: Final = 60_000  # a delivery that probed a held relay and was refused
 LOSSES_MAX: Final = 10  # spec 3: the tenth lost owner ends it,
 BEGUN_LOSSES_MAX: Final = 3  # and the third of a begun attempt
@@ -152,7 +157,12 @@ class Oracle:
         yield from self._attempts(delivery, attempts)
         yield from self._dead_letter(delivery, attempts)
         for attempt in attempts:
-            yield from self._answer(attempt, offers)
+            failures = [a for a in attempts[: attempt.attempt_no - 1] if a.blame is Blame.RELAY]
+            yield from self._answer(attempt, offers, failures)
+        if delivery.status in {DeliveryStatus.FAILED, DeliveryStatus.DEAD_LETTER}:
+            ended_by = attempts[-1].blame if attempts else None
+            if ended_by is Blame.RELAY:
+                yield f"is {delivery.status} by the relay's fault"
 
     def _copies(self, delivery: Delivery, attempts: list[Attempt], offers: list[Offer]) -> Iterator[str]:
         """The relay got it if it is sent, and a second time only where the first outcome is unknown."""
@@ -285,7 +295,7 @@ class Oracle:
         if reason == CRASH_LOOP and begun_losses < BEGUN_LOSSES_MAX and losses < LOSSES_MAX:
             yield f"was given up after {losses} losses, {begun_losses} of them after its begin"
 
-    def _answer(self, attempt: Attempt, offers: list[Offer]) -> Iterator[str]:
+    def _answer(self, attempt: Attempt, offers: list[Offer], failures: list[Attempt]) -> Iterator[str]:
         """An attempt that ended by an answer has the relay's, as it was given."""
         if attempt.status not in FINISHED:
             yield f"attempt {attempt.attempt_no} is {attempt.status}"
@@ -295,8 +305,16 @@ class Oracle:
             return
         if attempt.provider is None:
             return  # no call: a render failure, a late suppression, a crash loop before its begin
+        free = attempt.blame in FREE  # due again, also where the relay refused it for good
         answers = [
-            (a.result, a.status, a.failure, a.provider_code, a.refused_recipients, a.outcome_unknown)
+            (
+                Result.TRANSIENT_FAILURE if free else a.result,
+                a.status,
+                a.failure,
+                a.provider_code,
+                a.refused_recipients,
+                a.outcome_unknown,
+            )
             for offer in offers
             if offer.attempt_no == attempt.attempt_no and (a := offer.answer) is not None
         ]
@@ -308,13 +326,48 @@ class Oracle:
             attempt.refused_recipients,
             attempt.outcome_unknown,
         )
-        blames = {
-            offer.answer.blame for offer in offers if offer.attempt_no == attempt.attempt_no and offer.answer
-        }
-        if attempt.blame not in blames and not (attempt.blame is Blame.MESSAGE and Blame.RELAY in blames):
-            yield f"attempt {attempt.attempt_no} blames {attempt.blame}, and the relay's answer {blames}"
         if recorded not in answers:
             yield f"attempt {attempt.attempt_no} is recorded as {recorded}, and the relay said {answers}"
+        # It may have been given back and offered again: one of the answers has to explain the blame.
+        told = [
+            self._misjudged(attempt, offer, offer.answer, failures)
+            for offer in offers
+            if offer.attempt_no == attempt.attempt_no and offer.answer is not None
+        ]
+        if told and all(told):
+            yield str(told[0])
+
+    def _misjudged(
+        self, attempt: Attempt, offer: Offer, answer: SendResult, failures: list[Attempt]
+    ) -> str | None:
+        """What the relay is to blame for is charged to no mail, but for the fourth failure of a single odd one."""
+        if attempt.blame is answer.blame:
+            return None
+        told = f"attempt {attempt.attempt_no} blames {attempt.blame}, and the relay's answer {answer.blame}"
+        if (answer.blame, attempt.blame) == (Blame.MESSAGE, Blame.RELAY):  # everything fails alike
+            alike = {
+                other.delivery_id
+                for other in self.world.offers
+                if other.answer is not None
+                and other.answered_s <= offer.answered_s
+                and (other.answer.exchange, other.answer.provider_code)
+                == (answer.exchange, answer.provider_code)
+            }
+            return told if len(alike) < ALIKE else None
+        if (answer.blame, attempt.blame) == (Blame.RELAY, Blame.MESSAGE):
+            until_s = offer.answered_s + CHECKED_WITHIN_S
+            checked = offer.mood in {Mood.NO_SENDER, Mood.NO_LOGIN} and self.world.felt_otherwise(
+                offer.mood, offer.answered_s, until_s
+            )
+            failed_s = max(
+                (o.answered_s for o in self.offers[offer.delivery_id] if o.attempt_no < offer.attempt_no),
+                default=0.0,
+            )
+            odd = len(failures) >= RELAY_FAILURES_FREE and any(
+                o.taken and failed_s < o.answered_s <= offer.answered_s for o in self.world.offers
+            )
+            return None if checked or odd else told
+        return told
 
     # What is stored
 

@@ -29,6 +29,8 @@ from tests.simulation.world import World
 AFTER_GRACE_S: Final = 2.0  # issue of every stop: it ends so long after its grace at the latest
 MARGIN_S: Final = 0.05  # for the calls' own milliseconds
 CANCELLED_WITHIN_S: Final = 3.0
+ALL_CAUSES: Final = frozenset(Cause)
+OPERATORS: Final = frozenset({Cause.OPERATOR})
 
 
 Fate = Literal["die", "crash", "kill"]
@@ -122,30 +124,38 @@ class Process:
     def read_holds(self, entries: Sequence[Reply]) -> None:
         self.holds = [decode(cast("bytes", data), Hold) for data in entries[1::2]]
 
-    def knows_held(self, lane: Lane) -> bool:
+    def knows_held(self, lane: Lane, *, by: frozenset[Cause] = frozenset(Cause)) -> bool:
         """Whether a hold that it has read holds the lane for certain, by any clock. Until it has read any, all are."""
         if self.holds is None:
             return True
+        scopes = {"all", f"lane:{lane}", "relay:default"}
+        return any(hold.scope in scopes for hold in self._sure_holds() if hold.cause in by)
+
+    def _sure_holds(self) -> list[Hold]:
         sure_ms = self.world.now_ms() + CLOCKS_APART_MS
-        holds = [hold for hold in self.holds if hold.until_ms is None or hold.until_ms > sure_ms]
-        if any(hold.cause is Cause.BREAKER and hold.reason in BY_DELIVERY for hold in holds):
-            # The relay is probed by deliveries, of lanes that no operator holds.
-            holds = [hold for hold in holds if hold.cause is Cause.OPERATOR]
-        scopes = {hold.scope for hold in holds}
-        return not scopes.isdisjoint({"all", f"lane:{lane}", "relay:default"})
+        return [hold for hold in self.holds or () if hold.until_ms is None or hold.until_ms > sure_ms]
 
     def asks(self, call: Call) -> None:
-        """It may not claim for a lane that it knows is held, and not begin in one. A repeated begin may have begun."""
+        """It may not claim for a lane that it knows is held, and not begin in one. A repeated begin may have begun.
+
+        But for one delivery that probes the relay, of a lane that no operator holds.
+        """
+        wrong = self.world.witness.wrong
         answered = Answered.of(call, [])
+        probed = any(
+            hold.cause is Cause.BREAKER and hold.reason in BY_DELIVERY for hold in self._sure_holds()
+        )
         if answered.name == "claim":
             for lane in Lane:
-                if answered.number(f"{lane}_places") and self.knows_held(lane):
-                    self.world.witness.wrong(f"{self.name} claims for the {lane} lane, which is held")
+                places = answered.number(f"{lane}_places")
+                causes = OPERATORS if probed and places == 1 else ALL_CAUSES
+                if places and self.knows_held(lane, by=causes):
+                    wrong(f"{self.name} claims for the {lane} lane, which is held")
         elif answered.name == "begin" and answered.text("token") not in self._began:
             self._began.add(answered.text("token"))
             lane = Lane.PRIORITY if answered.keys["schedule"] == k.lane(Lane.PRIORITY) else Lane.NORMAL
-            if self.knows_held(lane):
-                self.world.witness.wrong(f"{self.name} begins {answered.text('delivery_id')}, which is held")
+            if self.knows_held(lane, by=OPERATORS if self.is_in("relays") else ALL_CAUSES):
+                wrong(f"{self.name} begins {answered.text('delivery_id')}, which is held")
 
     @property
     def serves(self) -> bool:
@@ -202,6 +212,11 @@ class Process:
             if recipient.startswith("kills"):
                 self.die()
             raise Crash(recipient)
+
+    def is_in(self, actor: str) -> bool:
+        """Whether the running task belongs to this actor."""
+        ward = self.service.parts.supervisor._children.get(actor)
+        return ward is not None and ward.scope is not None and _is_within(ward.scope)
 
     async def reach(self, point: str) -> bool:
         """A named point of an await: here it may stand still, and here its plan may come true. True where it stood still."""

@@ -29,7 +29,7 @@ from tests.simulation.process import Process
 from tests.simulation.storm import Storm, plan
 from tests.simulation.witness import Witness
 from tests.simulation.workload import Workload
-from tests.simulation.world import NO_FAULTS, Odds, World
+from tests.simulation.world import NO_FAULTS, Mood, Odds, World
 
 QUIET_WITHIN_S: Final = 4 * 3600.0
 FORGOTTEN_WITHIN_S: Final = 1800.0
@@ -200,6 +200,7 @@ class Simulation:
         world = self.world
         self.check_store()
         world.odds = NO_FAULTS
+        world.feels(Mood.WELL)
         world.lift_all()
         world.calm.set()
         old = self.living()
@@ -270,6 +271,7 @@ class Simulation:
         left = cast("int", scheduled) + cast("int", priority) - (future is not None)
         return (
             left <= 0
+            and not any(field.startswith("breaker:") for field in books.holds)
             and books.consumed == len(books.stream)
             and all(map(self._is_over, self.workload.asked.jobs))
         )

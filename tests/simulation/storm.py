@@ -8,7 +8,7 @@ import trio
 
 from tests.simulation.process import Fate, Plan, Process
 from tests.simulation.witness import Books
-from tests.simulation.world import Snapshot, World
+from tests.simulation.world import Mood, Snapshot, World
 
 if TYPE_CHECKING:
     from tests.simulation.run import Simulation
@@ -25,12 +25,16 @@ EVENTS: Final = {
     "redis_away": 2,
     "clock": 1,
     "look": 1,
+    "mood": 5,
 }
+MOODS: Final = tuple(mood for mood in Mood if mood is not Mood.WELL)
 FATES: Final[tuple[Fate, ...]] = ("die", "crash", "kill")
 POINTS: Final = (
     *("begin:before", "begin:after", "finish:before", "finish:after", "release:before", "release:after"),
     *("renew:before", "renew:after", "claim:before", "claim:after", "read_claimed:after", "accept:before"),
     *("accept:after", "lease:after", "read_commands:after", "XREAD:after", "XREAD:before"),
+    *("save_hold:before", "save_hold:after", "HGETALL:after", "HGET:after", "lease:before"),
+    *("probe:connected", "probe:answered"),
     *("send:connected", "send:envelope", "send:dot", "send:taken", "send:answered"),
 )
 
@@ -68,6 +72,9 @@ class Storm:
                 world.clock_offset_ms += rng.randint(-1500, 3000)
                 world.witness.clock_jumped_s = trio.current_time()
                 world.tell("the clock jumps")
+            case "mood":
+                well = world.mood is not Mood.WELL and rng.random() < 0.6
+                world.feels(Mood.WELL if well else rng.choice(MOODS))
             case "look":
                 self.simulation.check_store()
             case _ if one is not None:

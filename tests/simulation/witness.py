@@ -39,6 +39,8 @@ FEW: Final = 4  # so many are claimed as soon as they are due: the lanes have ro
 LOSSES_MAX: Final = 10  # spec 3: the tenth lost owner ends it
 READ_AFTER_S: Final = 5.3  # spec 2.2: another reader takes over within 5 s, and then it reads
 CLOCKS_APART_MS: Final = 5_000  # two processes' clocks, one of which has not noticed that Redis' clock jumped
+PROBES_APART_S: Final = 0.95  # all processes together probe once a second, but for what their calls take
+LEASED_FOR_S: Final = 5.0
 VIOLATIONS_MAX: Final = 50
 
 
@@ -163,6 +165,7 @@ class Witness:
         self.lost_ids: set[str] = set()
         self.forgotten: set[str] = set()
         self.moves: list[Move] = []
+        self.probed: tuple[Owner, float] | None = None  # by whom, and when, the relay was last probed
         self.lifting: Counter[str] = Counter()  # holds that an operator is about to lift
 
     def wrong(self, what: str) -> None:
@@ -480,6 +483,19 @@ class Witness:
             return  # Redis' clock judges its claim, the owner's its own time
         if account.token != begin.token or account.owner is not owner or account.expiry_ms <= self._now_ms():
             self.wrong(f"{delivery_id}: the final dot of attempt {attempt_no} left without a claim")
+
+    def probe(self, owner: Owner) -> None:
+        """The relay is probed now: one process at a time does, once a second."""
+        now_s = trio.current_time()
+        before, self.probed = self.probed, (owner, now_s)
+        if before is None or self.lost:
+            return
+        by, at_s = before
+        troubled_s = max(
+            by.troubled_s, owner.troubled_s, self.clock_jumped_s
+        )  # then a lease may have run out
+        if now_s - at_s < PROBES_APART_S and troubled_s < at_s - LEASED_FOR_S:
+            self.wrong(f"{owner.name} probes {now_s - at_s:.3f} s after {by.name}")
 
     def _probed(self, relay: str) -> bool:
         """Whether some process has the right to probe this relay."""

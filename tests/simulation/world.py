@@ -8,6 +8,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+from math import inf
 from random import Random
 from typing import Any, Final, TypeVar, cast
 
@@ -44,6 +47,20 @@ class Odds:
 NO_FAULTS: Final = Odds(redis_refused=0, lost_reply=0, lost_call=0, stall=0, split=0, oom=0, relay=0)
 
 
+class Mood(StrEnum):
+    """How the relay treats everyone for a while."""
+
+    WELL = "well"
+    AWAY = "away"
+    SILENT = "silent"
+    CLOSING = "closing"  # 421 to MAIL
+    CROWDED = "crowded"  # too many connections
+    NO_SENDER = "no_sender"
+    NO_LOGIN = "no_login"
+    FULL = "full"  # 452 4.3.1 to the final dot: the relay says itself that it is at fault
+    NO_CONTENT = "no_content"  # 554 5.7.1 to the final dot: each answer alone blames the message
+
+
 @dataclass
 class Offer:
     """One message in a relay's hands, from the moment at which a slot handed it over."""
@@ -58,7 +75,9 @@ class Offer:
     begin: Begin | None  # what Redis knew of it then
     order: int  # of what Redis ran before it
     taken: bool = False  # the final dot left, and the relay has it
+    mood: Mood = Mood.WELL  # which gave the answer; well: none of them
     answer: SendResult | None = None
+    answered_s: float = 0.0
 
 
 @dataclass
@@ -88,6 +107,9 @@ class World:
     calm: trio.Event = field(default_factory=trio.Event)
     stream_grew: trio.Event = field(default_factory=trio.Event)
     last_entry_id: str = ""
+    mood: Mood = Mood.WELL
+    moods: list[tuple[float, Mood]] = field(default_factory=list)  # since when
+    connections: int = 0  # mails that the relay has in hand
     normal_takes_s: float = 0.0  # so long the relay needs for normal mail, while calm
     forgotten: dict[str, tuple[Delivery, list[bytes | None]]] = field(
         default_factory=dict
@@ -123,6 +145,20 @@ class World:
                 self.counts[name] += 1
                 return name
         return ""
+
+    def feels(self, mood: Mood) -> None:
+        """The relay's mood from now on."""
+        self.mood = mood
+        self.moods.append((trio.current_time(), mood))
+        self.counts[f"relay_{mood}"] += 1
+        self.tell(f"the relay is {mood}")
+
+    def felt_otherwise(self, mood: Mood, from_s: float, until_s: float) -> bool:
+        """Whether the relay was in another mood at some moment of this time."""
+        for (since_s, felt), (end_s, _) in pairwise([*self.moods, (inf, mood)]):
+            if felt is not mood and since_s <= until_s and end_s >= from_s:
+                return True
+        return not self.moods or self.moods[0][0] > from_s
 
     async def silence(self, seconds: float) -> None:
         """A relay that says nothing; when everything has become calm, it does not go on for long."""
