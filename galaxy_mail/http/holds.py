@@ -13,6 +13,7 @@ from galaxy_mail.http.responses import NO_STORE, Response, json_response
 from galaxy_mail.http.routes import API, Route
 from galaxy_mail.http.tokens import Role
 from galaxy_mail.http.views import hold_view
+from galaxy_mail.relays.breaker_events import HOLD_AFTER_PROBE_MS
 from galaxy_mail.storage.operations.hold_store import HoldStore
 from galaxy_mail.storage.reader import Reader
 
@@ -68,11 +69,14 @@ class Holds:
         return json_response(hold_view(hold), status=201 if is_new else 200)
 
     async def remove(self, request: HttpRequest, scope: str) -> Response:
-        """Also of a relay that is not configured any more."""
+        """Ends an operator's hold, also of a relay that is not configured any more. A breaker's is probed at once."""
         r.query_members(request).finish()
+        now_ms = self._reader.clock.now_ms()
         with audited(request, "lift_hold", scope=scope):
-            if not await self._holds.lift(Cause.OPERATOR, scope, now_ms=self._reader.clock.now_ms()):
-                raise NothingThere("hold of an operator")
+            lifted = await self._holds.lift(Cause.OPERATOR, scope, now_ms=now_ms)
+            probed = await self._holds.probe_by(scope, until_ms=now_ms + HOLD_AFTER_PROBE_MS, now_ms=now_ms)
+            if not (lifted or probed):
+                raise NothingThere("hold")
         return Response(status=204, headers=(NO_STORE,))
 
 
