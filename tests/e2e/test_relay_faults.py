@@ -72,7 +72,7 @@ async def hold_of(service: ServiceProcess) -> dict[str, Any]:
 
 async def no_hold(service: ServiceProcess) -> None:
     async def lifted() -> bool:
-        return (await service.get("holds"))["items"] == []
+        return not (await service.get("holds"))["items"]
 
     await eventually(lifted, "the hold is lifted")
 
