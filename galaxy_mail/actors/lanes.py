@@ -241,6 +241,10 @@ class Lanes:
         """Whether nothing may begin in this lane now."""
         return lane in self.holds.lanes
 
+    def all_may_begin(self) -> bool:
+        """Whether every slot may have a message in hand."""
+        return self._may_begin() >= self.slots
+
     def wake(self) -> None:
         """Wakes the scheduler: a delivery was accepted, a place is free, or other lanes are held."""
         with suppress(trio.WouldBlock):  # a wake-up is pending

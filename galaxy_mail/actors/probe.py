@@ -38,6 +38,9 @@ class DeliveryProbe:
     def is_held(self, lane: Lane) -> bool:
         return not self._lanes.may_probe(lane)
 
+    def all_may_begin(self) -> bool:
+        return True
+
     async def judge(self, delivery: Delivery, result: SendResult) -> Judged:
         self.answered = True
         return self._relay.judge_probe(delivery, result)

@@ -55,6 +55,8 @@ class Claims(Protocol):
 
     def is_held(self, lane: Lane) -> bool: ...
 
+    def all_may_begin(self) -> bool: ...
+
 
 class Judge(Protocol):
     """Who decides whom to blame for a result: the relay, or the probe of a relay."""
@@ -135,7 +137,8 @@ class Sender:
     async def _close_idle_connection(self) -> None:
         while True:
             await trio.sleep(IDLE_CHECK_EVERY_S)
-            await self.provider.close_idle()
+            # A relay that takes few connections counts idle ones, too.
+            await self.provider.close_idle(at_once=not self.lanes.all_may_begin())
 
     # The claim
 

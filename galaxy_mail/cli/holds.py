@@ -97,7 +97,7 @@ def add(scope: str, *, reason: str, lasts_ms: int | None, created_by: str | None
 @holds.command("remove")
 @click.argument("scope")
 def remove(scope: str) -> None:
-    """End an operator's hold of SCOPE. What waited is sent at once."""
+    """End an operator's hold of SCOPE. What waited is sent at once. A relay that its breaker holds is probed at once."""
     with service() as api:
         api.request("DELETE", f"/holds/{segment(scope)}")
     click.echo("removed")

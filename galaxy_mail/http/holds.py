@@ -2,8 +2,6 @@
 
 from collections.abc import Collection
 
-from msgspec.structs import replace
-
 from galaxy_mail.domain.holds import Cause, Hold, UnknownScope, all_scopes
 from galaxy_mail.domain.json_body import Parse, WrongValue
 from galaxy_mail.domain.records import Json
@@ -73,24 +71,13 @@ class Holds:
     async def remove(self, request: HttpRequest, scope: str) -> Response:
         """Ends an operator's hold, also of a relay that is not configured any more. A breaker's is probed at once."""
         r.query_members(request).finish()
+        now_ms = self._reader.clock.now_ms()
         with audited(request, "lift_hold", scope=scope):
-            now_ms = self._reader.clock.now_ms()
             lifted = await self._holds.lift(Cause.OPERATOR, scope, now_ms=now_ms)
-            probed = await self._probe_at_once(scope, now_ms)
-            if not lifted and not probed:
+            probed = await self._holds.probe_by(scope, until_ms=now_ms + HOLD_AFTER_PROBE_MS, now_ms=now_ms)
+            if not (lifted or probed):
                 raise NothingThere("hold")
         return Response(status=204, headers=(NO_STORE,))
-
-    async def _probe_at_once(self, scope: str, now_ms: int) -> bool:
-        """Makes the next probe of a breaker's hold due now. False if no breaker holds this scope."""
-        stored = await self._holds.get(Cause.BREAKER, scope)
-        if stored is None or stored.hold is None or not stored.in_force(now_ms):
-            return False
-        probed = replace(stored.hold, until_ms=now_ms + HOLD_AFTER_PROBE_MS)
-        await self._holds.save(
-            probed, instead_of=stored
-        )  # if it has changed meanwhile, it was probed just now
-        return True
 
 
 def _later_than(now_ms: int) -> Parse[int | None]:

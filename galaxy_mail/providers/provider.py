@@ -42,8 +42,8 @@ class Provider(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def close_idle(self) -> None:
-        """Ends a connection that has been idle for too long. Called every second, also while `send` runs."""
+    async def close_idle(self, *, at_once: bool = False) -> None:
+        """Ends a connection that has been idle for too long, or `at_once`. Called every second, also while `send` runs."""
         ...
 
     async def probe(self) -> SendResult | None:

@@ -104,7 +104,7 @@ class StubProvider:
     ) -> None:
         pass
 
-    async def close_idle(self) -> None:
+    async def close_idle(self, *, at_once: bool = False) -> None:
         pass
 
     async def probe(self) -> SendResult | None:

@@ -122,8 +122,8 @@ class WatchedProvider:
     ) -> None:
         await self._provider.__aexit__(kind, error, trace)
 
-    async def close_idle(self) -> None:
-        await self._provider.close_idle()
+    async def close_idle(self, *, at_once: bool = False) -> None:
+        await self._provider.close_idle(at_once=at_once)
 
     async def probe(self) -> SendResult | None:
         return await self._provider.probe()

@@ -50,7 +50,7 @@ class SimulatedProvider:
     ) -> None:
         pass
 
-    async def close_idle(self) -> None:
+    async def close_idle(self, *, at_once: bool = False) -> None:
         pass
 
     async def probe(self) -> SendResult | None:

@@ -62,9 +62,9 @@ class SmtpProvider:
     ) -> None:
         await self._leave()
 
-    async def close_idle(self) -> None:
-        """Ends a connection that has been idle for too long."""
-        if self._session is not None and not self._sending and self._session.is_idle:
+    async def close_idle(self, *, at_once: bool = False) -> None:
+        """Ends a connection that has been idle for too long, or `at_once` one that is idle."""
+        if self._session is not None and not self._sending and (at_once or self._session.is_idle):
             await self._leave()
 
     async def _leave(self) -> None:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from galaxy_mail.domain.holds import Cause, Hold, hold_field, parse_field
 from galaxy_mail.domain.records import encode
@@ -83,6 +84,20 @@ class HoldStore:
         return await self._save(SaveHoldArgs(field=stored.field, expected=stored.raw, record=None))
 
     # Probes
+
+    async def probe_by(self, scope: str, *, until_ms: int, now_ms: int) -> bool:
+        """Lets the breaker's hold end at `until_ms`, from which processes learn when to probe, unless it ends before.
+
+        False where none is in force. Raises RedisFailure.
+        """
+        while True:
+            before = await self.get(Cause.BREAKER, scope)
+            if before is None or before.hold is None or not before.in_force(now_ms):
+                return False
+            ends_ms = before.hold.until_ms
+            sooner = replace(before.hold, until_ms=until_ms if ends_ms is None else min(ends_ms, until_ms))
+            if await self.save(sooner, instead_of=before):
+                return True
 
     async def lease_probe(self, relay: str, *, owner: str, ttl_ms: int) -> bool:
         """Takes or keeps the right to probe the relay; 0: gives it up. False while another process has it.

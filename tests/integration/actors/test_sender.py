@@ -88,7 +88,7 @@ class InItsOwnNursery:
     ) -> None:
         pass
 
-    async def close_idle(self) -> None:
+    async def close_idle(self, *, at_once: bool = False) -> None:
         pass
 
     async def probe(self) -> SendResult | None:

@@ -368,7 +368,7 @@ async def test_holds_are_added_listed_and_removed(shell: Shell) -> None:
     assert [item["until_ms"] is None for item in listed["items"]] == [False, True]
     assert await shell.out("holds", "remove", "lane:priority") == "removed\n"
     result = await shell.run("holds", "remove", "lane:priority")
-    assert (result.exit_code, result.stderr) == (1, "galaxy-mail: There is no such hold of an operator.\n")
+    assert (result.exit_code, result.stderr) == (1, "galaxy-mail: There is no such hold.\n")
     added = json.loads(await shell.out("holds", "add", "all", "--reason", "stop", "--json"))
     assert (added["scope"], added["cause"]) == ("all", "operator")
 

@@ -1,12 +1,14 @@
 """Holds by the API: held, shown, replaced, lifted; and what `/readyz` says of them."""
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from galaxy_mail.domain.holds import Cause, Hold
 from galaxy_mail.domain.records import Failure
 from galaxy_mail.http.tokens import Tokens
-from galaxy_mail.relays.holds import Snapshot, breaker_hold
+from galaxy_mail.relays.breaker_events import HOLD_AFTER_PROBE_MS
+from galaxy_mail.relays.holds import Snapshot
 from tests.contracts.documents import openapi, validator
 from tests.integration.http.world import Told, World, world
 from tests.servers import ValkeyServer
@@ -102,13 +104,31 @@ async def test_an_operator_neither_overwrites_nor_lifts_a_breakers_hold(api: Wor
     assert await listed(api) == [("breaker", "relay:default"), ("operator", "relay:default")]
     assert (await api.ask("DELETE", "holds/relay:default")).status == 204
     [item] = (await api.get("holds")).json["items"]
+    assert item["cause"] == "breaker"
     assert "pause_ms" not in item
-    stored = await api.hold_store.get(Cause.BREAKER, "relay:default")
-    assert stored is not None
-    held = breaker_hold(stored.hold)
-    assert held is not None
-    assert held.probe_due_ms <= api.clock.now_ms(), "the relay is probed at once"
     assert item["failure"] == {"code": "auth_refused", "summary": "the relay answered 535 5.7.8"}
+
+
+async def test_a_breakers_hold_that_is_lifted_stands_until_the_probe_that_is_due_at_once(api: World) -> None:
+    now_ms = api.clock.now_ms()
+    for until_ms in (now_ms + 900_000, now_ms + 10_000):
+        hold = Hold(
+            scope="relay:default",
+            cause=Cause.BREAKER,
+            reason="auth",
+            since_ms=1,
+            until_ms=until_ms,
+            pause_ms=60_000,
+        )
+        await api.hold_store.put(hold)
+        assert (await api.ask("DELETE", "holds/relay:default")).status == 204
+        [stored] = await api.hold_store.read()
+        assert stored.hold is not None
+        due_ms = min(until_ms, api.clock.now_ms() + HOLD_AFTER_PROBE_MS)
+        assert stored.hold == replace(hold, until_ms=stored.hold.until_ms)
+        assert now_ms < (stored.hold.until_ms or 0) <= due_ms
+    api.clock.ahead_ms += 10_000
+    assert (await api.ask("DELETE", "holds/relay:default")).status == 404
 
 
 async def test_a_hold_of_a_relay_that_is_gone_can_be_lifted(api: World) -> None:

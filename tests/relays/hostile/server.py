@@ -137,7 +137,7 @@ class Server:
                 await self.react(talk, Exchange.BODY, b"")
                 message = await talk.message()
                 talk.waits_for_message = False
-                talk.sender_accepted = False
+                talk.sender_accepted, talk.recipients_accepted = False, 0
                 await self.react(talk, Exchange.FINAL, message)
             if exchange is Exchange.QUIT:
                 return

@@ -131,6 +131,7 @@ class FakeProvider:
         self.asked: list[Message] = []
         self.taken: list[Message] = []  # those whose dot is out: nothing takes it back
         self.open = 0
+        self.idle_checks: list[bool] = []  # each whether `at_once`
 
     async def __aenter__(self) -> Self:
         self.open += 1
@@ -141,8 +142,8 @@ class FakeProvider:
     ) -> None:
         self.open -= 1
 
-    async def close_idle(self) -> None:
-        pass
+    async def close_idle(self, *, at_once: bool = False) -> None:
+        self.idle_checks.append(at_once)
 
     async def probe(self) -> SendResult | None:
         return None

@@ -47,7 +47,8 @@ class Desk:
         self.store = FakeStore(ttl_s)
         self.provider = FakeProvider()
         self.holds = CurrentHolds(lanes=frozenset())
-        self.lanes = Lanes(1, self.holds)
+        self.may_begin = 1
+        self.lanes = Lanes(1, self.holds, may_begin=lambda: self.may_begin)
         self.metrics = Metrics()
         self.heartbeat = Heartbeat()
         self.sender = Sender(
@@ -668,3 +669,14 @@ async def test_a_slot_that_is_stopped_while_it_gives_a_held_claim_back_gives_it_
         scope.cancel()
     assert desk.store.names() == ["load", "release", "release"]
     assert len(desk.store.returned) == 1
+
+
+async def test_an_idle_connection_takes_no_place_while_the_relay_takes_fewer_than_all_slots(
+    autojump_clock: MockClock,
+) -> None:
+    desk = Desk()
+    async with desk.running():
+        await trio.sleep(1.5)
+        desk.may_begin = 0
+        await trio.sleep(1)
+    assert desk.provider.idle_checks == [False, True]

@@ -227,6 +227,16 @@ async def test_a_connection_that_idles_is_left_while_nothing_is_sent(
             assert (server.talks[0].lines[-1] == b"QUIT") is left
 
 
+async def test_a_connection_that_idles_is_left_at_once_when_asked(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server()
+    async with joined(server) as there:
+        await there.send()
+        await there.provider.close_idle(at_once=True)
+        assert server.talks[0].lines[-1] == b"QUIT"
+
+
 async def test_a_connection_on_which_a_message_is_being_sent_is_not_idle(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -234,7 +244,7 @@ async def test_a_connection_on_which_a_message_is_being_sent_is_not_idle(
         await there.send(message("nobody@example.org"))
         nursery.start_soon(there.send)
         await trio.sleep(30)
-        await there.provider.close_idle()
+        await there.provider.close_idle(at_once=True)
         assert there.provider._session is not None
         nursery.cancel_scope.cancel()
 
