@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 FROZEN := $(shell find galaxy_mail templates packaging -type f -not -name '*.pyc')
 
-.PHONY: run unit test check format binary tools lock bench simulate mutants clean
+.PHONY: run unit test check format binary tools lock bench simulate mutants soak clean
 
 run: $(READY)
 	$(BIN)/galaxy-mail dev $(ARGS)
@@ -37,6 +37,13 @@ simulate: $(READY)
 # Each mutant of tests/mutants, which takes some minutes. `make test` tries a few of them for each commit.
 mutants: $(READY)
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+# What takes hours: 10,000 seeds, long chaos, every mutant.
+soak: $(READY) tools
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000)
+	GALAXY_CHAOS=full $(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m tests.mutants
+	$(BIN)/python -m tests.simulation.mutants
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(ARGS)
