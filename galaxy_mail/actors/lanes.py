@@ -85,7 +85,7 @@ class Lanes:
         """Places for the idle slots and for a prefetch.
 
         A lane offers places once half of its prefetch is taken: claiming in batches costs less per delivery. A held lane
-        offers none.
+        offers none, and neither does any while no slot may begin.
         """
         if self._probe is not None:
             return Places(int(self.may_probe(Lane.PRIORITY)), int(self.may_probe(Lane.NORMAL)))
@@ -96,7 +96,7 @@ class Lanes:
         return any(map(self._places_in, self.backlog))
 
     def _places_in(self, lane: Lane) -> int:
-        if self.is_held(lane):
+        if self.is_held(lane) or self._may_begin() == 0:
             return 0
         free = len(self._idle)
         if free and lane is Lane.NORMAL:
@@ -106,21 +106,21 @@ class Lanes:
         return count if count >= self._prefetch // 2 else 0
 
     def put(self, claim: Claim, *, since_s: float) -> None:
-        """Gives a claim to an idle slot or queues it. The queues stay bounded: the scheduler claims only for places."""
+        """Gives a claim to a probe or an idle slot, or queues it. The queues stay bounded: the scheduler claims only for places."""
         if self._probe is not None and self.is_held(claim.lane) and self.may_probe(claim.lane):
             probe, self._probe = self._probe, None
             with suppress(trio.WouldBlock):  # the probe was cancelled and has not run since
                 probe.send_nowait(claim)
                 return
-        if self._has_room():
-            for slot in self._idle_slots(claim.lane):
-                if self._give(slot, claim):
-                    return
         self._queues[claim.lane].append(Waiting(claim, since_s))
+        self.hand_out()
 
     def hand_out(self) -> None:
-        """Gives waiting claims to idle slots: more of them may begin now."""
-        for slot in list(self._idle):
+        """Gives waiting claims to idle slots, as far as slots may begin.
+
+        A priority claim goes first to a slot of the priority lane, so that the other slots stay free for normal mail.
+        """
+        for slot in sorted(self._idle, key=lambda slot: not slot.priority_only):
             if not self._has_room():
                 return
             waiting = self._next(priority_only=slot.priority_only)
@@ -198,14 +198,6 @@ class Lanes:
         finally:
             if slot in self._idle:  # this slot was cancelled
                 self._idle.remove(slot)
-
-    def _idle_slots(self, lane: Lane) -> list[IdleSlot]:
-        """The idle slots that may take a claim of this lane, in the order of preference.
-
-        A priority claim goes first to a slot of the priority lane, so that the other slots stay free for normal mail.
-        """
-        both = [slot for slot in self._idle if not slot.priority_only]
-        return both if lane is Lane.NORMAL else [slot for slot in self._idle if slot.priority_only] + both
 
     def _next(self, *, priority_only: bool) -> Waiting | None:
         priority, normal = self._queues[Lane.PRIORITY], self._queues[Lane.NORMAL]

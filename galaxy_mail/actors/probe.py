@@ -19,6 +19,7 @@ class DeliveryProbe:
 
     def __init__(self, lanes: Lanes, relay: Relay) -> None:
         self.answered = False
+        self.has_claim = False
         self._lanes = lanes
         self._relay = relay
         self._taken = False
@@ -32,7 +33,9 @@ class DeliveryProbe:
         if not self._taken:
             self._taken = True
             with trio.move_on_after(CLAIMED_WITHIN_S):
-                return await self._lanes.take_probe()
+                claim = await self._lanes.take_probe()
+                self.has_claim = True
+                return claim
         raise EndOfLanes
 
     def is_held(self, lane: Lane) -> bool:

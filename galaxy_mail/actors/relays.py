@@ -1,6 +1,7 @@
 """Keeps what this process knows of the holds up to date, and carries out what the relay's breaker asks for."""
 
 from collections.abc import Callable
+from math import inf
 from secrets import token_hex
 from typing import Final
 
@@ -13,6 +14,7 @@ from galaxy_mail.actors.probe import DeliveryProbe
 from galaxy_mail.actors.sender import Sender
 from galaxy_mail.actors.supervisor import Heartbeat
 from galaxy_mail.domain.holds import Cause, Hold, hold_field, relay_scope
+from galaxy_mail.domain.records import Blame
 from galaxy_mail.providers.provider import Provider
 from galaxy_mail.relays.breaker import probe_due_ms
 from galaxy_mail.relays.breaker_events import (
@@ -37,6 +39,7 @@ from galaxy_mail.telemetry.repeated import Repeated
 log = structlog.get_logger()
 
 READ_EVERY_S: Final = 1.0
+PAUSE_AFTER_FAILURE_S: Final = 0.25  # of Redis, before what is to be done is tried again
 WAIT_MIN_S: Final = 0.001  # rounding can make a shorter wait end before its time
 KEPT_MS: Final = 10_000  # after its end, so that a process whose clock is ahead ends no hold for the others
 LEASE_MS: Final = 5_000
@@ -75,7 +78,10 @@ class Relays:
         self._unreadable: set[str] = set()  # fields that were reported
         self._read_at_s = trio.current_time()
         self._lease_at_s = trio.current_time()  # when the lease may be asked for again
+        self._leased_until_s = trio.current_time()
+        self._not_before_s = trio.current_time()  # the next turn, if nobody wakes this actor
         self._probing: trio.CancelScope | None = None
+        self._delivery_probe: DeliveryProbe | None = None
         self._probed = False  # a probe has ended, and the lease is still ours
 
     async def run(self) -> None:
@@ -89,6 +95,7 @@ class Relays:
                 except RedisFailure as failure:
                     if self._failure.is_new(str(failure)):
                         log.warning("holds_not_read", error=str(failure))
+                    self._not_before_s = trio.current_time() + PAUSE_AFTER_FAILURE_S
                     self._judge(self._holds.snapshot)
                 await self._relay.wait_woken(self._next_turn_s())
 
@@ -96,10 +103,11 @@ class Relays:
         """Raises RedisFailure; the next turn does the rest."""
         if trio.current_time() >= self._read_at_s:
             self._read_at_s = trio.current_time() + READ_EVERY_S
-            if self._probing is not None and not await self._lease(LEASE_MS):
-                self._probing.cancel()
+            await self._keep_lease()
             await self.read()
-            self._relay.tell(Tick())
+            # A probe that waits for a delivery is none yet: it must not make the hold last.
+            if self._delivery_probe is None or self._delivery_probe.has_claim:
+                self._relay.tell(Tick())
             self._relay.second_passed()
             self._lanes.hand_out()
         await self._carry_out(nursery)
@@ -176,29 +184,49 @@ class Relays:
         if not any(isinstance(action, StartProbe) for action in self._relay.actions):
             await self._lease(0)
 
+    async def _keep_lease(self) -> None:
+        """Renews the lease while a probe is under way, and cancels the probe if another process has the lease."""
+        probing = self._probing
+        if probing is None:
+            return
+        if not await self._lease(LEASE_MS):
+            probing.cancel()
+        elif probing.deadline < inf:
+            probing.deadline = self._leased_until_s
+
     async def _lease(self, ttl_ms: int) -> bool:
-        return await self._store.lease_probe(self._relay.name, owner=self._owner, ttl_ms=ttl_ms)
+        asked_s = trio.current_time()
+        leased = await self._store.lease_probe(self._relay.name, owner=self._owner, ttl_ms=ttl_ms)
+        if leased:
+            self._leased_until_s = asked_s + ttl_ms / 1000
+        return leased
 
     async def _probe(self, probe: Probe) -> None:
         answered = False
-        with trio.CancelScope() as self._probing:
+        # Cut off past its dot, a delivery would be sent twice. A session loses nothing.
+        deadline_s = self._leased_until_s if probe is Probe.SESSION else inf
+        with trio.CancelScope(deadline=deadline_s) as self._probing:
             if probe is Probe.SESSION:
                 answered = await self._probe_by_session()
             else:
-                answered = await DeliveryProbe(self._lanes, self._relay).run(self._sender)
-        self._probing = None
+                self._delivery_probe = DeliveryProbe(self._lanes, self._relay)
+                answered = await self._delivery_probe.run(self._sender)
+        self._probing = self._delivery_probe = None
         self._probed = True
         if not answered:
             self._relay.tell(ProbeGivenUp())
         self._relay.wake()
 
     async def _probe_by_session(self) -> bool:
+        """Whether the relay answered. False: the failure is not the relay's."""
         async with self._provider() as provider:
             refused = await provider.probe()
         if refused is None:
             self._relay.tell(ProbeWell())
-        elif refused.failure is not None:
-            self._relay.tell(ProbeRefused(kind=kind_of(refused), failure=refused.failure))
+            return True
+        if refused.failure is None or refused.blame is Blame.SERVICE:
+            return False
+        self._relay.tell(ProbeRefused(kind=kind_of(refused), failure=refused.failure))
         return True
 
     # The holds
@@ -237,7 +265,7 @@ class Relays:
             next_s = min(next_s, now_s + max(WAIT_MIN_S, (end_ms - now_ms) / 1000))
         if due_ms is not None:
             next_s = min(next_s, max(self._lease_at_s, now_s + max(WAIT_MIN_S, (due_ms - now_ms) / 1000)))
-        return next_s
+        return max(next_s, self._not_before_s)
 
 
 def _to_tell(hold: Hold) -> Hold:

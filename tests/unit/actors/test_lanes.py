@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from galaxy_mail.actors.lanes import FAIR_SHARE, PREFETCH_MIN, EndOfLanes, Lanes, Places
+from galaxy_mail.domain.holds import Cause, Hold
 from galaxy_mail.domain.records import Lane
+from galaxy_mail.relays.holds import CurrentHolds, Snapshot
 from tests.unit.actors.claims import claim_of
 
 P, N = Lane.PRIORITY, Lane.NORMAL
@@ -411,3 +413,300 @@ async def _play(count: int, actions: list[tuple[str, int]]) -> None:
         nursery.cancel_scope.cancel()
     back += [claim.delivery_id for claim in lanes.drain()]
     assert sorted(taken + back) == sorted(given)
+
+
+# How many may begin
+
+
+class Limit:
+    """How many slots may begin, as the test has it."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self) -> int:
+        return self.count
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 3])
+async def test_no_more_slots_begin_than_may_and_the_rest_waits(limit: int) -> None:
+    lanes = Lanes(4, may_begin=Limit(limit))
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        for number in range(4):
+            await slots.wait_for_claim(priority_only=number == 0)
+        put(lanes, *"abcd")
+        await wait_all_tasks_blocked()
+        assert (len(slots.taken), lanes.waiting(N)) == (limit, 4 - limit)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_slot_that_takes_without_waiting_obeys_the_limit_too() -> None:
+    limit = Limit(1)
+    lanes = Lanes(2, may_begin=limit)
+    put(lanes, "a", "b")
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.wait_for_claim()
+        await slots.wait_for_claim()
+        assert slots.taken == ["a"], "the other one begins when the first comes back"
+        await slots.wait_for_claim()
+        assert slots.taken == ["a", "b"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_slot_of_the_priority_lane_alone_keeps_no_room_from_the_others() -> None:
+    """It comes back, may not take what waits, and so another one does."""
+    lanes = Lanes(2, may_begin=Limit(1))
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.wait_for_claim()
+        put(lanes, "bulk")  # the other slot still counts as busy
+        await wait_all_tasks_blocked()
+        assert slots.taken == []
+        await slots.wait_for_claim(priority_only=True)
+        assert slots.taken == ["bulk"]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("priority_slot", [0, 1, 2])
+async def test_when_more_may_begin_what_waits_is_handed_out(priority_slot: int) -> None:
+    limit = Limit(1)
+    lanes = Lanes(3, may_begin=limit)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        for number in range(3):
+            await slots.wait_for_claim(priority_only=number == priority_slot)
+        put(lanes, "bulk-1", "bulk-2", "bulk-3")
+        put(lanes, "code", lane=P)
+        await wait_all_tasks_blocked()
+        assert slots.taken == ["bulk-1"]
+        limit.count = 3
+        lanes.hand_out()
+        await wait_all_tasks_blocked()
+        assert sorted(slots.taken) == ["bulk-1", "bulk-2", "code"], "each to a slot that may take it"
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_came_earlier_goes_first_when_more_may_begin() -> None:
+    limit = Limit(0)
+    lanes = Lanes(1, may_begin=limit)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.wait_for_claim()
+        put(lanes, "first")
+        limit.count = 1
+        put(lanes, "second")
+        await wait_all_tasks_blocked()
+        assert slots.taken == ["first"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_claim_for_a_slot_that_is_cancelled_while_it_is_handed_out_stays_first() -> None:
+    limit = Limit(0)
+    lanes = Lanes(1, may_begin=limit)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        scope = await slots.wait_for_claim()
+        put(lanes, "a", "b")
+        limit.count = 1
+        scope.cancel()
+        lanes.hand_out()
+        assert lanes.waiting(N) == 2
+        await wait_all_tasks_blocked()
+    assert [await take(lanes), await take(lanes)] == ["a", "b"]
+
+
+async def test_idle_slots_that_may_not_begin_add_no_places() -> None:
+    limit = Limit(1)
+    lanes = Lanes(4, may_begin=limit)
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        for _ in range(4):
+            await slots.wait_for_claim()
+        assert lanes.places() == Places(PREFETCH_MIN + 1, PREFETCH_MIN + 1)
+        limit.count = 0  # this process has no resources: another one may claim
+        assert lanes.places() == Places(0, 0)
+        nursery.cancel_scope.cancel()
+
+
+# A claim that probes a held relay
+
+BREAKERS = Hold(scope="relay:default", cause=Cause.BREAKER, reason="mail", since_ms=0)
+OPERATORS = Hold(scope="lane:priority", cause=Cause.OPERATOR, reason="move", since_ms=0)
+
+
+def held(*holds: Hold, slots: int = 1) -> Lanes:
+    current = CurrentHolds()
+    current.update(Snapshot(holds, ("default",)), 0)
+    return Lanes(slots, current)
+
+
+class Prober:
+    """Waits for a claim that probes."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.claimed: list[str] = []
+
+    async def run(self, lanes: Lanes) -> None:
+        with self.scope:
+            self.claimed.append((await lanes.take_probe()).delivery_id)
+
+
+async def test_a_probe_gets_one_claim_of_a_held_lane_and_wakes_the_scheduler_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    lanes, prober = held(BREAKERS), Prober()
+    assert (lanes.places(), lanes.takes(P), lanes.takes(N)) == (Places(0, 0), False, False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prober.run, lanes)
+        assert await wakes(lanes)
+        assert (lanes.places(), lanes.takes(P), lanes.takes(N)) == (Places(1, 1), True, True)
+        put(lanes, "code", lane=P)
+        assert (lanes.places(), lanes.takes(N)) == (Places(0, 0), False), "one is enough"
+        await wait_all_tasks_blocked()
+        assert prober.claimed == ["code"]
+
+
+async def test_no_slot_gets_what_probes(autojump_clock: MockClock) -> None:
+    lanes, prober = held(BREAKERS), Prober()
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.wait_for_claim()
+        nursery.start_soon(prober.run, lanes)
+        await wait_all_tasks_blocked()
+        put(lanes, "bulk")
+        await wait_all_tasks_blocked()
+        assert (prober.claimed, slots.taken) == (["bulk"], [])
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_an_operator_holds_does_not_probe(autojump_clock: MockClock) -> None:
+    lanes, prober = held(BREAKERS, OPERATORS), Prober()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prober.run, lanes)
+        await wait_all_tasks_blocked()
+        assert (lanes.places(), lanes.takes(P), lanes.takes(N)) == (Places(0, 1), False, True)
+        assert (lanes.may_probe(P), lanes.may_probe(N)) == (False, True)
+        prober.scope.cancel()
+
+
+@pytest.mark.parametrize("scope", ["all", "relay:default"])
+async def test_where_an_operator_holds_everything_nothing_probes(
+    scope: str, autojump_clock: MockClock
+) -> None:
+    lanes, prober = (
+        held(BREAKERS, Hold(scope=scope, cause=Cause.OPERATOR, reason="move", since_ms=0)),
+        Prober(),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prober.run, lanes)
+        await wait_all_tasks_blocked()
+        assert (lanes.places(), lanes.takes(P), lanes.takes(N)) == (Places(0, 0), False, False)
+        prober.scope.cancel()
+
+
+async def test_a_probe_that_was_given_up_takes_nothing(autojump_clock: MockClock) -> None:
+    lanes, prober = held(BREAKERS), Prober()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prober.run, lanes)
+        await wait_all_tasks_blocked()
+        prober.scope.cancel()
+        put(lanes, "a")  # in the same moment: it goes back with what waits in a held lane
+        await wait_all_tasks_blocked()
+    assert prober.claimed == []
+    assert (lanes.places(), lanes.takes(N)) == (Places(0, 0), False)
+    assert [claim.delivery_id for claim in lanes.withdraw_held()] == ["a"]
+
+
+async def test_a_probe_whose_hold_has_ended_leaves_the_claim_to_a_slot(autojump_clock: MockClock) -> None:
+    lanes, prober = held(BREAKERS), Prober()
+    async with trio.open_nursery() as nursery:
+        slots = Slots(lanes, nursery)
+        await slots.wait_for_claim()
+        nursery.start_soon(prober.run, lanes)
+        await wait_all_tasks_blocked()
+        lanes.holds.update(Snapshot((), ("default",)), 0)
+        put(lanes, "a")
+        await wait_all_tasks_blocked()
+        assert (slots.taken, prober.claimed) == (["a"], [])
+        prober.scope.cancel()
+
+
+# No claim waits beside a slot that may begin it
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    slots=st.integers(1, 4),
+    actions=st.lists(
+        st.tuples(
+            st.sampled_from(["put", "code", "done", "done", "limit", "cancel", "restart"]), st.integers(0, 4)
+        ),
+        max_size=40,
+    ),
+)
+def test_no_claim_is_stuck_while_a_slot_idles_that_may_take_it_and_there_is_room(
+    slots: int, actions: list[tuple[str, int]]
+) -> None:
+    trio.run(_play_limited, slots, actions)
+
+
+async def _play_limited(count: int, actions: list[tuple[str, int]]) -> None:
+    """Slots as they are: each takes a claim, is busy until it is done, and takes the next one."""
+    limit = Limit(count)
+    lanes = Lanes(count, may_begin=limit)
+    done = [trio.Event() for _ in range(count)]
+    scopes = [trio.CancelScope() for _ in range(count)]
+    busy: set[int] = set()
+    begun: list[str] = []
+    given: list[str] = []
+
+    async def slot(number: int) -> None:
+        scopes[number] = trio.CancelScope()
+        with scopes[number]:
+            while True:
+                claim = await lanes.take(priority_only=number == 0 and count > 1)
+                begun.append(claim.delivery_id)
+                busy.add(number)
+                try:
+                    done[number] = trio.Event()
+                    await done[number].wait()
+                finally:
+                    busy.remove(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(count):
+            nursery.start_soon(slot, number)
+        down: set[int] = set()
+        await wait_all_tasks_blocked()
+        for action, number in actions:
+            match action:
+                case "put" | "code":
+                    lane = N if action == "put" else P
+                    given.append(f"{lane}-{len(given)}")
+                    put(lanes, given[-1], lane=lane)
+                case "done":
+                    done[number % count].set()
+                case "limit":
+                    limit.count = min(number, count)
+                    lanes.hand_out()  # as the actor `relays` does each second
+                case "cancel":
+                    scopes[number % count].cancel()
+                    down.add(number % count)
+                case _ if down:
+                    nursery.start_soon(slot, down.pop())
+                case _:
+                    pass
+            before = len(busy)
+            await wait_all_tasks_blocked()
+            assert len(busy) <= max(before, limit.count), "more than may begin"
+            if lanes.busy_slots() < limit.count:
+                idle = lanes._idle
+                assert not (idle and lanes.waiting(P)), "a priority claim is stuck"
+                assert not (lanes.waiting(N) and any(not one.priority_only for one in idle)), (
+                    "a claim is stuck"
+                )
+        nursery.cancel_scope.cancel()
+    assert sorted(begun + [claim.delivery_id for claim in lanes.drain()]) == sorted(given)
