@@ -70,11 +70,20 @@ async def hold_of(service: ServiceProcess) -> dict[str, Any]:
     return hold
 
 
-async def no_hold(service: ServiceProcess) -> None:
+async def lifted_by_a_probe(service: ServiceProcess) -> None:
+    """Returns once nothing is held. No hold ended by itself, which takes a minute more."""
+
     async def lifted() -> bool:
         return not (await service.get("holds"))["items"]
 
     await eventually(lifted, "the hold is lifted")
+    await service.wait_lines("hold_ended", len(service.events("hold_opened")))
+    for ended in service.events("hold_ended"):
+        assert _ms(ended["timestamp"]) < ended["until_ms"] - 30_000, ended
+
+
+def _ms(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp() * 1000
 
 
 def failed_attempts(findings: Findings, names: Collection[str]) -> list[tuple[str | None, str | None]]:
@@ -131,7 +140,7 @@ async def test_mail_waits_for_a_relay_that_is_away_and_for_one_that_refuses_ever
             if name == AWAY:
                 await place.open()
             await bed.ledger.wait_quiet()
-            await no_hold(service)
+            await lifted_by_a_probe(service)
             assert len(service.events("hold_opened")) == len(service.events("hold_ended")) == times, name
         assert (await service.get("dead-letters"))["items"] == []
         findings = await bed.close()
@@ -181,7 +190,9 @@ async def test_a_refused_login_is_not_repeated_until_an_operator_or_a_minute_ask
         answer = await service.client.request("DELETE", f"{API}/holds/{SCOPE}")
         assert answer.status_code == 204, answer.text
         await bed.ledger.wait_quiet()
-        await no_hold(service)
+        await lifted_by_a_probe(service)
+        [ended] = service.events("hold_ended")
+        assert _ms(ended["timestamp"]) < hold["until_ms"] - 90_000, "the probe was due later"
         findings = await bed.close()
     assert set(findings.statuses()) == {"sent"}
     assert charged(findings) == []
@@ -210,7 +221,7 @@ async def test_a_relay_that_fails_everything_alike_is_probed_by_one_delivery_at_
 
         await eventually(lambda: put_off() >= 1, "a probe was refused")
         relay.mood = WELL
-        await no_hold(service)
+        await lifted_by_a_probe(service)
         await eventually(lambda: bed.ledger.outstanding() == put_off(), "everything else is sent")
         probes_refused = put_off()
         [opened] = service.events("hold_opened")
@@ -237,10 +248,6 @@ async def test_a_relay_that_fails_everything_alike_is_probed_by_one_delivery_at_
     }
     assert Counter(failed_attempts(findings, names))["message_refused", Blame.MESSAGE] == 4
     assert len(charged(findings)) == 4
-
-
-def _ms(timestamp: str) -> float:
-    return datetime.fromisoformat(timestamp).timestamp() * 1000
 
 
 # Taking some, and not more
@@ -328,7 +335,7 @@ async def test_a_relay_that_takes_one_connection_gets_everything(
         service = await bed.fleet.ready(**{**settings, "smtp_username": None, "smtp_password": None})
         names = await give(bed, service, "mail", codes=10, others=40)
         await bed.ledger.wait_quiet()
-        await no_hold(service)
+        await lifted_by_a_probe(service)
         findings = await bed.close()
     assert relay.refused > 0
     assert set(findings.statuses()) == {"sent"}
@@ -410,7 +417,7 @@ async def test_a_hold_outlives_no_relay_that_is_well_whatever_was_killed(bed: Be
             relay.mood = WELL
             service = await bed.fleet.ready(**settings)
             await bed.ledger.wait_quiet()
-            await no_hold(service)
+            await lifted_by_a_probe(service)
             await service.stop()
         findings = await bed.close()
     assert set(findings.statuses()) == {"sent"}
