@@ -37,7 +37,8 @@ async def served(bed: Bed, relay: Server) -> AsyncIterator[tuple[Place, dict[str
     """The relay at its place, and the settings of services that mail by it. What it takes goes into the books."""
     bed.ledger.sources.append(lambda: [arrival(message) for message in relay.messages])
     async with place_for(relay) as place:
-        yield place, {**smtp_settings(place.port), **LOGIN, **PATIENT}
+        login = LOGIN if relay.secrets else {}
+        yield place, {**smtp_settings(place.port), **login, **PATIENT}
 
 
 async def give(bed: Bed, service: ServiceProcess, name: str, *, codes: int = 5, others: int = 20) -> set[str]:
@@ -68,6 +69,11 @@ async def hold_of(service: ServiceProcess) -> dict[str, Any]:
     [hold] = found
     assert (hold["scope"], hold["cause"]) == (SCOPE, "breaker")
     return hold
+
+
+async def probe_now(service: ServiceProcess) -> None:
+    answer = await service.client.request("DELETE", f"{API}/holds/{SCOPE}")
+    assert answer.status_code == 204, answer.text
 
 
 async def lifted_by_a_probe(service: ServiceProcess) -> None:
@@ -167,6 +173,7 @@ async def test_all_processes_together_probe_a_relay_once_a_second_at_most(bed: B
         await eventually(lambda: probes() >= 3, "three probes")
         came_s = list(relay.came_s)
         relay.mood = WELL
+        await probe_now(second)
         await bed.ledger.wait_quiet()
         findings = await bed.close()
     failed = failed_attempts(findings, names)
@@ -187,8 +194,7 @@ async def test_a_refused_login_is_not_repeated_until_an_operator_or_a_minute_ask
         assert (hold["reason"], hold["failure"]["code"]) == ("auth", "auth_refused")
         assert hold["until_ms"] - hold["since_ms"] > 100_000  # a minute to the probe, and a minute more
         relay.mood = WELL
-        answer = await service.client.request("DELETE", f"{API}/holds/{SCOPE}")
-        assert answer.status_code == 204, answer.text
+        await probe_now(service)
         await bed.ledger.wait_quiet()
         await lifted_by_a_probe(service)
         [ended] = service.events("hold_ended")
@@ -281,7 +287,7 @@ async def test_what_a_connection_takes_no_more_goes_by_a_fresh_one_in_the_same_a
     )
     relay = TakesSome(3, *replies)
     async with served(bed, relay) as (_, settings):
-        service = await bed.fleet.ready(**{**settings, "smtp_username": None, "smtp_password": None})
+        service = await bed.fleet.ready(**settings)
         names = await give(bed, service, "mail", codes=20, others=40)
         await bed.ledger.wait_quiet()
         assert service.events("hold_opened") == []
@@ -332,7 +338,7 @@ async def test_a_relay_that_takes_one_connection_gets_everything(
 ) -> None:
     relay = Crowded(at, reply)
     async with served(bed, relay) as (_, settings):
-        service = await bed.fleet.ready(**{**settings, "smtp_username": None, "smtp_password": None})
+        service = await bed.fleet.ready(**settings)
         names = await give(bed, service, "mail", codes=10, others=40)
         await bed.ledger.wait_quiet()
         await lifted_by_a_probe(service)
@@ -353,7 +359,7 @@ async def test_more_recipients_than_the_relay_takes_fail_at_once(bed: Bed) -> No
 
     relay = TakesTwo()
     async with served(bed, relay) as (_, settings):
-        service = await bed.fleet.ready(**{**settings, "smtp_username": None, "smtp_password": None})
+        service = await bed.fleet.ready(**settings)
         readers = [f"reader{number}@example.org" for number in range(4)]
         bed.ledger.publish(
             command("four", payload={"envelope": {"to": readers}}),
@@ -372,7 +378,7 @@ async def test_more_recipients_than_the_relay_takes_fail_at_once(bed: Bed) -> No
 async def test_unknown_recipients_hold_nobody_up(bed: Bed) -> None:
     relay = Server()
     async with served(bed, relay) as (_, settings):
-        service = await bed.fleet.ready(**{**settings, "smtp_username": None, "smtp_password": None})
+        service = await bed.fleet.ready(**settings)
         bad = [
             command(f"bad-{number}", payload={"envelope": {"to": [f"nobody@host{number}.example"]}})
             for number in range(50)
@@ -398,15 +404,17 @@ async def test_a_hold_outlives_no_relay_that_is_well_whatever_was_killed(bed: Be
     """kill -9 of the only process while its hold waits, while it probes by session, and while it probes by a delivery."""
     at_the_greeting, at_mail = {X.GREETING: b"421 4.3.2 not now"}, {X.FINAL: b"452 4.3.1 disk full"}
     relay = moody()
-    async with served(bed, relay) as (_, settings):
+    async with served(bed, relay) as (place, settings):
         settings["claim_ttl"] = "2s"
+        service = await bed.fleet.ready(**settings)
         for name, mood, probed in (
             ("waiting", at_the_greeting, None),
             ("by-session", at_the_greeting, {X.GREETING: None}),
             ("by-delivery", at_mail, {X.MAIL: None}),
         ):
+            await place.close()  # no connection of before is left
             relay.mood = mood
-            service = await bed.fleet.ready(**settings)
+            await place.open()
             await give(bed, service, name, codes=3, others=0)
             await hold_of(service)
             if probed is not None:
@@ -418,7 +426,6 @@ async def test_a_hold_outlives_no_relay_that_is_well_whatever_was_killed(bed: Be
             service = await bed.fleet.ready(**settings)
             await bed.ledger.wait_quiet()
             await lifted_by_a_probe(service)
-            await service.stop()
         findings = await bed.close()
     assert set(findings.statuses()) == {"sent"}
     assert charged(findings) == []
