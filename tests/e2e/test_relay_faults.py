@@ -37,7 +37,8 @@ async def served(bed: Bed, relay: Server) -> AsyncIterator[tuple[Place, dict[str
     """The relay at its place, and the settings of services that mail by it. What it takes goes into the books."""
     bed.ledger.sources.append(lambda: [arrival(message) for message in relay.messages])
     async with place_for(relay) as place:
-        yield place, {**smtp_settings(place.port), **LOGIN, **PATIENT}
+        login = LOGIN if relay.secrets else {}
+        yield place, {**smtp_settings(place.port), **login, **PATIENT}
 
 
 async def give(bed: Bed, service: ServiceProcess, name: str, *, codes: int = 5, others: int = 20) -> set[str]:
@@ -70,11 +71,25 @@ async def hold_of(service: ServiceProcess) -> dict[str, Any]:
     return hold
 
 
-async def no_hold(service: ServiceProcess) -> None:
+async def probe_now(service: ServiceProcess) -> None:
+    answer = await service.client.request("DELETE", f"{API}/holds/{SCOPE}")
+    assert answer.status_code == 204, answer.text
+
+
+async def lifted_by_a_probe(service: ServiceProcess) -> None:
+    """Returns once nothing is held. No hold ended by itself, which takes a minute more."""
+
     async def lifted() -> bool:
         return not (await service.get("holds"))["items"]
 
     await eventually(lifted, "the hold is lifted")
+    await service.wait_lines("hold_ended", len(service.events("hold_opened")))
+    for ended in service.events("hold_ended"):
+        assert _ms(ended["timestamp"]) < ended["until_ms"] - 30_000, ended
+
+
+def _ms(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp() * 1000
 
 
 def failed_attempts(findings: Findings, names: Collection[str]) -> list[tuple[str | None, str | None]]:
@@ -131,7 +146,7 @@ async def test_mail_waits_for_a_relay_that_is_away_and_for_one_that_refuses_ever
             if name == AWAY:
                 await place.open()
             await bed.ledger.wait_quiet()
-            await no_hold(service)
+            await lifted_by_a_probe(service)
             assert len(service.events("hold_opened")) == len(service.events("hold_ended")) == times, name
         assert (await service.get("dead-letters"))["items"] == []
         findings = await bed.close()
@@ -158,6 +173,7 @@ async def test_all_processes_together_probe_a_relay_once_a_second_at_most(bed: B
         await eventually(lambda: probes() >= 3, "three probes")
         came_s = list(relay.came_s)
         relay.mood = WELL
+        await probe_now(second)
         await bed.ledger.wait_quiet()
         findings = await bed.close()
     failed = failed_attempts(findings, names)
@@ -178,10 +194,11 @@ async def test_a_refused_login_is_not_repeated_until_an_operator_or_a_minute_ask
         assert (hold["reason"], hold["failure"]["code"]) == ("auth", "auth_refused")
         assert hold["until_ms"] - hold["since_ms"] > 100_000  # a minute to the probe, and a minute more
         relay.mood = WELL
-        answer = await service.client.request("DELETE", f"{API}/holds/{SCOPE}")
-        assert answer.status_code == 204, answer.text
+        await probe_now(service)
         await bed.ledger.wait_quiet()
-        await no_hold(service)
+        await lifted_by_a_probe(service)
+        [ended] = service.events("hold_ended")
+        assert _ms(ended["timestamp"]) < hold["until_ms"] - 90_000, "the probe was due later"
         findings = await bed.close()
     assert set(findings.statuses()) == {"sent"}
     assert charged(findings) == []
@@ -210,7 +227,7 @@ async def test_a_relay_that_fails_everything_alike_is_probed_by_one_delivery_at_
 
         await eventually(lambda: put_off() >= 1, "a probe was refused")
         relay.mood = WELL
-        await no_hold(service)
+        await lifted_by_a_probe(service)
         await eventually(lambda: bed.ledger.outstanding() == put_off(), "everything else is sent")
         probes_refused = put_off()
         [opened] = service.events("hold_opened")
@@ -237,10 +254,6 @@ async def test_a_relay_that_fails_everything_alike_is_probed_by_one_delivery_at_
     }
     assert Counter(failed_attempts(findings, names))["message_refused", Blame.MESSAGE] == 4
     assert len(charged(findings)) == 4
-
-
-def _ms(timestamp: str) -> float:
-    return datetime.fromisoformat(timestamp).timestamp() * 1000
 
 
 # Taking some, and not more
@@ -274,7 +287,7 @@ async def test_what_a_connection_takes_no_more_goes_by_a_fresh_one_in_the_same_a
     )
     relay = TakesSome(3, *replies)
     async with served(bed, relay) as (_, settings):
-        service = await bed.fleet.ready(**{**settings, "smtp_username": None, "smtp_password": None})
+        service = await bed.fleet.ready(**settings)
         names = await give(bed, service, "mail", codes=20, others=40)
         await bed.ledger.wait_quiet()
         assert service.events("hold_opened") == []
@@ -325,10 +338,10 @@ async def test_a_relay_that_takes_one_connection_gets_everything(
 ) -> None:
     relay = Crowded(at, reply)
     async with served(bed, relay) as (_, settings):
-        service = await bed.fleet.ready(**{**settings, "smtp_username": None, "smtp_password": None})
+        service = await bed.fleet.ready(**settings)
         names = await give(bed, service, "mail", codes=10, others=40)
         await bed.ledger.wait_quiet()
-        await no_hold(service)
+        await lifted_by_a_probe(service)
         findings = await bed.close()
     assert relay.refused > 0
     assert set(findings.statuses()) == {"sent"}
@@ -346,7 +359,7 @@ async def test_more_recipients_than_the_relay_takes_fail_at_once(bed: Bed) -> No
 
     relay = TakesTwo()
     async with served(bed, relay) as (_, settings):
-        service = await bed.fleet.ready(**{**settings, "smtp_username": None, "smtp_password": None})
+        service = await bed.fleet.ready(**settings)
         readers = [f"reader{number}@example.org" for number in range(4)]
         bed.ledger.publish(
             command("four", payload={"envelope": {"to": readers}}),
@@ -365,7 +378,7 @@ async def test_more_recipients_than_the_relay_takes_fail_at_once(bed: Bed) -> No
 async def test_unknown_recipients_hold_nobody_up(bed: Bed) -> None:
     relay = Server()
     async with served(bed, relay) as (_, settings):
-        service = await bed.fleet.ready(**{**settings, "smtp_username": None, "smtp_password": None})
+        service = await bed.fleet.ready(**settings)
         bad = [
             command(f"bad-{number}", payload={"envelope": {"to": [f"nobody@host{number}.example"]}})
             for number in range(50)
@@ -391,15 +404,17 @@ async def test_a_hold_outlives_no_relay_that_is_well_whatever_was_killed(bed: Be
     """kill -9 of the only process while its hold waits, while it probes by session, and while it probes by a delivery."""
     at_the_greeting, at_mail = {X.GREETING: b"421 4.3.2 not now"}, {X.FINAL: b"452 4.3.1 disk full"}
     relay = moody()
-    async with served(bed, relay) as (_, settings):
+    async with served(bed, relay) as (place, settings):
         settings["claim_ttl"] = "2s"
+        service = await bed.fleet.ready(**settings)
         for name, mood, probed in (
             ("waiting", at_the_greeting, None),
             ("by-session", at_the_greeting, {X.GREETING: None}),
             ("by-delivery", at_mail, {X.MAIL: None}),
         ):
+            await place.close()  # no connection of before is left
             relay.mood = mood
-            service = await bed.fleet.ready(**settings)
+            await place.open()
             await give(bed, service, name, codes=3, others=0)
             await hold_of(service)
             if probed is not None:
@@ -410,8 +425,7 @@ async def test_a_hold_outlives_no_relay_that_is_well_whatever_was_killed(bed: Be
             relay.mood = WELL
             service = await bed.fleet.ready(**settings)
             await bed.ledger.wait_quiet()
-            await no_hold(service)
-            await service.stop()
+            await lifted_by_a_probe(service)
         findings = await bed.close()
     assert set(findings.statuses()) == {"sent"}
     assert charged(findings) == []

@@ -1,6 +1,6 @@
 """aiosmtpd as a relay, in a process of its own: 8BITMIME, SMTPUTF8, SIZE, STARTTLS with AUTH; no PIPELINING.
 
-`python -m tests.relays.aiosmtpd_relay PORT NEXT_HOP CHAIN KEY` serves until it is ended.
+`python -m tests.relays.aiosmtpd_relay PORT DEMANDING_PORT NEXT_HOP CHAIN KEY` serves until it is ended.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ def aiosmtpd_running(certificates: Certificates, next_hop: int, folder: Path) ->
     """The relay, ready for connections; gone afterwards."""
     (folder / "chain.pem").write_bytes(certificates.chain)
     (folder / "key.pem").write_bytes(certificates.key)
-    ports = Ports(free_port(), None, next_hop)
+    ports = Ports(free_port(), None, next_hop, free_port())
     files = [str(folder / "chain.pem"), str(folder / "key.pem")]
     program = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); import runpy; "
     program += "runpy.run_module('tests.relays.aiosmtpd_relay', run_name='__main__')"
-    command = [sys.executable, "-c", program, str(ports.plain), str(next_hop), *files]
+    command = [sys.executable, "-c", program, *map(str, (ports.plain, ports.demanding, next_hop)), *files]
     with running_outside("aiosmtpd", command, ports, folder) as relay:
         yield relay
 
@@ -71,23 +72,27 @@ def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: 
     return AuthResult(success=right, handled=False)
 
 
-async def serve(port: int, next_hop: int, chain: str, key: str) -> None:
+async def serve(port: int, demanding: int, next_hop: int, chain: str, key: str) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(chain, key)
-    server = await asyncio.get_running_loop().create_server(
-        lambda: SMTP(
+
+    def smtp(*, auth_required: bool) -> SMTP:
+        return SMTP(
             PassesOn(next_hop),
             hostname="aiosmtpd.test",
             enable_SMTPUTF8=True,
             tls_context=context,
             authenticator=authenticate,
             auth_require_tls=True,
-        ),
-        "127.0.0.1",
-        port,
-    )
+            auth_required=auth_required,
+        )
+
+    loop = asyncio.get_running_loop()
+    await loop.create_server(partial(smtp, auth_required=True), "127.0.0.1", demanding)
+    server = await loop.create_server(partial(smtp, auth_required=False), "127.0.0.1", port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]))
+    port, demanding, next_hop = map(int, sys.argv[1:4])
+    asyncio.run(serve(port, demanding, next_hop, *sys.argv[4:6]))

@@ -1,4 +1,7 @@
-"""Exim: PIPELINING, 8BITMIME, SIZE, AUTH in clear on loopback, STARTTLS, implicit TLS (GnuTLS); no SMTPUTF8 asked."""
+"""Exim: PIPELINING, 8BITMIME, SIZE, AUTH in clear on loopback, STARTTLS, implicit TLS (GnuTLS); no SMTPUTF8 asked.
+
+As by default, what comes after ten mails of a connection waits for the queue runner, which does not come during a test.
+"""
 
 from collections.abc import Sequence
 
@@ -22,23 +25,28 @@ exim_group = Debian-exim
 spool_directory = /var/spool/exim4
 log_file_path = /var/log/exim4/%slog
 never_users = root
-daemon_smtp_ports = {ports.plain} : {ports.implicit}
+daemon_smtp_ports = {ports.plain} : {ports.implicit} : {ports.demanding}
 tls_on_connect_ports = {ports.implicit}
 local_interfaces = 127.0.0.1
 host_lookup =
 rfc1413_query_timeout = 0s
 message_size_limit = 20M
-smtp_accept_queue_per_connection = 0
 tls_advertise_hosts = *
 tls_certificate = /etc/exim4/chain.pem
 tls_privatekey = /etc/exim4/key.pem
 smtputf8_advertise_hosts = *
+acl_smtp_mail = check_mail
 acl_smtp_rcpt = check_rcpt
 acl_smtp_data = accept
 untrusted_set_sender = *
 bounce_return_message = false
 
 begin acl
+check_mail:
+  deny condition = ${{if eq{{$received_port}}{{{ports.demanding}}}}}
+       !authenticated = *
+       message = 530 5.7.0 Authentication required
+  accept
 check_rcpt:
   deny recipients = refused@example.org
        message = No such reader

@@ -25,6 +25,7 @@ pki opensmtpd.test cert "/etc/tls/chain.pem"
 pki opensmtpd.test key "/etc/tls/key.pem"
 table refused {{ "refused@example.org" }}
 listen on 127.0.0.1 port {ports.plain} tls pki opensmtpd.test hostname opensmtpd.test
+listen on 127.0.0.1 port {ports.demanding} tls-require pki opensmtpd.test hostname opensmtpd.test
 smtp max-message-size 20M
 mta limit conn-delay-host 0 conn-delay-source 0 conn-delay-connector 0 conn-delay-relay 0 conn-delay-domain 0
 mta limit reconn-delay-route 0 session-transaction-delay 0

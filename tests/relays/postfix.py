@@ -48,6 +48,7 @@ message_size_limit = 20000000
             "/etc/postfix/master.cf",
             f"""
 127.0.0.1:{ports.plain} inet n - n - - smtpd
+127.0.0.1:{ports.demanding} inet n - n - - smtpd -o smtpd_tls_security_level=encrypt
 127.0.0.1:{ports.implicit} inet n - n - - smtpd -o smtpd_tls_wrappermode=yes
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr

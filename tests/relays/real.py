@@ -51,6 +51,7 @@ class Ports:
     plain: int  # STARTTLS offered
     implicit: int | None  # TLS from the first byte
     next_hop: int
+    demanding: int  # in clear, and mail is refused without TLS or a login
 
 
 class Recipe(Protocol):
@@ -126,7 +127,7 @@ def running(recipe: Recipe, certificates: Certificates, next_hop: int) -> Iterat
         root.folder("/tmp", mode=0o1777)
         root.write("/etc/tls/chain.pem", certificates.chain)
         root.write("/etc/tls/key.pem", certificates.key, mode=0o600)
-        ports = Ports(free_port(), free_port() if recipe.has_implicit_tls else None, next_hop)
+        ports = Ports(free_port(), free_port() if recipe.has_implicit_tls else None, next_hop, free_port())
         recipe.lay_out(root, ports)
         command = (_chroot(), str(path), *recipe.command())
         yield stack.enter_context(_started(recipe.name, command, ports, folder / "log"))

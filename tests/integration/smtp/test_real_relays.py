@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from galaxy_mail.domain.addresses import to_ascii
-from galaxy_mail.domain.records import Attachment, Envelope, RenderedContent, Result, SendResult
+from galaxy_mail.domain.records import Attachment, Blame, Envelope, RenderedContent, Result, SendResult
 from galaxy_mail.providers import mime
 from galaxy_mail.providers.mime import MailFrom
 from galaxy_mail.providers.provider import Message
@@ -179,10 +179,36 @@ async def test_a_refused_reader_keeps_the_mail_from_all_and_ends_the_connection(
 
 async def test_more_mails_than_one_connection_may_carry_cost_no_attempt(onward: Onward) -> None:
     """OpenSMTPD puts off the 101st mail of a session (451 to MAIL)."""
-    async with provider(onward) as sender:
+    async with provider(onward, messages_max=1000) as sender:
         for number in range(105):
             result = await send(sender, message(f"many-{number}"))
             assert (result.result, result.failure) == (Result.ACCEPTED, None)
+
+
+async def test_every_mail_of_many_arrives_at_once(onward: Onward) -> None:
+    """Exim accepts what comes after ten mails of a connection, and passes it on half an hour later."""
+    names = {f"prompt-{onward.relay.name}-{number}" for number in range(30)}
+    async with provider(onward) as sender:
+        for name in names:
+            assert (await send(sender, message(name))).result is Result.ACCEPTED
+    missing = {f"<{name}@example.com>".encode() for name in names}
+    while missing:
+        mail = await onward.sink.next_mail()
+        missing -= {message_id for message_id in missing if message_id in mail.content}
+
+
+async def test_a_relay_that_demands_tls_or_a_login_is_to_blame_for_what_it_refuses(onward: Onward) -> None:
+    """A probe without mail learns the same."""
+    async with provider(onward, port=onward.relay.ports.demanding) as sender:
+        refused = await send(sender, message("without-login"))
+        assert refused.failure is not None
+        assert (refused.failure.code, refused.blame) == ("sender_refused", Blame.RELAY)
+        probed = await sender.probe()
+        assert probed is not None
+        assert probed.failure is not None
+        assert (probed.failure.code, probed.provider_code) == ("sender_refused", refused.provider_code)
+    async with provider(onward) as sender:
+        assert await sender.probe() is None
 
 
 async def test_an_address_beyond_ascii_is_sent_or_refused_for_good(onward: Onward) -> None:

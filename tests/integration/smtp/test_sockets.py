@@ -16,6 +16,7 @@ from galaxy_mail.providers.smtp.settings import SmtpSettings, TlsMode
 from tests.relays.hostile.hangs_up import HangsUp
 from tests.relays.hostile.interrupts import Interrupts, Then
 from tests.relays.hostile.leaves_idle import LeavesIdle
+from tests.relays.hostile.moody import Moody
 from tests.relays.hostile.server import Server, Talk
 from tests.unit.providers.smtp.wire import Authority, may_finish, message
 
@@ -190,6 +191,41 @@ async def test_a_name_without_an_address_is_not_resolved(host: str) -> None:
     async with provider(25, host=host) as sender:
         result = await sender.send(message(), may_finish=may_finish)
     assert (result.status, code_of(result)) == (AttemptStatus.TRANSPORT_FAILED, "name_not_resolved")
+
+
+@pytest.mark.parametrize("greets", [b"421 4.3.2 not now", b"554 5.7.1 no mail from there", b"garbage", None])
+async def test_the_second_address_of_a_name_is_tried_after_a_bad_greeting(greets: bytes | None) -> None:
+    """And first by the connections after it."""
+    bad, good = Moody(), Server()
+    bad.mood = {Exchange.GREETING: greets}
+    with trio.socket.socket() as reserved:
+        await reserved.bind(("127.0.0.2", 0))
+        port = reserved.getsockname()[1]
+    trio.socket.set_custom_hostname_resolver(TwoAddresses(("127.0.0.1", "127.0.0.2")))
+    async with trio.open_nursery() as nursery:
+        for host, server in (("127.0.0.1", bad), ("127.0.0.2", good)):
+            listeners = await trio.open_tcp_listeners(port, host=host)
+            nursery.start_soon(trio.serve_listeners, server.handle, listeners)
+        async with provider(port, host="relay.test", timeout_s=3, messages_max=1) as sender:
+            for _ in range(2):
+                assert (await sender.send(message(), may_finish=may_finish)).result is Result.ACCEPTED
+        nursery.cancel_scope.cancel()
+    assert (len(bad.talks), len(good.talks), len(good.messages)) == (1, 2, 2)
+
+
+class TwoAddresses(trio.abc.HostnameResolver):
+    """Every name has these."""
+
+    def __init__(self, addresses: tuple[str, ...]) -> None:
+        self.addresses = addresses
+
+    async def getaddrinfo(  # type: ignore[override]  # less than the system's
+        self, host: bytes | None, port: int, *_: int
+    ) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
+
+    async def getnameinfo(self, sockaddr: object, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
 
 
 async def test_ehlo_names_this_end_by_name_or_literal() -> None:
