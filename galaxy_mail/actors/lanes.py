@@ -2,7 +2,7 @@
 
 The scheduler's side keeps one queue for each lane. A slot with nothing to do waits on its own memory channel of size 0.
 `send_nowait` to that channel succeeds only while the slot waits in `receive`, also when the slot is cancelled in the same
-moment. So a claim is either in a queue or with a slot, and none is dropped between the two.
+moment. So a claim is in a queue, with a slot or with a probe, and none is dropped in between.
 
 Slots that take both lanes prefer the priority lane. While normal claims wait, every `FAIR_SHARE`-th claim is a normal one,
 so that neither lane starves the other. Nobody renews a claim that waits here: the scheduler takes back those that waited
@@ -56,7 +56,8 @@ class IdleSlot(Struct, frozen=True, eq=False):
 class Lanes:
     """Two bounded queues of claims, and the slots that wait for a claim.
 
-    With two slots or more, one takes only the priority lane, so that a login code never waits for a long attempt.
+    With two slots or more, one takes only the priority lane, so that a login code does not wait for a long attempt: unless
+    fewer slots may begin, after a breaker's hold or failures of the relay.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Lanes:
         self._closed = False
         # In these lanes more was due at the last claim than there were places: a free place wakes the scheduler.
         self.backlog: frozenset[Lane] = frozenset()
-        # Wakes the scheduler: work was accepted, a place became free, or other lanes are held.
+        # Wakes the scheduler: work was accepted, a place became free, or the set of held lanes has changed.
         self._wake, self._woken = trio.open_memory_channel[None](1)
 
     # The scheduler's side
@@ -238,7 +239,7 @@ class Lanes:
         return self._may_begin() >= self.slots
 
     def wake(self) -> None:
-        """Wakes the scheduler: a delivery was accepted, a place is free, or other lanes are held."""
+        """Wakes the scheduler: a delivery was accepted, a place is free, or the set of held lanes has changed."""
         with suppress(trio.WouldBlock):  # a wake-up is pending
             self._wake.send_nowait(None)
 

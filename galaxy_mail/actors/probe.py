@@ -15,7 +15,7 @@ CLAIMED_WITHIN_S: Final = 2.0
 
 
 class DeliveryProbe:
-    """Gives a sender one claim of a held lane, and the relay its outcome."""
+    """Gives a sender one claim, although the lane is held, and reports its outcome to the relay."""
 
     def __init__(self, lanes: Lanes, relay: Relay) -> None:
         self.answered = False
@@ -25,7 +25,7 @@ class DeliveryProbe:
         self._taken = False
 
     async def run(self, sender: Callable[["DeliveryProbe"], Sender]) -> bool:
-        """Whether the relay was probed. False: nothing was due, or the claim was lost."""
+        """Sends one delivery. False: the relay was not probed; nothing was due, or the attempt ended before the relay."""
         await sender(self).run()
         return self.answered
 

@@ -43,11 +43,11 @@ PAUSE_AFTER_FAILURE_S: Final = 0.25  # of Redis, before what is to be done is tr
 WAIT_MIN_S: Final = 0.001  # rounding can make a shorter wait end before its time
 KEPT_MS: Final = 10_000  # after its end, so that a process whose clock is ahead ends no hold for the others
 LEASE_MS: Final = 5_000
-LEASE_AFTER_PROBE_MS: Final = 1_000  # so all processes together probe once a second at most
+LEASE_AFTER_PROBE_MS: Final = 1_000  # then all processes together probe at most once a second
 
 
 class Relays:
-    """Reads the holds every second, judges them again when one ends, and probes the relay while its breaker holds it.
+    """Reads the holds every second, recomputes which lanes are held when one ends, and probes the relay for its breaker.
 
     Ends when cancelled. Touches the holds, the relay, the lanes and a provider of its own. When Redis fails, the last holds
     that were read stay in force.
@@ -124,7 +124,8 @@ class Relays:
         self._report_unreadable(stored)
         held = tuple(one.hold for one in stored if one.hold is not None)
         self._judge(Snapshot(held, (self._relay.name,)))
-        if not self._relay.actions:  # else the breaker knows better than what was read
+        # Pending actions: the breaker has changed its hold, and Redis still has the old one.
+        if not self._relay.actions:
             field = hold_field(Cause.BREAKER, relay_scope(self._relay.name))
             ours = next((hold for hold in held if hold.field == field), None)
             self._relay.tell(Seen(breaker_hold(ours)))
@@ -232,7 +233,7 @@ class Relays:
     # The holds
 
     def _judge(self, snapshot: Snapshot | None) -> None:
-        """Decides what is held now."""
+        """Recomputes which lanes are held, and logs which holds began, changed and ended."""
         if snapshot is None:
             return
         before = {hold.field: hold for hold in self._holds.in_force}

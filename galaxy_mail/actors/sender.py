@@ -59,7 +59,7 @@ class Claims(Protocol):
 
 
 class Judge(Protocol):
-    """Who decides whom to blame for a result: the relay, or the probe of a relay."""
+    """Decides whom to blame for a result: `Relay`, or `DeliveryProbe` for a probe."""
 
     async def judge(self, delivery: Delivery, result: SendResult) -> Judged: ...
 
@@ -76,8 +76,8 @@ class Sender:
     """Takes claims, hands each message to the provider, records the answer.
 
     Ends when the lanes are closed and the attempt in hand is recorded. When cancelled, it releases the claim if the
-    provider can't have the message; otherwise it records the outcome. Touches the lanes' slot side, the store and its own
-    provider; no other slot, no schedule.
+    provider can't have the message; otherwise it records the outcome. Touches the lanes' slot side, the store, the relay and
+    its own provider; no other slot, no schedule.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Sender:
                     await self._release(work)
                 return
         except (trio.Cancelled, BaseExceptionGroup) as ended:
-            if _is_cancellation(ended):  # `send` raises it only while the provider can't have the message
+            if _is_cancellation(ended):  # only while the provider can't have the message
                 await self._give_back(work)
             raise
         await self._record(work.claim, conclusion)

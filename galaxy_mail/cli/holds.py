@@ -40,7 +40,7 @@ def holds() -> None:
 @holds.command("list")
 @as_json
 def list_holds(*, as_json: bool) -> None:
-    """List the holds in force, those of breakers too."""
+    """List the holds in force, including those of breakers."""
     with service() as api:
         found = api.get("/holds")
     if as_json:
@@ -97,7 +97,10 @@ def add(scope: str, *, reason: str, lasts_ms: int | None, created_by: str | None
 @holds.command("remove")
 @click.argument("scope")
 def remove(scope: str) -> None:
-    """End an operator's hold of SCOPE. What waited is sent at once. A relay that its breaker holds is probed at once."""
+    """End an operator's hold of SCOPE: what waited is sent at once. Have the relay of a breaker's hold probed at once.
+
+    A breaker's hold stays if the probe fails.
+    """
     with service() as api:
         api.request("DELETE", f"/holds/{segment(scope)}")
     click.echo("removed")

@@ -40,7 +40,7 @@ FREE: Final = frozenset({Blame.RELAY, Blame.SERVICE})  # failures with this blam
 # After them: 1 s, doubled each time.
 FREE_DELAY_MS: Final = 1_000
 FREE_DELAY_MAX_MS: Final = 60_000
-RELAY_FAILURES_FREE: Final = 3  # later ones are the message's fault if the relay accepts other mail meanwhile
+RELAY_FAILURES_FREE: Final = 3  # later ones are the message's fault if the relay accepts other mail
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ def conclude(
 ) -> Conclusion:
     """The records after a provider's answer to an attempt in progress.
 
-    A failure that is not the message's fault uses up no retry and is transient, also if the relay refused for good. The
+    A failure that is not the message's fault uses up no retry and is transient, even after a 5yz answer. The
     delivery is due again after the usual delay, or after `due_in_ms`.
     """
     free = result.blame in FREE
@@ -150,7 +150,9 @@ def conclude(
 
 
 def blamed(delivery: Delivery, result: SendResult, *, relay_accepted_at_ms: int | None) -> SendResult:
-    """The result with the message's blame where the relay is well for other mail, so that one mail can't stay for ever.
+    """The result, with the blame `message` if the delivery failed often and the relay accepts other mail.
+
+    So one delivery can't be tried for ever.
 
     `relay_accepted_at_ms`: when the relay accepted its latest mail; None if it accepted none.
     """

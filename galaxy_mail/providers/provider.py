@@ -1,4 +1,4 @@
-"""The interface of all providers: `send` takes a complete message and returns a classified result."""
+"""The interface of all providers: `send` hands a complete message over, `probe` tests the relay without a mail."""
 
 from types import TracebackType
 from typing import Protocol, Self
@@ -47,7 +47,7 @@ class Provider(Protocol):
         ...
 
     async def probe(self) -> SendResult | None:
-        """Goes all the way to the relay's answer to MAIL, without a mail. None: the relay is well; else how it failed."""
+        """Tests the relay up to its answer to MAIL, without a mail. None: the relay is well; otherwise, how it failed."""
         ...
 
     async def send(self, message: Message, *, may_finish: SendDeadline) -> SendResult: ...

@@ -168,7 +168,7 @@ def _loss(status: AttemptStatus, code: str, summary: str, provider_code: str | N
     )
 
 
-# The same failure codes as for an SMTP relay that behaves like this.
+# The failure codes are a relay's, but the blame is always `message`: the stub never opens the breaker.
 RESULTS: Final[Mapping[StubOutcome, SendResult]] = {
     StubOutcome.ACCEPTED: SendResult(
         result=Result.ACCEPTED, status=AttemptStatus.PROVIDER_ACCEPTED, provider_code="250 2.0.0"

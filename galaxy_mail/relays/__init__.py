@@ -1,1 +1,1 @@
-"""Which relay takes mail now, and how much of it."""
+"""Whether the relay may be given mail, and how much: breaker, pace, sameness, holds."""

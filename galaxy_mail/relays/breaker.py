@@ -6,14 +6,15 @@ models several processes that do this over one hold and one lease in Redis.
 The actor `relays` is the shell:
 
 * It gives every event to `step` and carries out the actions in their order. `Replace` is a compare-and-set of the
-  breaker's hold alone, never of an operator's. Its answer is the hold that stands then, which goes back as `Seen`. Only
-  afterwards is the new state shown to scheduler and slots: they begin mail while `goes` is true.
+  breaker's hold alone, never of an operator's. Its answer is the hold that stands then, which goes back as `Seen`.
+  Scheduler and slots look at `CurrentHolds`, which is read from Redis after the action.
 * Each second it reads the hold and gives `Seen`, then `Tick`.
 * From `probe_due_ms(breaker)` on (it wakes for it) it tries to take the lease `mail:probe:<relay>` (5 s), once a second.
-  The script that takes the lease also reads the hold: `Seen`, then `Leased`. If no `StartProbe` comes out, it gives the
-  lease back.
-* It renews the lease while it probes, and cancels the probe when it can't (`ProbeGivenUp`). After the answer and its
-  actions it cuts the lease to 1 s instead of deleting it: then there is at most one probe a second over all processes.
+  When it has the lease, it reads the hold: `Seen`, then `Leased`. If no `StartProbe` comes out, it gives the lease
+  back.
+* It renews the lease while it probes, and cancels the probe when another process has the lease (`ProbeGivenUp`).
+  After the answer and its actions it cuts the lease to 1 s instead of deleting it: then there is at most one probe a
+  second over all processes.
 * `StartProbe(DELIVERY)`: the next due delivery is claimed, the priority lane first, and begun although the relay is
   held. Its outcome is a `Probe...` event, not `MailAccepted` or `Failed`. No delivery is due: `ProbeGivenUp`.
 * The slot whose attempt failed by the relay's fault waits for the `Charge` of its delivery before it concludes. It does
@@ -56,14 +57,14 @@ from galaxy_mail.relays.breaker_events import (
 
 FAILURES_IN_A_ROW: Final = 3
 PROBED_AGAIN_IN_MS: Final = 60_000  # until a delivery that was refused as a probe is due again
-CHECK_WITHIN_MS: Final = 30_000  # a check without the lease for so long blames the relay
-REMEMBERED_MS: Final = 900_000  # a process without mail forgets the last pause after this time
+CHECK_WITHIN_MS: Final = 30_000  # a check without a result after so long blames the relay
+REMEMBERED_MS: Final = 900_000  # after so long without an accepted mail, pauses start anew
 SPREAD: Final = 0.2
 
 
 class BreakerState(StrEnum):
     CLOSED = "closed"
-    CHECKING = "checking"  # not held: a probe decides whose fault a refused sender, login or certificate is
+    CHECKING = "checking"  # not held: a check decides whose fault a refused sender, login or certificate is
     OPEN = "open"  # held, by this process or another
     PROBING = "probing"  # held, and this process probes
     RECOVERING = "recovering"  # not held, and no mail accepted since the last hold
@@ -77,7 +78,7 @@ _HELD: Final = frozenset({S.OPEN, S.PROBING})
 MOVES: Final[Mapping[type[Event], Mapping[BreakerState, frozenset[BreakerState]]]] = {
     MailAccepted: {S.RECOVERING: frozenset({S.CLOSED})},
     Failed: {
-        # PROBING: a probe at once, or one of a hold that has ended, is under way.
+        # PROBING: a check, or the probe of a hold that has ended, is under way.
         S.CLOSED: frozenset({S.CLOSED, S.CHECKING, *_HELD}),
         S.RECOVERING: frozenset({S.RECOVERING, S.CHECKING, *_HELD}),
         S.CHECKING: frozenset({S.CHECKING, *_HELD}),
@@ -118,7 +119,7 @@ class Breaker(Struct, frozen=True, kw_only=True):
     probe: Probe | None = None  # under way in this process
     # The relay's failures since the last accepted mail: from MAIL on the delivery, before it None.
     row: tuple[str | None, ...] = ()
-    checks: tuple[str, ...] = ()  # deliveries that wait for a probe at once
+    checks: tuple[str, ...] = ()  # deliveries that wait for a check
     check_until_ms: int = 0
     accepted_ms: int | None = None  # the last accepted mail
 
@@ -129,14 +130,14 @@ class Breaker(Struct, frozen=True, kw_only=True):
 
 
 def probe_due_ms(breaker: Breaker) -> int | None:
-    """When this process should try to take the lease. None: not as things are."""
+    """When this process should try to take the lease. None: no probe is due in this state."""
     if breaker.state is S.CHECKING and breaker.probe is None:
         return 0
     return breaker.hold.probe_due_ms if breaker.state is S.OPEN and breaker.hold else None
 
 
 def step(breaker: Breaker, event: Event, *, now_ms: int, luck: float) -> tuple[Breaker, tuple[Action, ...]]:
-    """The breaker after `event`, and what to do. `luck` lies between 0 and 1 and spreads the pause."""
+    """The breaker after `event`, and what to do. `luck`, random from 0 to 1, changes the pause by up to 20 %."""
     after, actions = _step(breaker, event, now_ms, 1 + SPREAD * (2 * luck - 1))
     if after.state not in MOVES.get(type(event), {}).get(breaker.state, {breaker.state}):
         raise IllegalStep(f"{type(event).__name__} may not lead from {breaker.state} to {after.state}")
@@ -214,7 +215,7 @@ def _well(b: Breaker, now_ms: int) -> tuple[Breaker, tuple[Action, ...]]:
             return replace(done, state=S.CLOSED, hold=None), (Replace(b.hold, None),)
         case S.PROBING if b.hold is not None and b.hold.kind not in BY_DELIVERY:
             return _freed(done, now_ms), (Replace(b.hold, None),)
-        case S.PROBING:  # a probe at once, and meanwhile another process opened by an answer after MAIL
+        case S.PROBING:  # a check, and meanwhile another process opened a hold that a session can't lift
             return replace(done, state=S.OPEN), ()
         case S.RECOVERING if b.probe is Probe.DELIVERY:
             return replace(done, state=S.CLOSED, hold=None), ()
@@ -270,7 +271,7 @@ def _freed(b: Breaker, now_ms: int) -> Breaker:
 
 
 def _settle(b: Breaker, blame: Blame) -> tuple[Breaker, tuple[Action, ...]]:
-    """Charges what waited for a probe."""
+    """Charges the deliveries that waited for a check."""
     state = b.state if b.state is not S.CHECKING else S.CLOSED if b.hold is None else S.RECOVERING
     return replace(b, state=state, checks=()), tuple(Charge(delivery_id, blame) for delivery_id in b.checks)
 

@@ -1,4 +1,4 @@
-"""What a breaker hears of (events) and what it wants done (actions)."""
+"""The events that a breaker is told, and the actions that it asks for."""
 
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -13,16 +13,16 @@ HOLD_AFTER_PROBE_MS: Final = 60_000  # a hold ends by itself so long after the p
 class Kind(StrEnum):
     """Where the relay failed; the `reason` of a hold. It decides how the relay is probed."""
 
-    CONNECTION = "connection"  # before MAIL was answered, but for the next two
+    CONNECTION = "connection"  # before it answered MAIL, except as in the next three
     CERTIFICATE = "certificate"
     AUTH = "auth"
     SENDER = "sender"  # MAIL was refused
-    MAIL = "mail"  # by an answer after MAIL
+    MAIL = "mail"  # after it accepted MAIL
     EVERYTHING = "fails_everything"
 
 
-CHECKED: Final = frozenset({Kind.CERTIFICATE, Kind.AUTH, Kind.SENDER})  # by a probe at once
-BY_DELIVERY: Final = frozenset({Kind.MAIL, Kind.EVERYTHING})  # a session proves nothing
+CHECKED: Final = frozenset({Kind.CERTIFICATE, Kind.AUTH, Kind.SENDER})  # a check follows: a probe at once
+BY_DELIVERY: Final = frozenset({Kind.MAIL, Kind.EVERYTHING})  # a probe without a mail proves nothing
 
 
 class Probe(StrEnum):
@@ -67,7 +67,7 @@ class Failed(Struct, frozen=True, kw_only=True):
 
 
 class Seen(Struct, frozen=True):
-    """What stands in Redis."""
+    """The breaker's hold that stands in Redis."""
 
     hold: BreakerHold | None
 
@@ -87,7 +87,7 @@ class ProbeRefused(Struct, frozen=True, kw_only=True):
 
 
 class ProbeUndecided(Struct, frozen=True):
-    """The probe's delivery failed by its own fault, for which it has been charged."""
+    """The probe's delivery failed, but not by the relay's fault: whether the relay is well stays open."""
 
 
 class ProbeGivenUp(Struct, frozen=True):
@@ -95,7 +95,7 @@ class ProbeGivenUp(Struct, frozen=True):
 
 
 class ProbeNow(Struct, frozen=True):
-    """An operator lifts the hold, or the settings were loaded again."""
+    """A probe is due now. The service does not send it yet: an operator's DELETE makes the probe due in Redis (`Seen`)."""
 
 
 class Tick(Struct, frozen=True):
@@ -135,7 +135,7 @@ class Charge(Struct, frozen=True):
 
     delivery_id: str
     blame: Blame
-    due_in_ms: int | None = None  # None: as the blame has it
+    due_in_ms: int | None = None  # None: after the usual delay
 
 
 Action: TypeAlias = Replace | StartProbe | Charge

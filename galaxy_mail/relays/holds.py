@@ -21,7 +21,7 @@ def as_hold(relay: str, hold: BreakerHold) -> Hold:
 
 
 def breaker_hold(hold: Hold | None) -> BreakerHold | None:
-    """The hold of a breaker. None: there is none, or none that this release can use."""
+    """What a breaker reads from its stored hold. None: there is no hold, or this release can't use it."""
     if hold is None or hold.failure is None or hold.until_ms is None or hold.pause_ms is None:
         return None
     if hold.reason not in set(Kind):
@@ -36,7 +36,7 @@ def breaker_hold(hold: Hold | None) -> BreakerHold | None:
 
 
 class Snapshot(Struct, frozen=True):
-    """The holds as they were read at one moment. A hold whose time is over counts no more."""
+    """The holds as they were read at one moment. A hold whose time is over does not count."""
 
     holds: tuple[Hold, ...] = ()
     relays: tuple[str, ...] = ()  # every relay that is configured
@@ -71,7 +71,7 @@ class Snapshot(Struct, frozen=True):
 
 
 class CurrentHolds:
-    """The holds as this process knows them. The actor `relays` keeps them up to date; the others only look.
+    """The holds as this process knows them. The actor `relays` updates them; lanes, health and gauges read them.
 
     Until the first read both lanes count as held: a process that starts must not send past a hold that it has not seen.
     When Redis fails, the last snapshot stays.
@@ -84,7 +84,7 @@ class CurrentHolds:
         self.snapshot: Snapshot | None = None  # None: not read yet
 
     def update(self, snapshot: Snapshot, now_ms: int) -> bool:
-        """From now on this snapshot counts. Returns whether other lanes are held than before."""
+        """Replaces the snapshot. Returns whether the set of held lanes has changed."""
         before = self.lanes
         self.snapshot = snapshot
         self.in_force = snapshot.in_force(now_ms)

@@ -1,9 +1,10 @@
 """How many of this process' slots may begin at one relay. Pure.
 
-Slow start after a hold, the relay's limit of connections and its overload are one number: it is 1 after a hold, doubles
-each second without a failure of the relay, and is halved by one, at most once a second.
+One number serves after a breaker's hold, for a relay that limits connections and for one that is overloaded. It is 1 after a
+breaker's hold. It doubles with each second without a failure of the relay. A failure halves it, at most once a second.
 
-The shell gives `held` when the hold ends, `failed` for each attempt that the relay is blamed for, and `passed` each second.
+The shell calls `held` when the breaker's hold ends, `failed` for each attempt that the relay is blamed for, and `passed`
+each second.
 """
 
 from typing import Final
@@ -27,7 +28,7 @@ def full(slots: int) -> Pace:
 
 
 def held(pace: Pace, *, now_ms: int) -> Pace:
-    """The pace after a hold."""
+    """The pace after a breaker's hold."""
     return replace(pace, slots=1, quiet_since_ms=now_ms)
 
 

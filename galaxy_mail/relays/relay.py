@@ -47,11 +47,11 @@ class Judged(Struct, frozen=True):
     """How an attempt counts: its result with the final blame, and when the delivery is due again."""
 
     result: SendResult
-    due_in_ms: int | None = None  # None: as the blame has it
+    due_in_ms: int | None = None  # None: after the usual delay
 
 
 class Relay:
-    """Shared by the slots and the actor `relays` of a process. Nothing in here waits for Redis."""
+    """Shared by the slots and the actor `relays` of a process. Only `judge` waits, for at most 60 s; nothing calls Redis."""
 
     def __init__(self, name: str, *, slots: int, clock: Clock, random: Random | None = None) -> None:
         self.name = name
@@ -119,7 +119,11 @@ class Relay:
             self.tell(MailAccepted())
 
     def _blamed(self, delivery: Delivery, result: SendResult) -> tuple[SendResult, Kind]:
-        """The blame that the history of the delivery and the row of deliveries that ended alike leave of the result's."""
+        """Corrects the blame, and says where the relay failed.
+
+        A delivery that failed often while the relay accepts others is at fault; a relay that fails five deliveries alike is
+        at fault.
+        """
         kind = kind_of(result)
         if result.blame is Blame.RELAY:
             return blamed(delivery, result, relay_accepted_at_ms=self._accepted_at_ms), kind
@@ -203,7 +207,7 @@ class Relay:
         self._pace = pace.passed(self._pace, now_ms=self._clock.now_ms())
 
     def begin_anew(self) -> None:
-        """The actor starts: what it had not carried out is void. Slots that wait blame the relay."""
+        """Forgets the breaker and its actions, because the actor `relays` starts anew. Slots that wait blame the relay."""
         for delivery_id in list(self._waiting):
             self._deliver(Charge(delivery_id, Blame.RELAY))
         self.actions.clear()

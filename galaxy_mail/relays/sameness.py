@@ -1,12 +1,12 @@
 """Whether a relay fails everything alike, although each answer alone blames the message. Pure.
 
-`Client host rejected` to every recipient, or `554` to every content, reads like a fault of the message. If so many
-different deliveries in a row end alike at one relay, and none is accepted in between, the relay is blamed for it. Each
-process counts for itself.
+`Client host rejected` to every recipient, or `554` to every content, reads like a fault of the message. If five different
+deliveries in a row end alike at one relay, and none is accepted in between, the relay is blamed. Each process counts for
+itself.
 
-The shell asks `failed` about each attempt that the relay answered and the outcome table blames on the message. When it
-says yes, the attempt is reported to the breaker with `Kind.EVERYTHING`. Other attempts, those blamed on the relay too,
-neither count nor end the row: they say nothing about messages.
+The shell asks `failed` about each attempt that the outcome table blames on the message, unless its outcome is unknown.
+When it says yes, the attempt is reported to the breaker with `Kind.EVERYTHING`. Other attempts, those
+blamed on the relay too, neither count nor end the row: they say nothing about messages.
 """
 
 from typing import Final
@@ -30,7 +30,7 @@ class HowItEnded(Struct, frozen=True, kw_only=True):
 
     @property
     def counts(self) -> bool:
-        """Whether it can be the relay's fault. A refused recipient is not; nor is silence after the final dot."""
+        """A recipient that does not exist does not count, nor does silence after the final dot."""
         if self.code is None:
             return self.exchange in (Exchange.RCPT, Exchange.DATA, Exchange.BODY)
         if self.exchange is not Exchange.RCPT:

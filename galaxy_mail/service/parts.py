@@ -189,7 +189,7 @@ class Parts:
         return None if valkey is None else self._child("valkey", lambda _: valkey, NEVER_S)
 
     def _slot(self, number: int) -> Child:
-        # With two slots or more, one takes the priority lane only: a login code never waits for bulk.
+        # With two slots or more, one takes the priority lane only, so that a login code does not wait for bulk.
         priority_only = number == 0 and self.config.attempt_worker_concurrency >= 2
 
         def build(heartbeat: Heartbeat) -> Sender:

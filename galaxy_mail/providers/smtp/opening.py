@@ -35,7 +35,7 @@ _OWN_LIMITS_OF_NAMES: Final = frozenset({socket.EAI_MEMORY, socket.EAI_SYSTEM})
 
 
 class TlsClient:
-    """The TLS settings of one connection after another. It resumes the session of the last one (RFC 8446 §2.2)."""
+    """Opens TLS on a slot's connections, and resumes the session of the last one (RFC 8446 §2.2)."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self.context = context
@@ -59,8 +59,8 @@ async def open_conversation(
 ) -> Conversation:
     """A conversation after EHLO, under TLS and authenticated as configured. Raises ExchangeEnded.
 
-    If the connection or the greeting fails at one address, the next one is tried. Until the greeting, each address has a
-    third of the time that is left while another one remains.
+    If connecting, TLS, the greeting or EHLO fails at one address, the next one is tried. Until the greeting, each address
+    has a third of the time that is left while another one remains.
     """
     until_s = trio.current_time() + settings.timeout_s
     connects: Sequence[Connect] = ()

@@ -60,7 +60,7 @@ class SmtpOutcome(Struct, frozen=True):
     result: Result
     status: AttemptStatus
     failure_code: str | None
-    blame: Blame | None = Blame.MESSAGE  # unless the reply says otherwise (`Ended.blame`)
+    blame: Blame | None = Blame.MESSAGE  # the codes of a reply may change it (`Ended.blame`)
     outcome_unknown: bool = False  # the relay may have the message in spite of the failure
     intact: bool = False  # the connection: QUIT can be sent
 
@@ -265,7 +265,7 @@ NO_SMTPUTF8: Final = "6.7"  # RFC 6531 §3.5
 
 
 def _blame_by_reply(exchange: Exchange, reply: Reply) -> Blame | None:
-    """The blame that the codes of a refusal tell; None: that of the exchange."""
+    """The blame that follows from the codes of a refusal. None: the table's blame stays."""
     if reply.code in RELAY_CODES:
         return Blame.RELAY
     status = reply.enhanced[2:] if reply.enhanced else ""

@@ -76,7 +76,7 @@ class SmtpProvider:
         await session.conversation.quit()
 
     async def probe(self) -> SendResult | None:
-        """MAIL and RSET on a connection of its own, within the time that a mail has for the same."""
+        """Sends MAIL and RSET on a new connection, with the same time-outs as a mail."""
         sender = b"FROM:<%s>" % _encoded(self._sender.email)
         try:
             session = await self._new_session()

@@ -1,8 +1,8 @@
 """Sends messages over one connection to the relay, with deadlines.
 
-A message takes two round trips with a relay that supports pipelining: MAIL, RCPT and, for a single recipient, DATA in one
-write; then the body and the final dot in another. RSET is not sent between messages, because the reply to a final dot
-clears all buffers (RFC 5321 §4.1.1.4), and a connection ends after a refusal.
+With a relay that supports pipelining, a message to one recipient takes two round trips: MAIL, RCPT and DATA in one write;
+then the body and the final dot in another. With several recipients, DATA needs a third. RSET is not sent between messages,
+because the reply to a final dot clears all buffers (RFC 5321 §4.1.1.4), and a connection ends after a refusal.
 
 We know exactly when the relay can have the message. The final dot is sent with the last bytes of the body, and trio's
 streams return from `send_all` only after the kernel has taken every byte. If a `send_all` was cancelled, timed out or

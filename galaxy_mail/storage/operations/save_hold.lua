@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
---[[ save_hold: write or remove a hold, while it is as the caller read it.
+--[[ save_hold: write or remove a hold, unless it has changed since the caller read it.
 
   KEYS[1]  holds     hash  cause and scope -> record
   ARGV[1]  field
