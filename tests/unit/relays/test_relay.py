@@ -230,7 +230,7 @@ async def test_an_odd_mail_does_not_wait_for_a_probe(relay: Relay, autojump_cloc
 
 
 @pytest.mark.parametrize("code", ["claim_running_out", "out_of_resources"])
-async def test_the_services_own_trouble_is_no_matter_of_the_relay(
+async def test_failures_of_the_service_are_no_matter_of_the_relay(
     relay: Relay, autojump_clock: MockClock, code: str
 ) -> None:
     for number in range(9):
