@@ -107,7 +107,10 @@ class Lanes:
         return count if count >= self._prefetch // 2 else 0
 
     def put(self, claim: Claim, *, since_s: float) -> None:
-        """Gives a claim to a probe or an idle slot, or queues it. The queues stay bounded: claims come only for places."""
+        """Gives a claim to a probe or a slot, or queues it.
+
+        The queues stay bounded: the scheduler claims only for places.
+        """
         if self._probe is not None and self.is_held(claim.lane) and self.may_probe(claim.lane):
             probe, self._probe = self._probe, None
             with suppress(trio.WouldBlock):  # the probe was cancelled and has not run since

@@ -38,9 +38,12 @@ def test_the_seeds_together_meet_every_fault(runs: list[Run]) -> None:
     """A fault or a scene that no seed has is a hole in the proof."""
     met = {fault for run in runs for fault in run.counts}
     assert met == {
-        "calm_die", "calm_flood", "calm_hold", "calm_none", "calm_rush", "calm_stop", "cancel", "clock", "crash_at_point",
+        "calm_die", "calm_flood", "calm_hold", "calm_none", "calm_relay", "calm_rush", "calm_stop", "cancel", "clock",
+        "crash_at_point",
         "die", "die_at_point", "hold", "kill_actor", "kill_at_point", "lift", "look", "lost_call", "lost_reply", "oom",
-        "pause", "pause_at_dot", "redis_away", "redis_refused", "relay_misbehaves", "resend", "resend_job",
+        "mood", "pause", "pause_at_dot", "probe_by_delivery", "probe_by_session", "redis_away", "redis_refused",
+        "relay_away", "relay_closing", "relay_crowded", "relay_full", "relay_misbehaves", "relay_no_content",
+        "relay_no_login", "relay_no_sender", "relay_silent", "relay_well", "resend", "resend_job",
         "restarts_exhausted", "rolled_back", "special_busy", "special_crashes", "special_forgets",
         "special_future", "special_gone", "special_kills", "special_unloadable", "split", "stall", "start", "stop",
         "suppress", "wiped",

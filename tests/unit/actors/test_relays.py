@@ -68,13 +68,14 @@ class Store:
         self.faults: defaultdict[str, deque[str]] = defaultdict(
             deque
         )  # "refused" or "lost_reply" by the call's name
+        self.slow_s: dict[str, float] = {}  # how long a call of this name takes
         self.read_at_s: list[float] = []
         self.asked: list[str] = []
 
     async def _ask(self, name: str, run: Callable[[], T]) -> T:
         """Runs a call, and fails as it is told to."""
         self.asked.append(name)
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.slow_s.get(name, 0))
         fault = self.faults[name].popleft() if self.faults[name] else ""
         if self.away or fault == "refused":
             raise RedisUnavailable("away")
@@ -502,6 +503,22 @@ async def test_a_session_ends_with_its_lease(desk: Desk, kept: str, autojump_clo
             desk.store.away = True
         await trio.sleep(5.1)
         assert not desk.far.under_way
+
+
+async def test_a_probe_may_end_while_its_lease_is_renewed_and_refused(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    desk.far.answer, desk.far.takes_s = AWAY, 2
+    async with desk.running():
+        await trio.sleep(0.5)
+        await desk.fails(AWAY, "a", "b", "c")
+        await until(lambda: bool(desk.far.under_way), within_s=3)
+        desk.store.slow_s["lease"] = 3
+        desk.store.lease = ("another", trio.current_time() + 5)
+        await until(lambda: not desk.far.under_way, within_s=3)
+        desk.store.slow_s.clear()
+        desk.far.answer = None
+        await until(partial(desk_is_free, desk), within_s=30)
 
 
 # A probe by delivery
