@@ -33,8 +33,8 @@ CRASH_LOOP: Final = "crash_loop"
 OWNERSHIP_LOST: Final = "ownership_lost"
 OUTCOME_UNKNOWN: Final = "outcome_unknown"
 
-BEGUN_LOSSES_MAX: Final = 3  # lost begun attempts that end the delivery: it may crash its owners
-LOSSES_MAX: Final = 10  # losses of any attempts that end the delivery
+BEGUN_LOSSES_MAX: Final = 3  # lost owners of begun attempts end the delivery: it may crash them
+LOSSES_MAX: Final = 10  # lost owners in all end the delivery
 
 FREE: Final = frozenset({Blame.RELAY, Blame.SERVICE})  # failures with this blame use up no retry
 # After them: 1 s, doubled each time.

@@ -66,7 +66,7 @@ class SmtpOutcome(Struct, frozen=True):
 
 
 def _refused(code: str, blame: Blame = Blame.MESSAGE, *, early: bool = False) -> SmtpOutcome:
-    """A permanent refusal. Early, in the middle of the message, the relay would read the rest as commands."""
+    """A permanent refusal. `early`: in the middle of the message; the relay would read the rest of it as commands."""
     return SmtpOutcome(
         Result.PERMANENT_FAILURE, AttemptStatus.PROVIDER_REJECTED, code, blame, intact=not early
     )
@@ -297,7 +297,7 @@ def envelope_verdict(answers: Sequence[Answered]) -> Ended | None:
 
 
 def _too_many_recipients(answers: Sequence[Answered]) -> Ended | None:
-    """The end if the relay took some recipients and refuses the others for their number (RFC 5321 §4.5.3.1.10)."""
+    """The refusal of recipients because there are too many (RFC 5321 §4.5.3.1.10). None: there is none."""
     recipients = [a for a in answers if a.exchange is Exchange.RCPT]
     taken = sum(1 for a in recipients if a.ending is Ending.ACCEPTED)
     for answered in recipients:
