@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 import trio
+import trio.lowlevel
 from msgspec import Struct
 
 from galaxy_mail.domain.errors import GalaxyMailError, leaves
@@ -161,7 +162,7 @@ class Supervisor:
 
     async def _back_off(self, state: "_ChildState", crash: Exception, retired: trio.Event) -> None:
         """Waits until the child's restart is due or it is retired. Raises RestartsExhausted."""
-        await trio.sleep(0)  # raises Cancelled during a stop: no restart then
+        await trio.lowlevel.checkpoint()  # raises Cancelled during a stop: no restart then
         if retired.is_set():
             return
         now_s = trio.current_time()
