@@ -186,14 +186,13 @@ class Relays:
             await self._lease(0)
 
     async def _keep_lease(self) -> None:
-        """Renews the lease while a probe is under way, and cancels the probe if another process has the lease."""
+        """Renews the lease while a probe is under way. If another process has it, a session ends, and a delivery goes on."""
         probing = self._probing
         if probing is None:
             return
-        if not await self._lease(LEASE_MS):
-            probing.cancel()
-        elif probing.deadline < inf:
-            probing.deadline = self._leased_until_s
+        leased = await self._lease(LEASE_MS)
+        if probing.deadline < inf:  # a session
+            probing.deadline = self._leased_until_s if leased else -inf
 
     async def _lease(self, ttl_ms: int) -> bool:
         asked_s = trio.current_time()

@@ -460,6 +460,39 @@ async def test_a_slow_probe_keeps_its_lease_and_then_has_it_for_a_second(autojum
         assert desk.store.lease[1] == pytest.approx(desk.far.probed[0][2] + 1, abs=0.05)
 
 
+async def test_who_opens_later_takes_the_hold_that_stands(autojump_clock: MockClock) -> None:
+    desk = Desk()
+    other = Desk(desk.store, desk.far)
+    desk.far.answer = AWAY
+    async with desk.running(), other.running():
+        await trio.sleep(0.5)
+        await desk.fails(AWAY, "a", "b", "c")
+        await trio.sleep(0.05)
+        hold = desk.store.breakers
+        await other.fails(AWAY, "d", "e", "f")
+        await trio.sleep(0.05)
+        assert desk.store.breakers == hold
+        assert other.relay.breaker.hold == desk.relay.breaker.hold
+
+
+async def test_a_probe_that_is_well_lifts_no_other_hold_than_the_one_it_knew(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    desk.far.takes_s = 0.5
+    async with desk.running():
+        await trio.sleep(0.5)
+        await desk.fails(AWAY, "a", "b", "c")
+        await until(lambda: bool(desk.far.under_way), within_s=3)
+        hold = desk.store.breakers
+        assert hold is not None
+        another = replace(hold, reason="auth", pause_ms=60_000, until_ms=TrioClock().now_ms() + 120_000)
+        desk.store.slow_s["read"] = 1  # it has not read it when its probe ends
+        desk.store.put(another)
+        await trio.sleep(5)
+        assert desk.store.breakers == another
+        assert not desk.relay.breaker.goes
+
+
 @pytest.mark.parametrize("well", [True, False])
 async def test_a_refused_sender_is_probed_at_once(desk: Desk, well: bool, autojump_clock: MockClock) -> None:
     desk.far.answer = None if well else SENDER
