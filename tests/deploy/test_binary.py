@@ -120,8 +120,8 @@ async def test_a_relay_is_found_by_name_and_verified_by_the_system_s_roots(tmp_p
             await service.wait_status(answer.headers["Delivery-Id"], "sent")
             await service.stop()
         nursery.cancel_scope.cancel()
-    [message] = relay.messages
-    assert b"taken@example.org" in message
+    # The first one waited meanwhile, and may have been sent, too.
+    assert sum(b"taken@example.org" in message for message in relay.messages) == 1
 
 
 # As a single executable

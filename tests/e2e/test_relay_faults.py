@@ -147,7 +147,8 @@ async def test_mail_waits_for_a_relay_that_is_away_and_for_one_that_refuses_ever
                 await place.open()
             await bed.ledger.wait_quiet()
             await lifted_by_a_probe(service)
-            assert len(service.events("hold_opened")) == len(service.events("hold_ended")) == times, name
+            # What had begun before a hold may fail behind it, and open another one.
+            assert len(service.events("hold_opened")) == len(service.events("hold_ended")) >= times, name
         assert (await service.get("dead-letters"))["items"] == []
         findings = await bed.close()
     assert set(findings.statuses()) == {"sent"}
