@@ -20,7 +20,7 @@ async def test_the_sending_span_links_to_the_accepting_one_of_a_process_that_die
                 {
                     "MAIL_REDIS_ADDR": valkey.url,
                     "MAIL_STUB_SCRIPT": str(script),
-                    "MAIL_RETRY_DELAYS": "1s",
+                    "MAIL_RETRY_DELAYS": "5s",
                     "MAIL_CLAIM_TTL": "2s",
                     "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
                     "OTEL_BSP_SCHEDULE_DELAY": "20",
