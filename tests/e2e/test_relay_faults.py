@@ -205,7 +205,7 @@ async def test_a_refused_login_is_not_repeated_until_an_operator_or_a_minute_ask
     assert charged(findings) == []
     failed = failed_attempts(findings, names)
     assert set(failed) == {("auth_refused", Blame.RELAY)}
-    assert len(failed) <= SLOTS
+    assert len(failed) <= 3 * SLOTS  # until every slot has seen the hold
 
 
 # Refusing everything by an answer that blames the message
