@@ -16,7 +16,6 @@ from math import inf
 from typing import Final
 
 import trio
-import trio.lowlevel
 from msgspec import Struct
 
 from galaxy_mail.domain.records import Lane
@@ -178,7 +177,7 @@ class Lanes:
     async def take(self, *, priority_only: bool) -> Claim:
         """The next claim for this slot. Raises EndOfLanes once the lanes are closed and empty."""
         if trio.current_effective_deadline() == -inf:
-            await trio.lowlevel.checkpoint()  # raises Cancelled now, before a claim is taken
+            await trio.sleep_forever()  # raises Cancelled now, before a claim is taken
         # This slot counts as busy, though it is not.
         waiting = self._next(priority_only=priority_only) if self.busy_slots() <= self._may_begin() else None
         claim = waiting.claim if waiting is not None else await self._wait(priority_only=priority_only)

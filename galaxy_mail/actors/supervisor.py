@@ -12,7 +12,6 @@ from typing import Final, Protocol
 
 import structlog
 import trio
-import trio.lowlevel
 from msgspec import Struct
 
 from galaxy_mail.domain.errors import GalaxyMailError, leaves
@@ -162,7 +161,8 @@ class Supervisor:
 
     async def _back_off(self, state: "_ChildState", crash: Exception, retired: trio.Event) -> None:
         """Waits until the child's restart is due or it is retired. Raises RestartsExhausted."""
-        await trio.lowlevel.checkpoint()  # raises Cancelled during a stop: no restart then
+        if trio.current_effective_deadline() == -inf:
+            await trio.sleep_forever()  # raises Cancelled: during a stop nothing is restarted
         if retired.is_set():
             return
         now_s = trio.current_time()

@@ -45,7 +45,6 @@ from galaxy_mail.relays.breaker_events import (
     MessageFailed,
     Probe,
     ProbeGivenUp,
-    ProbeNow,
     ProbeRefused,
     ProbeUndecided,
     ProbeWell,
@@ -182,8 +181,6 @@ def _step(b: Breaker, event: Event, now_ms: int, spread: float) -> tuple[Breaker
             return replace(b, state=S.OPEN, probe=None, hold=again), (Replace(b.hold, again),)
         case ProbeGivenUp():
             return replace(b, state=S.OPEN if b.state is S.PROBING else b.state, probe=None), ()
-        case ProbeNow():
-            return _extend(b, now_ms) if b.state is S.OPEN else (b, ())
         case Tick():
             return _tick(b, now_ms)
 

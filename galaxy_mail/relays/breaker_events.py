@@ -94,10 +94,6 @@ class ProbeGivenUp(Struct, frozen=True):
     """The probe was not made or was cut off."""
 
 
-class ProbeNow(Struct, frozen=True):
-    """A probe is due now. The service does not send it yet: an operator's DELETE makes the probe due in Redis (`Seen`)."""
-
-
 class Tick(Struct, frozen=True):
     """Time has passed."""
 
@@ -112,7 +108,6 @@ Event: TypeAlias = (
     | ProbeRefused
     | ProbeUndecided
     | ProbeGivenUp
-    | ProbeNow
     | Tick
 )
 

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from galaxy_mail.domain.records import Blame, Failure
 from galaxy_mail.relays.breaker import Breaker, probe_due_ms, step
 from galaxy_mail.relays.breaker_events import (
+    HOLD_AFTER_PROBE_MS,
     BreakerHold,
     Charge,
     Event,
@@ -19,7 +21,6 @@ from galaxy_mail.relays.breaker_events import (
     MailAccepted,
     Probe,
     ProbeGivenUp,
-    ProbeNow,
     ProbeRefused,
     ProbeWell,
     Replace,
@@ -224,9 +225,13 @@ class Breakers(RuleBasedStateMachine):
     def kill(self, number: int) -> None:
         self.world.processes[number].start()
 
-    @rule(number=st.integers(0, 2))
-    def lift(self, number: int) -> None:
-        self.world.processes[number].tell(ProbeNow())
+    @precondition(lambda self: self.world.hold is not None)
+    @rule()
+    def lift(self) -> None:
+        """An operator has the relay probed at once."""
+        hold = self.world.hold
+        assert hold is not None
+        self.world.hold = replace(hold, until_ms=self.world.now_ms + HOLD_AFTER_PROBE_MS)
 
     @precondition(lambda self: self.world.hold is not None)
     @rule()
