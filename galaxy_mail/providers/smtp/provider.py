@@ -29,6 +29,10 @@ _LARGE_BYTES: Final = 262_144  # of attachments: building such a mail would bloc
 _KEEPALIVE_S: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
+# (address, port), and with IPv6 flow and scope
+SocketAddress = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+
+
 class SmtpProvider:
     """One sender slot's connection to the relay. Opens it for the first message and keeps it.
 
@@ -49,7 +53,7 @@ class SmtpProvider:
             tls = tls_context(settings.ca_file)
         self._tls = None if tls is None else TlsClient(tls)
         self._addresses = addresses or self._tcp_addresses
-        self._worked: tuple[str, int] | None = None  # the address of the latest connection, to be tried first
+        self._worked: SocketAddress | None = None  # the address of the latest connection, to be tried first
         self._sender = MailFrom(email=settings.from_email, name=settings.from_name or None)
         self._session: Session | None = None
         self._sending = False
@@ -168,12 +172,18 @@ class SmtpProvider:
         found = await trio.socket.getaddrinfo(
             self._settings.host, self._settings.port, type=socket.SOCK_STREAM
         )
-        addresses = dict.fromkeys((str(address[0]), int(address[1])) for *_, address in found)
-        in_order = sorted(addresses, key=lambda address: address != self._worked)
-        return [partial(self._connect_tcp, address) for address in in_order]
+        addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
+        in_order = sorted(addresses, key=lambda place: place[1] != self._worked)
+        return [partial(self._connect_tcp, family, address) for family, address in in_order]
 
-    async def _connect_tcp(self, address: tuple[str, int]) -> ConversationStream:
-        stream = await trio.open_tcp_stream(*address)
+    async def _connect_tcp(self, family: int, address: SocketAddress) -> ConversationStream:
+        connected = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            await connected.connect(address)
+        except BaseException:
+            connected.close()
+            raise
+        stream = trio.SocketStream(connected)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE_S.items():
             if (option := getattr(socket, name, None)) is not None:  # not every system has all of them
