@@ -587,6 +587,22 @@ async def test_an_accepted_delivery_lifts_the_hold(desk: Desk, autojump_clock: M
         assert (desk.holds.lanes, desk.relay.breaker.state) == (NONE, BreakerState.CLOSED)
 
 
+async def test_a_delivery_that_probes_goes_on_when_its_lease_is_lost(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    """Cut off past its final dot, it could be sent twice."""
+    async with desk.running(scheduler=True):
+        await opened_by_answers(desk)
+        desk.due = [claim_of("bulk")]
+        desk.far.answer, desk.far.takes_s = None, 20
+        await until(lambda: bool(desk.far.under_way), within_s=10)
+        desk.store.lease = ("another", trio.current_time() + 30)
+        await trio.sleep(15)
+        assert desk.far.under_way
+        await until(lambda: bool(desk.judged), within_s=10)
+    assert desk.judged == [Judged(ACCEPTED)]
+
+
 async def test_a_delivery_does_not_probe_in_a_lane_that_an_operator_holds(
     desk: Desk, autojump_clock: MockClock
 ) -> None:
